@@ -1,0 +1,412 @@
+"""Every setting of an experiment, typed and frozen; the only home of defaults.
+
+A file in configs/ builds one `Config` named `config`; the command line overrides single
+fields (`--training.batch-size 512`); the run saves what it used beside its checkpoints.
+Each class checks itself when built, and its errors name the field and the cure.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import runpy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+
+def _require(ok: bool, field_name: str, value: Any, wanted: str) -> None:
+    if not ok:
+        raise ValueError(f"{field_name} = {value!r}: {wanted}")
+
+
+@dataclass(frozen=True)
+class ColumnsConfig:
+    """Where each fact stands in the event log. Each value is a column's name or any DuckDB SQL
+    expression over the columns, such as `CASE WHEN is_like = 1 THEN 'like' ELSE 'view' END`."""
+
+    user: str = "user"
+    """Who: any type; comes out of the system as it went in."""
+    item: str = "item"
+    """With what: any type."""
+    time: str = "time"
+    """When: a number (see --data.time-unit), a timestamp, or a text that reads as one."""
+    action: str = ""
+    """Kind of action, as text; empty: every event is an 'event'."""
+    surface: str = ""
+    """Where in the product, as text; empty: unknown."""
+    duration: str = ""
+    """How long, in seconds; empty: 0."""
+    title: str = ""
+    """Item text, if it stands in the log; the first of the training period is kept."""
+    topic: str = ""
+    """Item topic, if it stands in the log."""
+
+
+@dataclass(frozen=True)
+class PositiveRule:
+    """One kind of positive engagement; an event that meets any rule is a positive. The paper's are
+    repin, closeup of 10 s or more and click of 10 s or more, each on Homefeed."""
+
+    action: str = ""
+    """Action it must be; empty: any."""
+    min_duration: float = 0.0
+    """Seconds it must have lasted."""
+    surface: str = ""
+    """Surface it must be on; empty: any."""
+
+    def __post_init__(self) -> None:
+        _require(self.min_duration >= 0, "data.positives.min_duration", self.min_duration, "must be >= 0 s")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """From the event log to timelines."""
+
+    events: tuple[str, ...] = ()
+    """Parquet or CSV files (plain or .gz), or globs of them; or `tfds:NAME` / `tfds:NAME:SPLIT`."""
+    prepared: str = ""
+    """Folder of the prepared timelines and catalogue: ingest writes it, all else reads it."""
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    where: str = ""
+    """SQL condition on the log; rows that do not meet it are out of scope (counted, not rejected)."""
+    time_unit: Literal["s", "ms", "us", "ns", "timestamp"] = "s"
+    """Unit of a numeric time since 1970-01-01 UTC; `timestamp` for timestamps and texts."""
+    time_zone: str = "UTC"
+    """Zone assumed for timestamps that carry none."""
+    time_min: str = "1990-01-01"
+    """Earlier times are rejected (UTC)."""
+    time_max: str = "2060-01-01"
+    """Later times are rejected (UTC)."""
+    positives: tuple[PositiveRule, ...] = (PositiveRule(),)
+    """What counts as positive engagement: an event that meets any of these."""
+    sequence_actions: tuple[str, ...] = ()
+    """Actions that enter the timelines; empty: all. The others are dropped and counted."""
+    min_user_events: int = 2
+    """Users with fewer events up to the split are left out (counted)."""
+    split_time: str = ""
+    """t, the end of training, ISO, UTC; empty: evaluation_days before the last event."""
+    evaluation_days: float = 14.0
+    """Targets of the evaluation lie in (t, t + this many days]."""
+    evaluation_share: float = 0.1
+    """Share of users, by a stable hash of the id, that never train and are evaluated on."""
+    validation_share: float = 0.02
+    """Share of users kept from training to choose the best checkpoint; they see nothing after t."""
+    max_reject_share: float = 0.05
+    """Stop if more than this share of the rows is bad."""
+    shards: int = 4
+    """Files the timelines are split into, by user hash: more shards, less memory in ingest."""
+    memory_limit: str = "2GB"
+    """Memory the ingest engine may use before it spills to disk."""
+
+    def __post_init__(self) -> None:
+        for name in ("evaluation_share", "validation_share", "max_reject_share"):
+            _require(
+                0.0 <= getattr(self, name) <= 1.0, f"data.{name}", getattr(self, name), "a share in [0, 1]"
+            )
+        held_out = self.evaluation_share + self.validation_share
+        _require(
+            held_out < 1.0,
+            "data.evaluation_share + data.validation_share",
+            held_out,
+            "no user is left to train",
+        )
+        _require(self.evaluation_days > 0, "data.evaluation_days", self.evaluation_days, "must be > 0 days")
+        _require(self.min_user_events >= 1, "data.min_user_events", self.min_user_events, "must be >= 1")
+        _require(self.shards >= 1, "data.shards", self.shards, "must be >= 1")
+        _require(len(self.positives) > 0, "data.positives", self.positives, "needs at least one rule")
+
+
+@dataclass(frozen=True)
+class ItemsConfig:
+    """Item vectors, titles and topics. Given vectors win; without them they are built from the
+    training period: PPMI + SVD of co-occurrence, and TF-IDF + SVD of the text."""
+
+    table: str = ""
+    """Item table (Parquet or CSV), one row an item; empty: items are those of the log."""
+    id: str = "item"
+    """Its item id column (or SQL expression), of the same kind as in the log."""
+    vector: str = ""
+    """Its column of given vectors (a list of numbers); empty: vectors are built."""
+    title: str = ""
+    """Its title column or SQL expression, for people and for the text vector."""
+    topic: str = ""
+    """Its topic column, for interest entropy; empty: topics are k-means clusters of the vectors."""
+    text: tuple[str, ...] = ()
+    """Further text or category columns that feed the text vector."""
+    built_dim: int = 128
+    """Numbers per built vector: half co-occurrence, half text if there is text."""
+
+    def __post_init__(self) -> None:
+        _require(self.built_dim >= 2, "items.built_dim", self.built_dim, "must be >= 2")
+        columns = (self.vector, self.title, self.topic, *self.text)
+        _require(
+            bool(self.table) or not any(columns),
+            "items.table",
+            self.table,
+            "name the table these columns are in",
+        )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The towers. Defaults are the paper's final model."""
+
+    layers: int = 6
+    """L, Transformer blocks."""
+    width: int = 768
+    """H, hidden width."""
+    heads: int = 8
+    """Attention heads; must divide the width."""
+    max_length: int = 256
+    """M (T in shapes), the most recent actions that are read."""
+    output_dim: int = 256
+    """D, numbers of a user or item embedding."""
+    action_dim: int = 32
+    """Width of the action-type embedding."""
+    surface_dim: int = 32
+    """Width of the surface embedding."""
+    item_hidden: int = 768
+    """Hidden width of the item tower."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of matmuls and activations; parameters, norms, softmax and loss stay float32."""
+    strictly_causal: bool = False
+    """The paper's `time since the latest action` and positions counted from the newest action let the
+    END of the window (when it is, never what it is) reach earlier positions. True: neither does."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "layers",
+            "width",
+            "heads",
+            "max_length",
+            "output_dim",
+            "action_dim",
+            "surface_dim",
+            "item_hidden",
+        ):
+            _require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "must be >= 1")
+        _require(
+            self.width % self.heads == 0,
+            "model.width",
+            self.width,
+            f"must be a multiple of heads = {self.heads}",
+        )
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Dense all action (paper, section on objectives), mixed negatives, sampled softmax with logQ."""
+
+    horizon_days: float = 28.0
+    """K: a position's positives lie in the K days after it."""
+    positions: int = 32
+    """P, positions a user that are trained on each step (the newest is always one)."""
+    random_negatives: int = 8192
+    """Uniformly random items in the pool."""
+    in_batch_negatives: int = 5000
+    """At most this many of the batch's positives, over all devices, in the pool."""
+    logq: bool = True
+    """Subtract log Q, the expected number of times an item stands in the pool."""
+    initial_temperature: float = 0.1
+    """tau at the start; it is learned."""
+    min_temperature: float = 0.01
+    """tau never goes below."""
+    sketch_width: int = 1 << 18
+    """Counters a row of the count-min sketch; a power of two."""
+    sketch_depth: int = 4
+    """Rows of the sketch, each with its own hash."""
+    sketch_decay: float = 0.9999
+    """Share of the counts kept each step, so that the frequencies follow the data and cannot overflow."""
+
+    def __post_init__(self) -> None:
+        _require(self.horizon_days > 0, "objective.horizon_days", self.horizon_days, "must be > 0 days")
+        _require(self.positions >= 1, "objective.positions", self.positions, "must be >= 1")
+        pool = self.random_negatives + self.in_batch_negatives
+        _require(
+            min(self.random_negatives, self.in_batch_negatives) >= 0 and pool > 0,
+            "objective.random_negatives + in_batch_negatives", pool, "need at least one negative, none < 0",
+        )  # fmt: skip
+        width = self.sketch_width
+        _require(
+            width >= 2 and width & (width - 1) == 0, "objective.sketch_width", width, "must be a power of two"
+        )
+        _require(1 <= self.sketch_depth <= 8, "objective.sketch_depth", self.sketch_depth, "must be in 1..8")
+        _require(0 < self.sketch_decay <= 1, "objective.sketch_decay", self.sketch_decay, "must be in (0, 1]")
+        _require(
+            self.initial_temperature > self.min_temperature > 0,
+            "objective.initial_temperature", self.initial_temperature, "must exceed min_temperature > 0",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The loop: AdamW, warm-up then cosine, checkpoints."""
+
+    batch_size: int = 512
+    """Users a step, over all devices."""
+    steps: int = 10_000
+    """Steps of the whole run."""
+    learning_rate: float = 1e-3
+    """Peak of the schedule."""
+    warmup_share: float = 0.05
+    """Share of the steps that warm up; then cosine to zero."""
+    weight_decay: float = 0.01
+    """On matrices and tables; not on biases, norms, phases and the temperature."""
+    clip_norm: float = 1.0
+    """Global norm that gradients are clipped to."""
+    seed: int = 0
+    """Of everything random: parameters, batches, sampling."""
+    future_events: int = 256
+    """F: events after a window that are shipped as candidates for its targets; of more than F within
+    the horizon, a uniformly random F (and the sampling weighs them so that nothing is biased)."""
+    log_every: int = 50
+    """Steps between lines of metrics."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; the validation loss that chooses the best is taken then."""
+    validation_batches: int = 8
+    """Batches of validation users a validation loss is averaged over."""
+    input_workers: int = 0
+    """Processes that prepare batches; 0: threads of this process."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "batch_size",
+            "steps",
+            "log_every",
+            "checkpoint_every",
+            "validation_batches",
+            "future_events",
+        ):
+            _require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "must be >= 1")
+        _require(0 <= self.warmup_share < 1, "training.warmup_share", self.warmup_share, "must be in [0, 1)")
+        _require(self.learning_rate > 0, "training.learning_rate", self.learning_rate, "must be > 0")
+        _require(self.clip_norm > 0, "training.clip_norm", self.clip_norm, "must be > 0")
+        _require(self.input_workers >= 0, "training.input_workers", self.input_workers, "must be >= 0")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Unseen users, embedded as of t, against what they did in the days after it."""
+
+    index_size: int = 1_000_000
+    """Random items in the index of the paper's Recall@10; the whole catalogue if it is smaller."""
+    cutoffs: tuple[int, ...] = (10, 50)
+    """k of Recall@k, NDCG@k and HitRate@k over the full catalogue."""
+    filter_seen: bool = False
+    """Protocol `full`: take items the user has touched out of the candidates (`new_items` always does)."""
+    batch_size: int = 256
+    """Users scored at a time."""
+    topics: int = 350
+    """Topics of interest entropy, where none are given: k-means clusters of the item vectors."""
+    max_users: int = 0
+    """Evaluate on a random sample of so many users; 0: all."""
+    seed: int = 0
+    """Of the index sample, the user sample and k-means."""
+    scann_leaves: int = 0
+    """Partitions of the ScaNN index; 0: about sqrt(items)."""
+    scann_leaves_searched: int = 0
+    """Partitions a query looks into; 0: a tenth, at least ten."""
+    scann_reorder: int = 100
+    """Candidates re-scored exactly."""
+
+    def __post_init__(self) -> None:
+        _require(
+            all(k >= 1 for k in self.cutoffs) and self.cutoffs != (),
+            "evaluation.cutoffs",
+            self.cutoffs,
+            "needs k >= 1",
+        )
+        for name in ("index_size", "batch_size", "topics", "scann_reorder"):
+            _require(getattr(self, name) >= 1, f"evaluation.{name}", getattr(self, name), "must be >= 1")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment."""
+
+    name: str = "pinnerformer"
+    """For people: shown in logs and reports."""
+    data: DataConfig = field(default_factory=DataConfig)
+    items: ItemsConfig = field(default_factory=ItemsConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+def load_config(path: str | Path) -> Config:
+    """The `config` that a Python file in configs/ builds.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file defines no `config`, or a field is out of range.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"{path}: no such config file; those that come with the project are in configs/"
+        )
+    config = runpy.run_path(str(path)).get("config")
+    if not isinstance(config, Config):
+        raise ValueError(f"{path}: must define `config = Config(...)`, found {type(config).__name__}")
+    return config
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain JSON types."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """The inverse of `to_dict`.
+
+    Raises:
+        ValueError: a field is unknown, with its name.
+    """
+    return _build(Config, values, "")
+
+
+_SECTIONS: dict[str, type] = {
+    "data": DataConfig,
+    "columns": ColumnsConfig,
+    "items": ItemsConfig,
+    "model": ModelConfig,
+    "objective": ObjectiveConfig,
+    "training": TrainingConfig,
+    "evaluation": EvaluationConfig,
+}
+
+
+def _build(cls: type, values: dict[str, Any], prefix: str) -> Any:
+    known = {f.name for f in dataclasses.fields(cls)}
+    for name in values:
+        _require(
+            name in known, f"{prefix}{name}", values[name], f"no such setting; known here: {sorted(known)}"
+        )
+    built: dict[str, Any] = {}
+    for name, value in values.items():
+        if name in _SECTIONS and isinstance(value, dict):
+            built[name] = _build(_SECTIONS[name], value, f"{prefix}{name}.")
+        elif name == "positives":
+            built[name] = tuple(PositiveRule(**rule) for rule in value)
+        else:
+            built[name] = tuple(value) if isinstance(value, list) else value
+    return cls(**built)
+
+
+def digest(config: Any) -> str:
+    """Twelve hex digits that change when any value of this (part of a) config does."""
+    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Lines `section.field: old -> new`, one for each value that differs between two `to_dict`s."""
+    lines: list[str] = []
+    for name in sorted(old.keys() | new.keys()):
+        a, b = old.get(name), new.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += differences(a, b, f"{prefix}{name}.")
+        elif a != b:
+            lines.append(f"{prefix}{name}: {a!r} -> {b!r}")
+    return lines

@@ -1,0 +1,69 @@
+"""The catalogue: every item, its feature vector, title and topic.
+
+    PREPARED/catalog/
+      items.parquet     item_id (as it came), title, topic (text or null), trained, reachable
+      features.npy      float16 [N, D_item], unit rows; zero where there is no vector
+
+Items of the training period come first, so that the corpus random negatives are drawn from is
+rows 0 : trained. An item that only the evaluation window knows has a vector if one was given or
+its text makes one; otherwise it is not reachable, and counted as such.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Items by row number, features memory-mapped."""
+
+    path: Path
+    features: np.ndarray  # float16 [N, D_item]
+    trained: int  # rows 0 : trained have events up to the split
+    reachable: np.ndarray  # bool [N] has a vector
+
+    @classmethod
+    def open(cls, prepared: str | Path) -> Catalog:
+        """Map the catalogue of a prepared folder.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        import pyarrow.parquet as pq
+
+        path = Path(prepared) / "catalog"
+        flags = pq.read_table(path / "items.parquet", columns=["trained", "reachable"])
+        trained = flags["trained"].to_numpy()
+        features = np.load(path / "features.npy", mmap_mode="r", allow_pickle=False)
+        return cls(path, features, int(trained.sum()), flags["reachable"].to_numpy())
+
+    @property
+    def items(self) -> int:
+        """How many items there are."""
+        return len(self.features)
+
+    @cached_property
+    def item_ids(self) -> list[Any]:
+        """Ids as they came in."""
+        return self._column("item_id")
+
+    @cached_property
+    def titles(self) -> list[str]:
+        """Titles; the id where there is none."""
+        return [str(i) if t is None else t for i, t in zip(self.item_ids, self._column("title"), strict=True)]
+
+    @cached_property
+    def topics(self) -> list[str | None]:
+        """Topics as given."""
+        return self._column("topic")
+
+    def _column(self, name: str) -> list[Any]:
+        import pyarrow.parquet as pq
+
+        return pq.read_table(self.path / "items.parquet", columns=[name])[name].to_pylist()

@@ -1,0 +1,102 @@
+"""The types that cross between stages: `Events` and `Batch`.
+
+Dimensions: B users, T actions of a history, F events after it, A actions, S surfaces.
+Everything is integers and float32 durations; item ids are int32 rows of the catalogue end to
+end and never pass through a float.
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+from pinnerformer_jax.config import PositiveRule
+
+DAY = 86_400
+
+EPOCH = 10_220 * DAY
+"""Second (of 1970) that the device counts from: 1997-12-25. Seconds since then fit int32 until 2066,
+and it is a multiple of every period of the absolute-time feature (the largest two, 28 d and 365 d,
+meet every 10,220 d), so that phases are those of seconds since 1970."""
+
+NO_TIME = np.iinfo(np.int32).max
+"""Time of padding: later than anything, so that padded rows stay sorted."""
+
+Array = TypeVar("Array")
+
+
+class Events(NamedTuple, Generic[Array]):
+    """Events of users, oldest first, padding at the tail (item 0, time NO_TIME). A pytree, of NumPy
+    arrays on the host and of jax arrays on the device."""
+
+    item: Array  # int32 [..., T] row of the catalogue
+    action: Array  # uint8 [..., T] 0 is unknown
+    surface: Array  # uint8 [..., T] 0 is unknown
+    time: Array  # int32 [..., T] seconds since EPOCH
+    duration: Array  # float32 [..., T] seconds
+
+
+class Batch(NamedTuple, Generic[Array]):
+    """One step's users: what each had done by some moment, and what came after it."""
+
+    history: Events[Array]  # [B, T] the most recent T events up to the moment
+    length: Array  # int32 [B] events of the history that are real; 0: the row itself is padding
+    future: Events[Array]  # [B, F] events after it, within the horizon
+    future_count: Array  # int32 [B] how many there are in truth; > F where only a random F were taken
+
+
+def to_device_time(seconds: np.ndarray) -> np.ndarray:
+    """int64 seconds since 1970 -> int32 seconds since EPOCH.
+
+    Raises:
+        ValueError: a time outside 1929..2066.
+    """
+    shifted = seconds.astype(np.int64) - EPOCH
+    if shifted.size and not (-NO_TIME < shifted.min() and shifted.max() < NO_TIME):
+        raise ValueError("a time lies outside 1929..2066 and does not fit int32 seconds")
+    return shifted.astype(np.int32)
+
+
+def positive_table(rules: tuple[PositiveRule, ...], actions: list[str], surfaces: list[str]) -> np.ndarray:
+    """float32 [A, S]: seconds an event of this action on this surface must last to be a positive;
+    infinity where it never is.
+
+    Args:
+        rules: any of them makes an event a positive.
+        actions: names by id, `actions[0]` the unknown.
+        surfaces: names by id, `surfaces[0]` the unknown.
+
+    Raises:
+        ValueError: a rule names an action or surface that is not in the log.
+    """
+    table = np.full((len(actions), len(surfaces)), np.inf, np.float32)
+    for rule in rules:
+        for kind, wanted, known in (("action", rule.action, actions), ("surface", rule.surface, surfaces)):
+            if wanted and wanted not in known[1:]:
+                raise ValueError(f"data.positives: no {kind} {wanted!r} in the log; it has {known[1:]}")
+        rows = actions.index(rule.action) if rule.action else slice(None)
+        columns = surfaces.index(rule.surface) if rule.surface else slice(None)
+        table[rows, columns] = np.minimum(table[rows, columns], rule.min_duration)
+    return table
+
+
+def parse_time(text: str, field_name: str) -> int:
+    """ISO date or time (UTC if it names no zone) -> seconds since 1970.
+
+    Raises:
+        ValueError: with the name of the field.
+    """
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{field_name} = {text!r}: write an ISO time such as 2026-11-24T00:00:00") from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=datetime.UTC)
+    return int(moment.timestamp())
+
+
+def format_time(seconds: int) -> str:
+    """Seconds since 1970 -> ISO time, UTC."""
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

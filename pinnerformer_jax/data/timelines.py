@@ -1,0 +1,164 @@
+"""Timelines at rest: flat memory-mapped columns, the whole life of a user contiguous.
+
+PREPARED/
+  manifest.json            what this is, from what, with the checksum of every file
+  rejects.parquet          the rows that were set aside: file, row, reason
+  shards/00000/            users by hash of their id
+    users.parquet          user_id, as it came
+    offsets.npy            int64 [U + 1]: user u owns events offsets[u] : offsets[u + 1]
+    cut.npy                int64 [U]: events of the user up to the split
+    role.npy               uint8 [U]: TRAIN, VALIDATION or EVALUATION
+    item.npy action.npy surface.npy time.npy duration.npy      [E], sorted by time within a user
+  catalog/                 see catalog.py
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pinnerformer_jax.files import sha256
+
+FORMAT = 1
+TRAIN, VALIDATION, EVALUATION = 0, 1, 2
+COLUMNS = {
+    "item": np.int32,
+    "action": np.uint8,
+    "surface": np.uint8,
+    "time": np.int64,
+    "duration": np.float32,
+}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a prepared folder says of itself."""
+
+    actions: list[str]  # names by id; [0] is "", the unknown
+    surfaces: list[str]
+    split_time: int  # t, seconds since 1970
+    evaluation_end: int  # last second of the evaluation window
+    shards: int
+    counts: dict[str, Any]  # rows read, kept, filtered, rejected by reason; users by role; items
+    config: dict[str, Any]  # the data and items sections it was made with
+    files: dict[str, dict[str, Any]]  # relative path -> {"bytes", "sha256"}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The columns of one shard, memory-mapped."""
+
+    path: Path
+    offsets: np.ndarray
+    cut: np.ndarray
+    role: np.ndarray
+    item: np.ndarray
+    action: np.ndarray
+    surface: np.ndarray
+    time: np.ndarray
+    duration: np.ndarray
+
+    @property
+    def users(self) -> int:
+        """How many users the shard holds."""
+        return len(self.role)
+
+
+class Timelines:
+    """A prepared folder, opened for reading.
+
+    A user's number runs over the shards in order: shard 0's users first.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, shards: list[Shard]) -> None:
+        self.path, self.manifest, self.shards = path, manifest, shards
+        self.first_user = np.cumsum([0, *(shard.users for shard in shards)])  # [shards + 1]
+
+    @classmethod
+    def open(cls, path: str | Path, *, verify: bool = False) -> Timelines:
+        """Map a prepared folder.
+
+        Args:
+            path: what ingest wrote.
+            verify: also read every file and compare its checksum.
+
+        Raises:
+            FileNotFoundError: it was never prepared.
+            ValueError: a file is missing, short or (verify) altered; names the file.
+        """
+        path = Path(path)
+        manifest = read_manifest(path)
+        for name, facts in manifest.files.items():
+            file = path / name
+            if not file.is_file() or file.stat().st_size != facts["bytes"]:
+                raise ValueError(f"{file}: missing or not {facts['bytes']} bytes long; run ingest again")
+            if verify and sha256(file) != facts["sha256"]:
+                raise ValueError(
+                    f"{file}: its checksum is not the manifest's, it was altered; run ingest again"
+                )
+        return cls(path, manifest, [_open_shard(shard_path(path, k)) for k in range(manifest.shards)])
+
+    @property
+    def users(self) -> int:
+        """How many users there are."""
+        return int(self.first_user[-1])
+
+    def with_role(self, role: int) -> np.ndarray:
+        """int64: numbers of the users of a role, ascending."""
+        return np.concatenate(
+            [first + np.flatnonzero(shard.role == role) for first, shard in self.by_shard()]
+        ).astype(np.int64)
+
+    def by_shard(self) -> Iterator[tuple[int, Shard]]:
+        """(number of the shard's first user, shard) of each shard."""
+        return zip(self.first_user[:-1].tolist(), self.shards, strict=True)
+
+    def user_ids(self, users: np.ndarray) -> list[Any]:
+        """Ids as they came in, in the order of `users`."""
+        import pyarrow.parquet as pq
+
+        ids: list[Any] = [None] * len(users)
+        which = np.searchsorted(self.first_user, users, side="right") - 1
+        for k in np.unique(which):
+            rows = np.flatnonzero(which == k)
+            column = pq.read_table(self.shards[k].path / "users.parquet", columns=["user_id"])["user_id"]
+            for row, value in zip(
+                rows, column.take(users[rows] - self.first_user[k]).to_pylist(), strict=True
+            ):
+                ids[row] = value
+        return ids
+
+
+def shard_path(prepared: Path, shard: int) -> Path:
+    """Folder of a shard."""
+    return prepared / "shards" / f"{shard:05d}"
+
+
+def read_manifest(prepared: str | Path) -> Manifest:
+    """The manifest of a prepared folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is of another format.
+    """
+    file = Path(prepared) / "manifest.json"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file}: no prepared data here; run python -m pinnerformer_jax.ingest with this config first"
+        )
+    values = json.loads(file.read_text(encoding="utf-8"))
+    if values.pop("format", None) != FORMAT:
+        raise ValueError(f"{file}: not format {FORMAT}; run ingest again")
+    return Manifest(**values)
+
+
+def _open_shard(path: Path) -> Shard:
+    def column(name: str) -> np.ndarray:
+        return np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+
+    return Shard(path, *(column(name) for name in ("offsets", "cut", "role", *COLUMNS)))

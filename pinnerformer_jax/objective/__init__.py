@@ -1,0 +1,1 @@
+"""Which (user embedding, item) pairs are trained, against which negatives, with which loss."""
