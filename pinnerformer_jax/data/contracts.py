@@ -54,7 +54,7 @@ def to_device_time(seconds: np.ndarray) -> np.ndarray:
         ValueError: a time outside 1929..2066.
     """
     shifted = seconds.astype(np.int64) - EPOCH
-    if shifted.size and not (-NO_TIME < shifted.min() and shifted.max() < NO_TIME):
+    if shifted.size and np.abs(shifted).max() >= NO_TIME:
         raise ValueError("a time lies outside 1929..2066 and does not fit int32 seconds")
     return shifted.astype(np.int32)
 
