@@ -1,0 +1,171 @@
+"""Vectors for items that came without: who was engaged with together, and what the text says.
+
+Two halves, each of unit norm, concatenated and scaled to unit norm again:
+
+* Co-occurrence within users, as positive pointwise mutual information (Levy, Goldberg & Dagan 2015),
+  factorised by a truncated SVD: U sqrt(S). A user of n distinct items adds 1 / (n - 1) to each of
+  their pairs, so that everyone counts once per item, however long the timeline; the row sums are then
+  just the items' numbers of users. Smoothing the contexts' distribution keeps rare items from
+  looking like the best match of everything they meet.
+* TF-IDF of words and pairs of words, factorised the same way. Word frequencies and the basis come from
+  items of the training period alone; other items are projected onto it.
+
+Memory is bounded. The user-item matrix takes some 40 bytes an event while it is built; a user counts
+with about MAX_ITEMS_PER_USER distinct items; item pairs are made BLOCK_PAIRS at a time; and of each
+item's row so many best attested pairs stay that the whole matrix holds MAX_ENTRIES. The dense part is
+a few [N, dim] float32 arrays.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import scipy.sparse as sp
+from jaxtyping import Bool, Float16, Float32, Int32, Int64
+from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
+from sklearn.preprocessing import normalize
+from sklearn.utils.extmath import randomized_svd
+
+MAX_ITEMS_PER_USER = 200
+BLOCK_PAIRS = 1 << 24
+MAX_ENTRIES = 1 << 27
+CONTEXT_SMOOTHING = 0.75
+TEXT_FEATURES = 1 << 18
+
+
+def build(
+    user: Int64[np.ndarray, " E"],
+    item: Int32[np.ndarray, " E"],
+    n_items: int,
+    texts: list[str] | None,
+    dim: int,
+    seed: int = 0,
+) -> tuple[Float16[np.ndarray, "N dim"], Bool[np.ndarray, " N"]]:
+    """Item vectors from the events of the training period and the items' texts.
+
+    Args:
+        user: who, any numbers; one entry per event.
+        item: with what, row of the catalogue.
+        n_items: N, rows of the catalogue; those without an event can only have a text half.
+        texts: one per item, "" where there is none; None: the whole vector is co-occurrence.
+        dim: numbers per vector; columns that a small catalogue cannot fill are zero.
+        seed: of the sampling of long timelines and of the SVD.
+
+    Returns:
+        Unit rows, zero where an item has neither half; and which items have a vector.
+
+    Raises:
+        ValueError: an item number outside 0 : n_items, or not one text per item.
+    """
+    if item.size and not 0 <= item.min() <= item.max() < n_items:
+        raise ValueError(f"item numbers span {item.min()}..{item.max()}, the catalogue has {n_items} rows")
+    if texts is not None and len(texts) != n_items:
+        raise ValueError(f"{len(texts)} texts for {n_items} items: give one per item")
+    has_text = texts is not None and any(texts)
+    text_dim = dim // 2 if has_text else 0
+    association = ppmi(user, item, n_items, seed)
+    halves = [_svd_rows(association, association, dim - text_dim, seed)]
+    if has_text:
+        trained = np.bincount(item, minlength=n_items) > 0
+        halves.append(_text_vectors(texts, trained, text_dim, seed))
+    vectors = normalize(np.hstack(halves), copy=False).astype(np.float16)
+    return vectors, vectors.any(axis=1)
+
+
+def ppmi(
+    user: Int64[np.ndarray, " E"], item: Int32[np.ndarray, " E"], n_items: int, seed: int = 0
+) -> sp.csr_matrix:
+    """Positive pointwise mutual information of items that meet within users.
+
+    max(0, log(P(j | i) / Q(j))), where P(j | i) is the weighted share of j among what users of i also
+    have, and Q(j) ~ users(j) ** CONTEXT_SMOOTHING.
+
+    Returns:
+        float32 [N, N], zero diagonal, at most MAX_ENTRIES entries.
+    """
+    owned = _users_by_items(user, item, n_items, seed)  # [U, N]
+    per_user = np.diff(owned.indptr)
+    weighted = sp.diags_array((1 / np.maximum(per_user - 1, 1)).astype(np.float32)) @ owned
+    owners = owned.T.tocsr()  # [N, U]
+    users = np.diff(owners.indptr).astype(np.float64)
+    context = users**CONTEXT_SMOOTHING
+    context /= max(context.sum(), 1.0)
+
+    neighbours = max(MAX_ENTRIES // n_items, 1)
+    pairs = np.cumsum(owners @ per_user)  # upper bound of the pairs of items 0 : i + 1
+    bounds = np.searchsorted(pairs, np.arange(BLOCK_PAIRS, pairs[-1], BLOCK_PAIRS))
+    blocks = []
+    for first, end in itertools.pairwise(np.unique([0, *bounds, n_items])):
+        together = (owners[first:end] @ weighted).tocoo()
+        row, column, count = together.row, together.col, together.data
+        score = np.log(count / (users[first + row] * context[column])).astype(np.float32)
+        keep = np.flatnonzero((score > 0) & (first + row != column))
+        keep = _best_attested(keep, row[keep], count[keep], neighbours)
+        blocks.append(sp.csr_matrix((score[keep], (row[keep], column[keep])), shape=together.shape))
+    return sp.vstack(blocks, format="csr")
+
+
+def _users_by_items(user: np.ndarray, item: np.ndarray, n_items: int, seed: int) -> sp.csr_matrix:
+    """[U, N], 1 where the user had the item; of users of more than MAX_ITEMS_PER_USER distinct items a
+    random share, so that about that many remain; users of a single item, who pair nothing, left out."""
+    _, row = np.unique(user, return_inverse=True)
+    row = row.astype(np.int32)
+    shape = (int(row.max(initial=-1)) + 1, n_items)
+    owned = sp.csr_matrix((np.ones(len(item), np.float32), (row, item)), shape=shape)
+    owned.sum_duplicates()
+    distinct = np.diff(owned.indptr)
+    share = np.repeat(MAX_ITEMS_PER_USER / np.maximum(distinct, 1), distinct)
+    owned.data = (np.random.default_rng(seed).random(owned.nnz) < share).astype(np.float32)
+    owned.eliminate_zeros()
+    return owned[np.diff(owned.indptr) > 1]
+
+
+def _best_attested(entry: np.ndarray, row: np.ndarray, count: np.ndarray, at_most: int) -> np.ndarray:
+    """Of the entries of each row (`row` ascends), the `at_most` with the most co-occurrence."""
+    starts = np.flatnonzero(np.diff(row, prepend=-1))
+    ends = np.append(starts[1:], len(row))
+    if not len(row) or (ends - starts).max() <= at_most:
+        return entry
+    kept = []
+    for start, end in zip(starts, ends, strict=True):
+        if end - start <= at_most:
+            kept.append(entry[start:end])
+        else:
+            kept.append(entry[start + np.argpartition(-count[start:end], at_most)[:at_most]])
+    return np.concatenate(kept)
+
+
+def _text_vectors(
+    texts: list[str], trained: Bool[np.ndarray, " N"], dim: int, seed: int
+) -> Float32[np.ndarray, "N dim"]:
+    words = HashingVectorizer(
+        n_features=TEXT_FEATURES,
+        ngram_range=(1, 2),
+        token_pattern=r"(?u)\b\w+\b",
+        alternate_sign=False,
+        norm=None,
+        dtype=np.float32,
+    ).transform(texts)
+    worded = np.diff(words.indptr) > 0
+    if not worded.any():
+        return np.zeros((len(texts), dim), np.float32)
+    known = worded & trained
+    if not known.any():  # training knows no text at all: those of the new items are all there is
+        known = worded
+    weights = TfidfTransformer(sublinear_tf=True).fit(words[known]).transform(words)
+    return _svd_rows(weights[known], weights, dim, seed)
+
+
+def _svd_rows(fit: sp.csr_matrix, rows: sp.csr_matrix, dim: int, seed: int) -> np.ndarray:
+    """float32 [rows, dim]: `rows` on the first right singular vectors of `fit`, each scaled by
+    1 / sqrt(its singular value) (so U sqrt(S) for `fit` itself); unit rows; zero rows stay zero."""
+    out = np.zeros((rows.shape[0], dim), np.float32)
+    if not fit.nnz:
+        return out
+    rank = min(dim, *fit.shape)
+    _, singular, right = randomized_svd(fit, rank, random_state=seed)
+    right = right[singular > 1e-5 * singular[0]]  # below, float32 has nothing but rounding
+    singular = singular[: len(right)]
+    out[:, : len(right)] = rows @ (right.T / np.sqrt(singular)).astype(np.float32)
+    return normalize(out, copy=False)
