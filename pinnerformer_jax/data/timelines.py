@@ -103,6 +103,10 @@ class Timelines:
                 )
         return cls(path, manifest, [_open_shard(shard_path(path, k)) for k in range(manifest.shards)])
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Worker processes map the files again instead of receiving a copy."""
+        return type(self).open, (self.path,)
+
     @property
     def users(self) -> int:
         """How many users there are."""

@@ -1,0 +1,158 @@
+"""Timelines -> batches. Which users and which stretch of their lives is a function of (seed, step), so
+that resuming is a seek; the work is vectorised NumPy on the memory map, a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from pinnerformer_jax.config import Config
+from pinnerformer_jax.data.contracts import DAY, NO_TIME, Batch, Events, to_device_time
+from pinnerformer_jax.data.shuffle import shuffled
+from pinnerformer_jax.data.timelines import COLUMNS, TRAIN, Shard, Timelines
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Training batches of the users of one role.
+
+    A step takes the next B users of a stream in which every epoch holds each user once. A user's window
+    ends at a random event with another one after it, later ends being likelier in proportion to how many
+    events they make visible (our choice); it holds the T events up to there. With it go the events of
+    the next K days, never past the split: of more than F, a random F.
+    """
+
+    timelines: Timelines
+    config: Config
+    role: int = TRAIN
+
+    @cached_property
+    def users(self) -> np.ndarray:
+        """int64, users that have a window: two events up to the split.
+
+        Raises:
+            ValueError: there are none.
+        """
+        enough = np.concatenate(
+            [(shard.role == self.role) & (shard.cut >= 2) for shard in self.timelines.shards]
+        )
+        if not enough.any():
+            raise ValueError(f"{self.timelines.path}: no user of this role has two events before the split")
+        return np.flatnonzero(enough)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, NumPy arrays."""
+        training = self.config.training
+        size = training.batch_size
+        rng = np.random.Generator(np.random.Philox(key=training.seed, counter=[0, 0, self.role, step]))
+        places = np.arange(step * size, (step + 1) * size)
+        users = self.users[shuffled(places, len(self.users), training.seed)]
+        draws = rng.random((2, size)).max(axis=0)  # density in proportion to the position
+        keys = rng.random((size, training.future_events), dtype=np.float32)
+        return _assemble(self.timelines, users, self._windows, draws, keys)
+
+    def _windows(self, shard: Shard, users: np.ndarray, draws: np.ndarray, keys: np.ndarray) -> Batch:
+        config = self.config
+        first, last = shard.offsets[users], shard.offsets[users] + shard.cut[users]
+        end = first + 1 + (draws * (last - first - 1)).astype(np.int64)
+        start = np.maximum(first, end - config.model.max_length)
+        horizon = shard.time[end - 1] + round(config.objective.horizon_days * DAY)
+        count = _bisect_right(shard.time, end, last, horizon) - end
+        return Batch(
+            history=_gather(shard, start, np.arange(config.model.max_length)[None, :], end - start),
+            length=(end - start).astype(np.int32),
+            future=_gather(
+                shard, end, _subset(count, keys), np.minimum(count, config.training.future_events)
+            ),
+            future_count=count.astype(np.int32),
+        )
+
+
+def training_batches(
+    timelines: Timelines, config: Config, *, role: int = TRAIN, start_step: int, steps: int
+) -> Iterator[Batch]:
+    """Batches of steps start_step .. steps - 1, prepared ahead by threads, or processes if
+    training.input_workers says so."""
+    import grain
+
+    windows = Windows(timelines, config, role)
+    _ = windows.users  # an empty role is an error here, not in a worker
+    dataset = grain.MapDataset.range(start_step, steps).map(windows.batch)
+    dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
+    if config.training.input_workers:
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=config.training.input_workers))
+    return iter(dataset)
+
+
+def histories_at_split(timelines: Timelines, users: np.ndarray, max_length: int) -> tuple[Events, np.ndarray]:
+    """What each user had done by t: the last T events up to the split.
+
+    Args:
+        timelines: a prepared folder.
+        users: [B] numbers.
+        max_length: T.
+
+    Returns:
+        Histories [B, T] in device time, and their lengths, int32 [B].
+    """
+
+    def of_shard(shard: Shard, users: np.ndarray) -> tuple[Events, np.ndarray]:
+        count = np.minimum(shard.cut[users], max_length)
+        start = shard.offsets[users] + shard.cut[users] - count
+        return _gather(shard, start, np.arange(max_length)[None, :], count), count.astype(np.int32)
+
+    return _assemble(timelines, users, of_shard)
+
+
+def _assemble(timelines: Timelines, users: np.ndarray, read: Callable, *arguments: np.ndarray) -> tuple:
+    """Read shard by shard, and put the rows back in the order of `users`."""
+    which = np.searchsorted(timelines.first_user, users, side="right") - 1
+    order = np.argsort(which, kind="stable")
+    parts = []
+    for k in np.unique(which):
+        rows = order[np.searchsorted(which[order], k) : np.searchsorted(which[order], k, side="right")]
+        local = users[rows] - timelines.first_user[k]
+        parts.append(read(timelines.shards[k], local, *(values[rows] for values in arguments)))
+    back = np.argsort(order, kind="stable")
+    return _merge(parts, back)
+
+
+def _merge(parts: list, back: np.ndarray) -> tuple:
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)[back]
+    merged = [_merge([part[i] for part in parts], back) for i in range(len(parts[0]))]
+    return type(parts[0])(*merged) if hasattr(parts[0], "_fields") else tuple(merged)
+
+
+def _gather(shard: Shard, start: np.ndarray, index: np.ndarray, count: np.ndarray) -> Events:
+    """Events start + index of each user, [B, width]; past the first `count` columns is padding."""
+    real = np.arange(index.shape[1])[None, :] < count[:, None]
+    where = np.where(real, start[:, None] + index, 0)
+
+    columns = {name: getattr(shard, name)[where] for name in COLUMNS}
+    columns["time"] = to_device_time(columns["time"])
+    padding = {"time": np.int32(NO_TIME)}
+    return Events(**{n: np.where(real, v, padding.get(n, v.dtype.type(0))) for n, v in columns.items()})
+
+
+def _subset(count: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """[B, F] sorted indices into each user's `count` events: the first F, or a random F where there are
+    more: one of each of F equal strata."""
+    width = keys.shape[1]
+    index = np.broadcast_to(np.arange(width), keys.shape)
+    strata = ((index + keys) * (count[:, None] / width)).astype(np.int64)
+    return np.where(count[:, None] > width, np.minimum(strata, count[:, None] - 1), index)
+
+
+def _bisect_right(values: np.ndarray, low: np.ndarray, high: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """For each row the first index in [low, high) whose value exceeds `wanted`; high if none does."""
+    low, high = low.copy(), high.copy()
+    while (open_ := low < high).any():
+        middle = (low + high) // 2
+        after = values[np.where(open_, middle, 0)] <= wanted
+        low = np.where(open_ & after, middle + 1, low)
+        high = np.where(open_ & ~after, middle, high)
+    return low

@@ -1,0 +1,123 @@
+"""One vector an action: item, action type, surface, duration and three time values (paper, "input").
+
+The paper concatenates all of it and applies one Linear. Here the Linear's kernel is kept whole, so
+that it is initialised as one, and applied source by source, which never builds the concatenation:
+tables are multiplied before they are looked up, and the learned phases of Time2vec are rotated into
+the kernel instead of into every token (`cos(a + phi) = cos a cos phi - sin a sin phi`).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from pinnerformer_jax.config import ModelConfig
+from pinnerformer_jax.data.contracts import DAY, EPOCH, Events
+
+HOUR = 3600
+ABSOLUTE_PERIODS = np.array(
+    [HOUR // 4, HOUR // 2, HOUR, 2 * HOUR, 4 * HOUR, 8 * HOUR, 16 * HOUR, DAY, 7 * DAY, 28 * DAY, 365 * DAY],
+    np.int32,
+)
+"""Seconds; the paper's eleven."""
+
+RELATIVE_PERIODS = np.unique(np.rint(np.geomspace(1, 28 * DAY, 32)).astype(np.int32))
+"""Seconds; the paper's 32, log-spaced from one second to four weeks. Rounded to whole seconds, so that
+the phase `t mod p` is exact integer arithmetic for any t."""
+
+_PERIODS = len(ABSOLUTE_PERIODS) + 2 * len(RELATIVE_PERIODS)
+_LOGS = 4  # three times and the duration
+_LOG_SCALE = 0.125
+"""Our choice: brings logs of seconds (0 to 21) to the size of the other inputs."""
+
+
+def angles(seconds: Int[Array, "b t"], periods: np.ndarray) -> Float[Array, "b t p"]:
+    """2 pi (t mod p) / p for each period; exact for any int32 t, as the modulo is taken in integers."""
+    remainder = jnp.mod(seconds[:, :, None], periods[None, None, :])
+    return remainder.astype(jnp.float32) * (2 * np.pi / periods).astype(np.float32)[None, None, :]
+
+
+def times(events: Events, length: Int[Array, " b"], *, strictly_causal: bool) -> tuple[jax.Array, ...]:
+    """The paper's three time values of each action, int32 seconds [B, T]: absolute (since EPOCH), since
+    the user's latest action, since the previous action.
+
+    The second is the one input by which the end of the window reaches earlier positions; strictly causal
+    training takes it as zero throughout.
+    """
+    absolute = events.time
+    previous = jnp.concatenate([absolute[:, :1], absolute[:, :-1]], axis=1)
+    if strictly_causal:
+        before_latest = jnp.zeros_like(absolute)
+    else:
+        newest = jnp.maximum(length - 1, 0)[:, None]
+        before_latest = jnp.take_along_axis(absolute, newest, axis=1) - absolute
+    return absolute, before_latest, absolute - previous
+
+
+def log_seconds(seconds: Float[Array, "*dims"]) -> Float[Array, "*dims"]:
+    """Scaled log(1 + t)."""
+    return jnp.log1p(jnp.maximum(seconds, 0.0)) * _LOG_SCALE
+
+
+class ActionEncoder(nnx.Module):
+    """Actions [B, T] -> input of the Transformer [B, T, H].
+
+    Args:
+        config: sizes.
+        item_dim: numbers of an item's feature vector.
+        actions: size of the action vocabulary, the unknown (0) included.
+        surfaces: likewise.
+        rngs: of the initialisation.
+    """
+
+    def __init__(
+        self, config: ModelConfig, item_dim: int, actions: int, surfaces: int, *, rngs: nnx.Rngs
+    ) -> None:
+        self.sizes = (item_dim, config.action_dim, config.surface_dim, _PERIODS, _PERIODS, _LOGS)
+        self.strictly_causal = config.strictly_causal
+        self.dtype = jnp.dtype(config.compute_dtype)
+        init = nnx.initializers.lecun_normal()
+        unit = nnx.initializers.normal(1.0)
+        self.kernel = nnx.Param(init(rngs.params(), (sum(self.sizes), config.width), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(config.width))
+        self.phase = nnx.Param(jnp.zeros(_PERIODS))
+        self.action_table = nnx.Param(unit(rngs.params(), (actions, config.action_dim), jnp.float32))
+        self.surface_table = nnx.Param(unit(rngs.params(), (surfaces, config.surface_dim), jnp.float32))
+
+    def __call__(
+        self, events: Events, length: Int[Array, " b"], item_features: Float[Array, "n d"]
+    ) -> Float[Array, "b t h"]:
+        """Encode; an unknown action or surface (0) adds nothing, as the paper drops it."""
+        kernels = jnp.split(self.kernel[...], np.cumsum(self.sizes)[:-1].tolist())
+        item_kernel, action_kernel, surface_kernel, cos_kernel, sin_kernel, log_kernel = kernels
+        cos_phase, sin_phase = jnp.cos(self.phase[...])[:, None], jnp.sin(self.phase[...])[:, None]
+        rotated = jnp.concatenate(
+            [cos_phase * cos_kernel + sin_phase * sin_kernel, cos_phase * sin_kernel - sin_phase * cos_kernel]
+        )
+
+        absolute, *relative = times(events, length, strictly_causal=self.strictly_causal)
+        angle = jnp.concatenate(
+            [angles(absolute, ABSOLUTE_PERIODS), *(angles(t, RELATIVE_PERIODS) for t in relative)], axis=-1
+        )  # [B, T, periods]
+        waves = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+        seconds = [absolute.astype(jnp.float32) + float(EPOCH), *(t.astype(jnp.float32) for t in relative)]
+        logs = log_seconds(jnp.stack([*seconds, events.duration], axis=-1))  # [B, T, 4]
+
+        item_scale = self.sizes[0] ** 0.5  # unit rows -> unit variance a number, our choice
+        items = item_features[events.item].astype(self.dtype)
+        return (
+            items @ (item_kernel * item_scale).astype(self.dtype)
+            + jnp.concatenate([waves, logs], axis=-1).astype(self.dtype)
+            @ jnp.concatenate([rotated, log_kernel]).astype(self.dtype)
+            + _known(self.action_table[...] @ action_kernel, events.action).astype(self.dtype)
+            + _known(self.surface_table[...] @ surface_kernel, events.surface).astype(self.dtype)
+            + self.bias[...].astype(self.dtype)[None, None, :]
+        )
+
+
+def _known(table: Float[Array, "v h"], ids: Int[Array, "b t"]) -> Float[Array, "b t h"]:
+    """Rows of a table, the unknown's being zero."""
+    return table.at[0].set(0.0)[ids.astype(jnp.int32)]

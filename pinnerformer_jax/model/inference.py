@@ -1,0 +1,61 @@
+"""Embeddings from trained parameters: users as of their newest action, and the whole catalogue."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from pinnerformer_jax.data.contracts import Events
+from pinnerformer_jax.model.towers import PinnerFormer
+
+ITEM_CHUNK = 8192
+
+
+class Embedder:
+    """Both towers with fixed parameters. Shapes are fixed by the first call; keep them, or it compiles anew.
+
+    Args:
+        graphdef: structure of the model.
+        params: its parameters.
+        item_features: the catalogue's vectors, [N, D_item].
+    """
+
+    def __init__(self, graphdef: nnx.GraphDef, params: Any, item_features: np.ndarray) -> None:
+        self._params = jax.device_put(params)
+        self._features = jnp.asarray(np.asarray(item_features))
+
+        def users(params: Any, features: jax.Array, history: Events, length: jax.Array) -> jax.Array:
+            model: PinnerFormer = nnx.merge(graphdef, params)
+            newest = jnp.maximum(length - 1, 0)[:, None]
+            return model.user(history, length, newest, features)[:, 0]
+
+        def items(params: Any, features: jax.Array) -> jax.Array:
+            return nnx.merge(graphdef, params).items(features)
+
+        self._users, self._items = jax.jit(users), jax.jit(items)
+
+    def users(self, history: Events, length: np.ndarray) -> np.ndarray:
+        """Embedding of each user's newest action, the one that is served.
+
+        Args:
+            history: [B, T] arrays, padded at the tail.
+            length: int32 [B], real events of each; 0 gives a vector without meaning.
+
+        Returns:
+            float32 [B, D], unit rows.
+        """
+        return np.asarray(self._users(self._params, self._features, history, length))
+
+    def items(self) -> np.ndarray:
+        """Embedding of every item, float32 [N, D], unit rows."""
+        features = np.asarray(self._features)
+        chunks = []
+        for start in range(0, len(features), ITEM_CHUNK):
+            chunk = features[start : start + ITEM_CHUNK]
+            padded = np.pad(chunk, ((0, ITEM_CHUNK - len(chunk)), (0, 0)))
+            chunks.append(np.asarray(self._items(self._params, padded))[: len(chunk)])
+        return np.concatenate(chunks)

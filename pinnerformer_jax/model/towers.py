@@ -1,0 +1,144 @@
+"""The two towers (paper, "model"): f, actions -> user embedding, and g, item features -> item embedding.
+
+B users, T actions, P chosen positions, H width, D output. Parameters, norms, softmax and the final
+normalisation are float32; matmuls run in the config's compute dtype.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from pinnerformer_jax.config import ModelConfig
+from pinnerformer_jax.data.contracts import Events
+from pinnerformer_jax.model.attention import causal_attention, chosen_attention
+from pinnerformer_jax.model.features import ActionEncoder
+
+
+class Sizes(NamedTuple):
+    """What the data, not the config, decides."""
+
+    item_dim: int  # numbers of an item's feature vector
+    actions: int  # vocabularies, the unknown included
+    surfaces: int
+
+
+def unit(vectors: Float[Array, "*dims d"]) -> Float[Array, "*dims d"]:
+    """L2-normalised, in float32."""
+    vectors = vectors.astype(jnp.float32)
+    return vectors * jax.lax.rsqrt(jnp.sum(vectors * vectors, axis=-1, keepdims=True) + 1e-12)
+
+
+class MLP(nnx.Module):
+    """Linear, GELU, Linear."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, dtype: jnp.dtype, *, rngs: nnx.Rngs) -> None:
+        self.up = nnx.Linear(inputs, hidden, dtype=dtype, rngs=rngs)
+        self.down = nnx.Linear(hidden, outputs, dtype=dtype, rngs=rngs)
+
+    def __call__(self, inputs: Float[Array, "*dims i"]) -> Float[Array, "*dims o"]:
+        """Apply to the last axis."""
+        return self.down(jax.nn.gelu(self.up(inputs)))
+
+
+class Block(nnx.Module):
+    """Pre-norm causal self-attention, then pre-norm FFN (4H), each added to the stream [B, T, H]."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+        width, dtype = config.width, jnp.dtype(config.compute_dtype)
+        self.heads, self.dtype = config.heads, dtype
+        self.attention_norm = nnx.LayerNorm(width, dtype=jnp.float32, rngs=rngs)
+        self.qkv = nnx.Linear(width, 3 * width, dtype=dtype, rngs=rngs)
+        self.out = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
+        self.ffn_norm = nnx.LayerNorm(width, dtype=jnp.float32, rngs=rngs)
+        self.ffn = MLP(width, 4 * width, width, dtype, rngs=rngs)
+
+    def __call__(self, stream: Float[Array, "b t h"]) -> Float[Array, "b t h"]:
+        """All positions."""
+        qkv = self.qkv(self.attention_norm(stream).astype(self.dtype))
+        mixed = causal_attention(*(self._split(part) for part in jnp.split(qkv, 3, axis=-1)))
+        return self._finish(stream, mixed)
+
+    def chosen(self, stream: Float[Array, "b t h"], position: Int[Array, "b p"]) -> Float[Array, "b p h"]:
+        """Only the given positions, exactly as `__call__` would have them: keys and values are needed
+        everywhere, queries, output projection and FFN only there."""
+        normed = self.attention_norm(stream).astype(self.dtype)
+        width = stream.shape[-1]
+        kernel, bias = self.qkv.kernel[...].astype(self.dtype), self.qkv.bias[...].astype(self.dtype)
+        there = jnp.take_along_axis(normed, position[:, :, None], axis=1)
+        query = there @ kernel[:, :width] + bias[None, None, :width]
+        key_value = normed @ kernel[:, width:] + bias[None, None, width:]
+        key, value = jnp.split(key_value, 2, axis=-1)
+        mixed = chosen_attention(self._split(query), self._split(key), self._split(value), position)
+        return self._finish(jnp.take_along_axis(stream, position[:, :, None], axis=1), mixed)
+
+    def _split(self, part: Float[Array, "b q h"]) -> Float[Array, "b q n d"]:
+        return part.reshape(*part.shape[:2], self.heads, -1)
+
+    def _finish(self, stream: Float[Array, "b q h"], mixed: Float[Array, "b q n d"]) -> Float[Array, "b q h"]:
+        stream = stream + self.out(mixed.reshape(stream.shape))
+        return stream + self.ffn(self.ffn_norm(stream).astype(self.dtype))
+
+
+class UserTower(nnx.Module):
+    """Actions -> unit embeddings of the chosen positions."""
+
+    def __init__(self, config: ModelConfig, sizes: Sizes, *, rngs: nnx.Rngs) -> None:
+        self.dtype, self.strictly_causal = jnp.dtype(config.compute_dtype), config.strictly_causal
+        self.encoder = ActionEncoder(config, *sizes, rngs=rngs)
+        init = nnx.initializers.normal(0.02)
+        self.position_table = nnx.Param(init(rngs.params(), (config.max_length, config.width), jnp.float32))
+        self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
+        self.norm = nnx.LayerNorm(config.width, dtype=jnp.float32, rngs=rngs)
+        self.head = MLP(config.width, config.width, config.output_dim, self.dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        events: Events,
+        length: Int[Array, " b"],
+        position: Int[Array, "b p"],
+        item_features: Float[Array, "n d"],
+    ) -> Float[Array, "b p o"]:
+        """Embeddings e of the chosen positions; the one that is served is position `length - 1`.
+
+        Args:
+            events: histories [B, T], oldest first, padding at the tail.
+            length: real events of each.
+            position: indices into T; those at or past `length` give values without meaning.
+            item_features: the catalogue's vectors, unit rows.
+
+        Returns:
+            float32 [B, P, D], unit rows. Position p depends on no item, action, surface or duration after
+            p; of the times after p, only on the newest (and, through the count of newer actions, on how
+            many there are), unless strictly_causal.
+        """
+        index = jnp.arange(events.item.shape[1])[None, :]  # [1, T]
+        if not self.strictly_causal:  # 0 is the newest action, so that the served position is always 0
+            index = jnp.maximum(length[:, None] - 1 - index, 0)  # [B, T]
+        stream = self.encoder(events, length, item_features)
+        stream = stream + self.position_table[...].astype(self.dtype)[index]
+        for block in self.blocks[:-1]:
+            stream = block(stream)
+        chosen = self.blocks[-1].chosen(stream, position)
+        return unit(self.head(self.norm(chosen).astype(self.dtype)))
+
+
+class PinnerFormer(nnx.Module):
+    """Both towers and the temperature of the loss."""
+
+    def __init__(
+        self, config: ModelConfig, sizes: Sizes, initial_log_temperature: float, *, rngs: nnx.Rngs
+    ) -> None:
+        self.dtype = jnp.dtype(config.compute_dtype)
+        self.user = UserTower(config, sizes, rngs=rngs)
+        self.item = MLP(sizes.item_dim, config.item_hidden, config.output_dim, self.dtype, rngs=rngs)
+        self.log_temperature = nnx.Param(jnp.asarray(initial_log_temperature, jnp.float32))
+
+    def items(self, features: Float[Array, "*dims d"]) -> Float[Array, "*dims o"]:
+        """Item embeddings of feature vectors (unit rows), float32, unit rows. An MLP on the item's vector
+        and on nothing else, as in the paper."""
+        return unit(self.item((features.astype(jnp.float32) * features.shape[-1] ** 0.5).astype(self.dtype)))

@@ -1,0 +1,52 @@
+"""Count-min sketch on the device: how often each item stands among the batch's positives.
+
+Memory does not grow with the catalogue, counts never fall below the truth. It lives in the train
+state, hence in the checkpoint. Counts decay, so that frequencies follow the data and float32 counts
+stay exact to rounding for ever.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+# Odd multipliers of multiply-shift hashing (Dietzfelbinger et al. 1997), and offsets: fixed random numbers.
+_RANDOM = np.random.Generator(np.random.Philox(20_220_504)).integers(0, 2**32, (8, 2), np.uint32)
+_MULTIPLIER, _OFFSET = _RANDOM[:, 0] | np.uint32(1), _RANDOM[:, 1]
+
+
+class Sketch(NamedTuple):
+    """Counts of a decaying window."""
+
+    counts: jax.Array  # float32 [depth, width]
+    total: jax.Array  # float32 []
+
+
+def empty(depth: int, width: int) -> Sketch:
+    """A sketch of `depth` rows of `width` (a power of two) counters."""
+    return Sketch(jnp.zeros((depth, width), jnp.float32), jnp.zeros((), jnp.float32))
+
+
+def update(sketch: Sketch, items: Int[Array, " n"], valid: Bool[Array, " n"], *, decay: float) -> Sketch:
+    """Decay what was counted, then count each valid item once."""
+    one = valid.astype(jnp.float32)
+    rows = jnp.arange(sketch.counts.shape[0])[:, None]
+    counts = (sketch.counts * decay).at[rows, _columns(sketch, items)].add(one[None, :])
+    return Sketch(counts, sketch.total * decay + jnp.sum(one))
+
+
+def frequency(sketch: Sketch, items: Int[Array, " n"]) -> Float[Array, " n"]:
+    """Share of all counted positives that is this item, at least the truth; 0 before any count."""
+    rows = jnp.arange(sketch.counts.shape[0])[:, None]
+    least = jnp.min(sketch.counts[rows, _columns(sketch, items)], axis=0)
+    return least / jnp.maximum(sketch.total, 1.0)
+
+
+def _columns(sketch: Sketch, items: Int[Array, " n"]) -> Int[Array, "depth n"]:
+    depth, width = sketch.counts.shape
+    mixed = items.astype(jnp.uint32)[None, :] * _MULTIPLIER[:depth, None] + _OFFSET[:depth, None]
+    return (mixed >> np.uint32(32 - (width.bit_length() - 1))).astype(jnp.int32)

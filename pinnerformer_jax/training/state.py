@@ -1,0 +1,52 @@
+"""What a training run carries from step to step, and all that a checkpoint holds."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from pinnerformer_jax.config import Config
+from pinnerformer_jax.model.towers import PinnerFormer, Sizes
+from pinnerformer_jax.objective import frequency
+from pinnerformer_jax.training.optimiser import make_optimiser
+
+
+class TrainState(NamedTuple):
+    """A pytree of arrays. Random numbers need no state: they are a function of (seed, step)."""
+
+    params: Any  # nested dict of float32
+    opt_state: optax.OptState
+    sketch: frequency.Sketch
+    step: jax.Array  # int32 [], steps done
+    failed_step: jax.Array  # int32 [], the first step whose loss or gradient was not finite; -1: none
+
+
+class Tables(NamedTuple):
+    """What every step reads and none changes."""
+
+    item_features: jax.Array  # [N, D_item] unit rows
+    positive_table: jax.Array  # float32 [A, S], see contracts.positive_table
+
+
+def build_model(config: Config, sizes: Sizes) -> PinnerFormer:
+    """A freshly initialised model."""
+    excess = config.objective.initial_temperature - config.objective.min_temperature
+    return PinnerFormer(config.model, sizes, math.log(excess), rngs=nnx.Rngs(config.training.seed))
+
+
+def create(config: Config, sizes: Sizes) -> tuple[nnx.GraphDef, TrainState]:
+    """The model's structure and the state before step 0."""
+    graphdef, variables = nnx.split(build_model(config, sizes))
+    params = nnx.to_pure_dict(variables)
+    return graphdef, TrainState(
+        params=params,
+        opt_state=make_optimiser(config.training).init(params),
+        sketch=frequency.empty(config.objective.sketch_depth, config.objective.sketch_width),
+        step=jnp.zeros((), jnp.int32),
+        failed_step=jnp.full((), -1, jnp.int32),
+    )

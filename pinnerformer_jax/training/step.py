@@ -1,0 +1,185 @@
+"""The train step: one per-device function with explicit collectives, mapped over the mesh.
+
+Sampling, towers, loss, gradient and update are one program; only integers and durations come from
+the host. The function takes the gradient of the LOCAL loss and then `pmean`s it: that is right under
+`jax.pmap` and under `shard_map(check_vma=False)`, and too large by the number of devices under
+`check_vma=True`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh, PartitionSpec
+
+from pinnerformer_jax.config import Config
+from pinnerformer_jax.data.contracts import DAY, Batch
+from pinnerformer_jax.model.towers import PinnerFormer
+from pinnerformer_jax.objective import frequency
+from pinnerformer_jax.objective.loss import sampled_softmax, user_weights
+from pinnerformer_jax.objective.negatives import log_q, mixed_pool
+from pinnerformer_jax.objective.targets import dense_all_action, user_keys
+from pinnerformer_jax.training.optimiser import make_optimiser
+from pinnerformer_jax.training.sharding import AXIS
+from pinnerformer_jax.training.state import Tables, TrainState
+
+Metrics = dict[str, jax.Array]
+LossOfParams = Callable[[Any], jax.Array]
+
+
+def device_loss(
+    config: Config,
+    graphdef: nnx.GraphDef,
+    corpus: int,
+    state: TrainState,
+    batch: Batch,
+    tables: Tables,
+) -> tuple[LossOfParams, frequency.Sketch, Metrics]:
+    """Draw one device's pairs and negatives; what is left is a function of the parameters alone.
+
+    Runs inside a map over the axis "data". What is drawn depends on (seed, step) and on a user's row in
+    the global batch, not on the number of devices.
+
+    Returns:
+        The local loss, whose mean over devices is the loss of the global batch; the sketch with this
+        step's positives counted; and metrics, of the global batch.
+    """
+    objective = config.objective
+    users = batch.length.shape[0]
+    first_user = jax.lax.axis_index(AXIS) * users
+    step_key = jax.random.fold_in(jax.random.key(config.training.seed), state.step)
+    target_key, pool_key = jax.random.split(step_key)
+
+    targets = dense_all_action(
+        user_keys(target_key, first_user, users),
+        batch,
+        tables.positive_table,
+        horizon=round(objective.horizon_days * DAY),
+        positions=objective.positions,
+    )
+    user = jnp.broadcast_to((first_user + jnp.arange(users))[:, None], targets.item.shape)
+    item, user, valid = (values.reshape(-1) for values in (targets.item, user, targets.valid))  # [B * P]
+    all_item, all_user, all_valid = jax.lax.all_gather((item, user, valid), AXIS, tiled=True)
+    sketch = frequency.update(state.sketch, all_item, all_valid, decay=objective.sketch_decay)
+    pool = mixed_pool(
+        pool_key,
+        all_item,
+        all_user,
+        all_valid,
+        in_batch=objective.in_batch_negatives,
+        random=objective.random_negatives,
+        corpus=corpus,
+    )
+    if objective.logq:
+        correction = partial(log_q, sketch, pool=pool, random=objective.random_negatives, corpus=corpus)
+        positive_log_q, pool_log_q = correction(item), correction(pool.item)
+    else:
+        positive_log_q, pool_log_q = jnp.zeros(item.shape), jnp.zeros(pool.item.shape)
+
+    counts = jnp.stack([jnp.sum(jnp.any(targets.valid, axis=1)), jnp.sum(valid), jnp.sum(batch.length)])
+    with_pairs, pairs, tokens = jax.lax.psum(counts, AXIS)
+    weights = user_weights(targets.valid, with_pairs).reshape(-1) * jax.lax.axis_size(AXIS)
+
+    def loss_of(params: Any) -> jax.Array:
+        model: PinnerFormer = nnx.merge(graphdef, params)
+        embedding = model.user(batch.history, batch.length, targets.position, tables.item_features)
+        losses = sampled_softmax(
+            embedding.reshape(item.shape[0], -1),
+            model.items(tables.item_features[item]),
+            model.items(tables.item_features[pool.item]),
+            temperature(config, params),
+            positive_item=item,
+            user=user,
+            pool=pool,
+            positive_log_q=positive_log_q,
+            pool_log_q=pool_log_q,
+        )
+        return jnp.sum(jnp.where(valid, losses, 0.0) * weights)
+
+    metrics = {"users": with_pairs, "pairs": pairs, "tokens": tokens, "negatives": jnp.sum(pool.valid)}
+    return loss_of, sketch, metrics
+
+
+def temperature(config: Config, params: Any) -> jax.Array:
+    """tau: above `min_temperature` by construction, so that no clamp ever stops its gradient."""
+    return config.objective.min_temperature + jnp.exp(params["log_temperature"])
+
+
+def device_step(
+    config: Config,
+    graphdef: nnx.GraphDef,
+    corpus: int,
+    state: TrainState,
+    batch: Batch,
+    tables: Tables,
+) -> tuple[TrainState, Metrics]:
+    """One device's part of a train step."""
+    loss_of, sketch, metrics = device_loss(config, graphdef, corpus, state, batch, tables)
+    loss, gradient = jax.lax.pmean(jax.value_and_grad(loss_of)(state.params), AXIS)
+    with jax.numpy_dtype_promotion("standard"):  # optax computes float ** int
+        updates, opt_state = make_optimiser(config.training).update(gradient, state.opt_state, state.params)
+    norm = optax.global_norm(gradient)
+    failed = ~(jnp.isfinite(loss) & jnp.isfinite(norm)) & (state.failed_step < 0)
+    new_state = TrainState(
+        params=optax.apply_updates(state.params, updates),
+        opt_state=opt_state,
+        sketch=sketch,
+        step=state.step + 1,
+        failed_step=jnp.where(failed, state.step, state.failed_step),
+    )
+    metrics |= {"loss": loss, "gradient_norm": norm, "temperature": temperature(config, state.params)}
+    return new_state, metrics | {"failed_step": new_state.failed_step}
+
+
+def device_validation(
+    config: Config,
+    graphdef: nnx.GraphDef,
+    corpus: int,
+    state: TrainState,
+    batch: Batch,
+    tables: Tables,
+) -> Metrics:
+    """One device's part of the training loss of a batch that is not trained on."""
+    loss_of, _, metrics = device_loss(config, graphdef, corpus, state, batch, tables)
+    return metrics | {"loss": jax.lax.pmean(loss_of(state.params), AXIS)}
+
+
+def make_train_step(
+    config: Config, graphdef: nnx.GraphDef, mesh: Mesh, corpus: int
+) -> Callable[[TrainState, Batch, Tables], tuple[TrainState, Metrics]]:
+    """The jitted step over a mesh; the state's memory is reused (donated).
+
+    Args:
+        config: of the experiment.
+        graphdef: structure of the model, from `state.create`.
+        mesh: from `sharding.make_mesh`.
+        corpus: random negatives are rows 0 : corpus of the catalogue.
+
+    Returns:
+        step(state, batch, tables) -> (state, metrics): the batch split over the mesh, all else replicated.
+    """
+    return _map(partial(device_step, config, graphdef, corpus), mesh, PartitionSpec(), donate=True)
+
+
+def make_validation_step(
+    config: Config, graphdef: nnx.GraphDef, mesh: Mesh, corpus: int
+) -> Callable[[TrainState, Batch, Tables], Metrics]:
+    """Like `make_train_step`, without an update: loss(state, batch, tables) -> metrics."""
+    return _map(partial(device_validation, config, graphdef, corpus), mesh, PartitionSpec(), donate=False)
+
+
+def _map(function: Callable, mesh: Mesh, out_specs: PartitionSpec, *, donate: bool) -> Callable:
+    mapped = jax.shard_map(
+        function,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec(AXIS), PartitionSpec()),
+        out_specs=out_specs,
+        check_vma=False,
+    )
+    return jax.jit(mapped, donate_argnums=(0,) if donate else ())
