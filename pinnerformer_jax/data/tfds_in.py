@@ -1,0 +1,171 @@
+"""TFDS in: any TensorFlow Datasets data set, by name, as one Parquet file that ingest reads like any other.
+
+Columns are the features. A feature inside another is named outer_inner; text is UTF-8 (bytes that
+are not are kept as \\xNN); class labels are their names, null for no label; one-dimensional features
+are lists. Features of more dimensions (images, nested data sets) are left out with a note.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from pinnerformer_jax.data.tfds_prepare import prepare
+from pinnerformer_jax.files import atomic_path
+
+ROWS = 16_384
+"""Rows of a row group: what is in memory at a time."""
+
+
+class _Column(NamedTuple):
+    path: tuple[str, ...]  # names of the feature, outermost first
+    feature: Any
+    type: pa.DataType
+    convert: Callable[[Any], Any]  # one example's value -> what Arrow takes
+
+
+def export(name: str, split: str, folder: Path) -> Path:
+    """Write the examples of a TFDS data set to a Parquet file; download and prepare it first if need be.
+
+    Args:
+        name: TFDS's name, such as `movielens/1m-ratings`. It is looked for, and prepared, in
+            TFDS_DATA_DIR (default ~/tensorflow_datasets).
+        split: TFDS's split, such as `train` or `train[:10%]`; empty: all splits.
+        folder: where to write.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ValueError: no such data set or split, or one that only TensorFlow can read.
+        RuntimeError: it could not be downloaded and prepared.
+    """
+    builder = _open(name)
+    columns = list(_columns(name, builder.info.features))
+    if not columns:
+        raise ValueError(f"tfds:{name}: none of its features is a number, a text or a list of them")
+    source = _source(name, builder, split)
+    wanted = tfds.features.FeaturesDict(_nest(columns))
+
+    path = folder / (re.sub(r"[^\w.-]+", "-", f"{name}-{split or 'all'}").strip("-") + ".parquet")
+    schema = pa.schema([("_".join(column.path), column.type) for column in columns])
+    with (
+        atomic_path(path) as temporary,
+        pq.ParquetWriter(temporary, schema) as writer,
+        tqdm(total=len(source), desc=f"tfds:{name}", unit=" rows", unit_scale=True) as progress,
+    ):
+        for start in range(0, len(source), ROWS):
+            records = source.__getitems__(range(start, min(start + ROWS, len(source))))
+            examples = [wanted.deserialize_example_np(record) for record in records]
+            arrays = [_array(column, examples) for column in columns]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+            progress.update(len(records))
+    return path
+
+
+def _open(name: str) -> tfds.core.DatasetBuilder:
+    # TFDS imports its older data sets at the first unknown name, but gives up at the first package
+    # that lacks an optional dependency; these are the ones with tables in them.
+    for package in ("ranking", "recommendation", "structured"):
+        with suppress(ImportError):
+            importlib.import_module(f"tensorflow_datasets.{package}")
+    try:
+        builder = tfds.builder(name)
+    except tfds.core.registered.DatasetNotFoundError:
+        known = tfds.list_builders(with_community_datasets=False)
+        near = difflib.get_close_matches(re.split("[/:]", name)[0], known)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see tensorflow.org/datasets/catalog"
+        raise ValueError(
+            f"tfds:{name}: no such data set, and none prepared in TFDS_DATA_DIR; {hint}"
+        ) from None
+    except (ValueError, RuntimeError, ImportError) as error:  # config, version or namespace; TFDS says which
+        raise ValueError(f"tfds:{name}: {error}") from error
+    if not builder.is_prepared():
+        try:
+            prepare(builder)
+        except Exception as error:  # the data set's own code, which may raise anything
+            raise RuntimeError(
+                f"tfds:{name} could not be prepared in {builder.data_dir}: {error!r}. This needs the "
+                "network, once. Where there is none, or where the data set's parser needs TensorFlow, run "
+                f"`tfds build {name} --file_format=array_record` elsewhere and copy that folder here"
+            ) from error
+    return builder
+
+
+def _source(name: str, builder: tfds.core.DatasetBuilder, split: str) -> Any:
+    """Serialised examples by number."""
+    try:
+        return builder.as_data_source(
+            split or "all", deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+        )
+    except NotImplementedError:
+        raise ValueError(
+            f"tfds:{name}: {builder.data_dir} holds {builder.info.file_format.value} files, which only "
+            "TensorFlow reads; delete that folder, or set TFDS_DATA_DIR to another, and it will be "
+            "prepared anew as array_record"
+        ) from None
+    except ValueError as error:  # TFDS names the splits there are
+        raise ValueError(f"tfds:{name}:{split}: {error}") from None
+
+
+def _columns(name: str, features: Mapping[str, Any], outer: tuple[str, ...] = ()) -> Iterator[_Column]:
+    """The columns of a dict of features, in order, depth first."""
+    for key, feature in features.items():
+        path = (*outer, key)
+        if isinstance(feature, tfds.features.FeaturesDict):
+            yield from _columns(name, feature, path)
+        elif kind := _kind(feature):
+            yield _Column(path, feature, *kind)
+        else:
+            print(f"tfds:{name}: {'/'.join(path)} is left out: {feature} is no number, text or list of them")
+
+
+def _kind(feature: Any) -> tuple[pa.DataType, Callable[[Any], Any]] | None:
+    """Arrow's type of a feature's column, and what turns a value into it; None if it fits no column."""
+    info = feature.get_tensor_info()
+    if isinstance(feature, tfds.features.Dataset) or isinstance(info, dict) or len(info.shape) > 1:
+        return None
+    element = feature.feature if isinstance(feature, tfds.features.Sequence) else feature
+    if isinstance(element, tfds.features.ClassLabel):
+        arrow, convert = pa.string(), functools.partial(_label, element)
+    elif np.dtype(info.np_dtype).kind == "O":
+        arrow, convert = pa.string(), _text
+    else:
+        arrow, convert = pa.from_numpy_dtype(info.np_dtype), lambda value: value
+    if info.shape:
+        return pa.list_(arrow), lambda values: [convert(value) for value in values]
+    return arrow, convert
+
+
+def _array(column: _Column, examples: list[Any]) -> pa.Array:
+    values = (functools.reduce(lambda value, key: value[key], column.path, example) for example in examples)
+    return pa.array([column.convert(value) for value in values], column.type)
+
+
+def _label(feature: Any, value: int) -> str | None:
+    return feature.int2str(int(value)) if value >= 0 else None
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="backslashreplace")
+
+
+def _nest(columns: list[_Column]) -> dict[str, Any]:
+    """The features of the columns, nested as they were."""
+    nested: dict[str, Any] = {}
+    for column in columns:
+        *outer, leaf = column.path
+        functools.reduce(lambda inside, key: inside.setdefault(key, {}), outer, nested)[leaf] = column.feature
+    return nested

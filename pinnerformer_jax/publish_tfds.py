@@ -1,0 +1,21 @@
+"""Publish a prepared folder as a TFDS data set.
+
+    python -m pinnerformer_jax.publish_tfds --prepared DIR --data-dir OUT
+
+What it looks like and how to read it: pinnerformer_jax/data/tfds_out.py.
+"""
+
+from __future__ import annotations
+
+import tyro
+
+from pinnerformer_jax.data.tfds_out import publish
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the verb."""
+    print(f"published: {tyro.cli(publish, args=args)}")
+
+
+if __name__ == "__main__":
+    main()
