@@ -1,0 +1,45 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pinnerformer_jax.objective import frequency
+
+
+def test_few_items_are_counted_exactly_and_padding_is_not():
+    sketch = frequency.empty(4, 1 << 12)
+    items = jnp.asarray([5, 5, 7, 5, 2**30])
+    sketch = frequency.update(sketch, items, jnp.asarray([True, True, True, False, True]), decay=1.0)
+    got = frequency.frequency(sketch, jnp.asarray([5, 7, 2**30, 6]))
+    np.testing.assert_allclose(got, [0.5, 0.25, 0.25, 0.0])
+
+
+def test_never_below_the_truth_and_within_the_bound_above():
+    rng = np.random.default_rng(0)
+    items = (rng.zipf(1.3, 20_000) % 50_000).astype(np.int32)
+    width, depth = 1 << 12, 4
+    sketch = frequency.update(
+        frequency.empty(depth, width), jnp.asarray(items), jnp.ones(len(items), bool), decay=1.0
+    )
+    names, counts = np.unique(items, return_counts=True)
+    estimate = np.asarray(frequency.frequency(sketch, jnp.asarray(names))) * len(items)
+    assert (estimate >= counts - 1e-2).all()
+    # Cormode and Muthukrishnan 2005: over by more than e / width of all with probability e^-depth.
+    assert (estimate - counts > np.e / width * len(items)).mean() < np.exp(-depth)
+
+
+def test_counts_follow_a_change_of_the_data_and_cannot_overflow():
+    sketch = frequency.empty(2, 1 << 8)
+    one = jnp.ones(1000, bool)
+    step = jax.jit(lambda s, item: frequency.update(s, jnp.full(1000, item), one, decay=0.9))
+    for _ in range(100):
+        sketch = step(sketch, 3)
+    assert float(sketch.total) == pytest.approx(10_000, rel=1e-3)
+    for _ in range(30):
+        sketch = step(sketch, 4)
+    got = frequency.frequency(sketch, jnp.asarray([3, 4]))
+    np.testing.assert_allclose(got, [0.9**30, 1 - 0.9**30], atol=1e-3)
+
+
+def test_an_empty_sketch_says_zero():
+    assert frequency.frequency(frequency.empty(2, 16), jnp.asarray([1, 2])).tolist() == [0.0, 0.0]

@@ -1,0 +1,128 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+
+from pinnerformer_jax.data.contracts import DAY, NO_TIME, Batch, Events
+from pinnerformer_jax.objective.targets import Targets, dense_all_action, user_keys
+
+HORIZON = 5 * DAY
+ALL_POSITIVE = jnp.zeros((2, 1))
+
+
+def line(*rows: tuple[int, float, int], width: int) -> Events:
+    """One user: (item, day, action), padded to `width`."""
+    blank = [(0, NO_TIME / DAY, 0)] * (width - len(rows))
+    item, day, action = zip(*rows, *blank, strict=True)
+    return Events(
+        jnp.asarray([item], jnp.int32),
+        jnp.asarray([action], jnp.uint8),
+        jnp.zeros((1, width), jnp.uint8),
+        jnp.asarray(np.round(np.array([day]) * DAY), jnp.int32),
+        jnp.zeros((1, width)),
+    )
+
+
+def draw(batch: Batch, table, seed: int, **kwargs) -> Targets:
+    keys = user_keys(jax.random.key(seed), 0, batch.length.shape[0])
+    return dense_all_action(keys, batch, table, **{"horizon": HORIZON, "positions": 4} | kwargs)
+
+
+def pairs_over_seeds(batch: Batch, table, seeds: int, **kwargs) -> dict[tuple[int, int], int]:
+    """How often each (position, item) was drawn."""
+    drawn = jax.jit(jax.vmap(lambda seed: draw(batch, table, seed, **kwargs)))(jnp.arange(seeds))
+    valid = np.asarray(drawn.valid)
+    pairs = np.stack([np.asarray(drawn.position)[valid], np.asarray(drawn.item)[valid]], axis=1)
+    return dict(
+        zip(
+            map(tuple, np.unique(pairs, axis=0)), np.unique(pairs, axis=0, return_counts=True)[1], strict=True
+        )
+    )
+
+
+def hand_written() -> Batch:
+    # Positions 0 and 1 share a timestamp (one basket); item 14 is not positive; 21 is past 4's horizon.
+    history = line((10, 0, 1), (11, 0, 1), (12, 2, 1), (13, 5, 1), (14, 6, 0), width=8)
+    future = line((20, 8, 1), (21, 11.5, 1), width=3)
+    return Batch(history, jnp.asarray([5]), future, jnp.asarray([2]))
+
+
+def test_pairs_of_a_hand_written_timeline():
+    table = jnp.asarray([[jnp.inf], [0.0]])  # action 1 is positive, action 0 never
+    counts = pairs_over_seeds(hand_written(), table, 600, positions=5)
+    assert set(counts) == {
+        *((0, item) for item in (12, 13)),  # day 5 is still inside (0, 5]
+        *((1, item) for item in (12, 13)),  # and the basket-mate of position 0 is no target
+        (2, 13),
+        *((3, item) for item in (20,)),
+        (4, 20),
+    }  # fmt: skip
+    assert counts[2, 13] == counts[4, 20] == 600  # every eligible position is drawn when there is room
+    assert abs(counts[0, 12] - 300) < 75  # each positive of a position as likely as the others
+
+
+def test_the_newest_eligible_position_always_is_drawn_and_the_others_evenly():
+    counts = pairs_over_seeds(hand_written(), jnp.asarray([[jnp.inf], [0.0]]), 800, positions=2)
+    by_position = {p: sum(n for (q, _), n in counts.items() if q == p) for p in range(5)}
+    assert by_position[4] == 800
+    assert sum(by_position.values()) == 1600
+    assert all(abs(by_position[p] - 200) < 60 for p in range(4))
+
+
+def test_a_user_without_positives_has_no_pair():
+    batch = hand_written()
+    targets = draw(batch, jnp.full((2, 1), jnp.inf), 0)
+    assert not targets.valid.any()
+    nobody = draw(batch._replace(length=jnp.asarray([0])), ALL_POSITIVE, 0)
+    assert not nobody.valid.any()
+
+
+def test_shipped_share_of_the_future_is_weighed_by_what_it_stands_for():
+    # One positive in the history, four shipped of twelve after it: 12 / 13 of the draws are from the future.
+    history = line((1, 0, 1), (2, 1, 1), width=4)
+    future = line(*((30 + i, 2, 1) for i in range(4)), width=4)
+    batch = Batch(history, jnp.asarray([2]), future, jnp.asarray([12]))
+    counts = pairs_over_seeds(batch, ALL_POSITIVE, 2600)
+    assert abs(counts[0, 2] - 200) < 60
+    assert all(abs(counts[0, 30 + i] - 600) < 110 for i in range(4))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_positives_lie_inside_the_horizon_and_meet_the_rule(seed):
+    batch, table = small.batch(seed), small.tables().positive_table
+    history, future = (jax.tree.map(np.asarray, part) for part in (batch.history, batch.future))
+    targets = jax.tree.map(np.asarray, draw(batch, table, seed, positions=8))
+    assert targets.valid.sum() > 20
+    for user, slot in zip(*np.nonzero(targets.valid), strict=True):
+        position = targets.position[user, slot]
+        assert position < batch.length[user]
+        start = history.time[user, position]
+        candidates = [
+            part.item[user, i]
+            for part, count in ((history, batch.length[user]), (future, batch.future_count[user]))
+            for i in range(int(count))
+            if start < part.time[user, i] <= start + HORIZON
+            and part.duration[user, i] >= table[part.action[user, i], part.surface[user, i]]
+        ]
+        assert targets.item[user, slot] in candidates
+    positions = [row[valid] for row, valid in zip(targets.position, targets.valid, strict=True)]
+    assert all(len(set(row)) == len(row) for row in positions), "positions are drawn without replacement"
+
+
+def test_ids_above_two_to_the_24_survive():
+    batch = hand_written()
+    large = 2**30 + 1
+    batch = batch._replace(history=batch.history._replace(item=batch.history.item + large))
+    drawn = draw(batch, jnp.asarray([[jnp.inf], [0.0]]), 0, positions=5)
+    got = dict(zip(drawn.position[0].tolist(), drawn.item[0].tolist(), strict=True))
+    assert got[2] == 13 + large
+
+
+def test_draws_do_not_depend_on_who_shares_the_device():
+    batch, table = small.batch(), small.tables().positive_table
+    whole = draw(batch, table, 0)
+    half = jax.tree.map(lambda v: v[8:], batch)
+    keys = user_keys(jax.random.key(0), 8, 8)
+    part = dense_all_action(keys, half, table, horizon=HORIZON, positions=4)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[8:], b), whole, part)
