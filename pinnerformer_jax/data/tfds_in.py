@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +31,7 @@ ROWS = 16_384
 
 
 class _Column(NamedTuple):
-    path: tuple[str, ...]  # names of the feature, outermost first
+    key: str  # as TFDS stores it: outer/inner
     feature: Any
     type: pa.DataType
     convert: Callable[[Any], Any]  # one example's value -> what Arrow takes
@@ -57,10 +58,10 @@ def export(name: str, split: str, folder: Path) -> Path:
     if not columns:
         raise ValueError(f"tfds:{name}: none of its features is a number, a text or a list of them")
     source = _source(name, builder, split)
-    wanted = tfds.features.FeaturesDict(_nest(columns))
+    wanted = tfds.features.FeaturesDict({column.key: column.feature for column in columns})
 
-    path = folder / (re.sub(r"[^\w.-]+", "-", f"{name}-{split or 'all'}").strip("-") + ".parquet")
-    schema = pa.schema([("_".join(column.path), column.type) for column in columns])
+    path = folder / (quote(f"{name}-{split or 'all'}".replace("/", "-"), safe="") + ".parquet")
+    schema = pa.schema([(column.key.replace("/", "_"), column.type) for column in columns])
     with (
         atomic_path(path) as temporary,
         pq.ParquetWriter(temporary, schema) as writer,
@@ -69,7 +70,10 @@ def export(name: str, split: str, folder: Path) -> Path:
         for start in range(0, len(source), ROWS):
             records = source.__getitems__(range(start, min(start + ROWS, len(source))))
             examples = [wanted.deserialize_example_np(record) for record in records]
-            arrays = [_array(column, examples) for column in columns]
+            arrays = [
+                pa.array([column.convert(example[column.key]) for example in examples], column.type)
+                for column in columns
+            ]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
             progress.update(len(records))
     return path
@@ -120,16 +124,16 @@ def _source(name: str, builder: tfds.core.DatasetBuilder, split: str) -> Any:
         raise ValueError(f"tfds:{name}:{split}: {error}") from None
 
 
-def _columns(name: str, features: Mapping[str, Any], outer: tuple[str, ...] = ()) -> Iterator[_Column]:
+def _columns(name: str, features: Mapping[str, Any], outer: str = "") -> Iterator[_Column]:
     """The columns of a dict of features, in order, depth first."""
-    for key, feature in features.items():
-        path = (*outer, key)
+    for inner, feature in features.items():
+        key = outer + inner
         if isinstance(feature, tfds.features.FeaturesDict):
-            yield from _columns(name, feature, path)
+            yield from _columns(name, feature, f"{key}/")
         elif kind := _kind(feature):
-            yield _Column(path, feature, *kind)
+            yield _Column(key, feature, *kind)
         else:
-            print(f"tfds:{name}: {'/'.join(path)} is left out: {feature} is no number, text or list of them")
+            print(f"tfds:{name}: {key} is left out: no number, no text, no list of them")
 
 
 def _kind(feature: Any) -> tuple[pa.DataType, Callable[[Any], Any]] | None:
@@ -138,20 +142,18 @@ def _kind(feature: Any) -> tuple[pa.DataType, Callable[[Any], Any]] | None:
     if isinstance(feature, tfds.features.Dataset) or isinstance(info, dict) or len(info.shape) > 1:
         return None
     element = feature.feature if isinstance(feature, tfds.features.Sequence) else feature
+    kind = np.dtype(info.np_dtype).kind
     if isinstance(element, tfds.features.ClassLabel):
         arrow, convert = pa.string(), functools.partial(_label, element)
-    elif np.dtype(info.np_dtype).kind == "O":
+    elif kind == "O":
         arrow, convert = pa.string(), _text
-    else:
+    elif kind in "biuf":
         arrow, convert = pa.from_numpy_dtype(info.np_dtype), lambda value: value
+    else:
+        return None
     if info.shape:
         return pa.list_(arrow), lambda values: [convert(value) for value in values]
     return arrow, convert
-
-
-def _array(column: _Column, examples: list[Any]) -> pa.Array:
-    values = (functools.reduce(lambda value, key: value[key], column.path, example) for example in examples)
-    return pa.array([column.convert(value) for value in values], column.type)
 
 
 def _label(feature: Any, value: int) -> str | None:
@@ -160,12 +162,3 @@ def _label(feature: Any, value: int) -> str | None:
 
 def _text(value: bytes) -> str:
     return value.decode(errors="backslashreplace")
-
-
-def _nest(columns: list[_Column]) -> dict[str, Any]:
-    """The features of the columns, nested as they were."""
-    nested: dict[str, Any] = {}
-    for column in columns:
-        *outer, leaf = column.path
-        functools.reduce(lambda inside, key: inside.setdefault(key, {}), outer, nested)[leaf] = column.feature
-    return nested

@@ -16,6 +16,7 @@ evaluation window. To read it, without this package and without TensorFlow:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,8 @@ def publish(
     Args:
         prepared: what ingest wrote.
         data_dir: root folder of TFDS data sets.
-        name: of the data set: lower case letters, digits and underscores.
-        version: three numbers.
+        name: of the data set; lower case letters, digits and underscores.
+        version: of the data set; three numbers.
 
     Returns:
         The folder of the data set.
@@ -50,6 +51,8 @@ def publish(
         FileNotFoundError: nothing is prepared.
         ValueError: the prepared folder is damaged, or the name or version is not one TFDS takes.
     """
+    if not re.fullmatch("[a-z][a-z0-9_]*", name):
+        raise ValueError(f"name = {name!r}: lower case letters, digits and underscores only, a letter first")
     builder = _Builder(Timelines.open(prepared), name, version, data_dir)
     if builder.is_prepared():
         raise FileExistsError(f"{builder.data_dir}: published already; name another version")
@@ -106,5 +109,6 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 yield int(first + user), columns | {"user_id": user_ids[user].as_py(), "item": item}
 
 
-def _text(path: Path, column: str) -> pa.ChunkedArray:
-    return pq.read_table(path, columns=[column])[column].cast(pa.string())
+def _text(path: Path, column: str) -> pa.Array:
+    # One chunk: a take from many would join them anew for every user.
+    return pq.read_table(path, columns=[column])[column].cast(pa.large_string()).combine_chunks()
