@@ -305,11 +305,11 @@ class EvaluationConfig:
     seed: int = 0
     """Of the index sample, the user sample and k-means."""
     scann_leaves: int = 0
-    """Partitions of the ScaNN index; 0: about sqrt(items)."""
+    """Partitions of the ScaNN index; 0: about sqrt(items), and brute force below 20,000 items."""
     scann_leaves_searched: int = 0
     """Partitions a query looks into; 0: a tenth, at least ten."""
-    scann_reorder: int = 100
-    """Candidates re-scored exactly."""
+    scann_reorder: int = 200
+    """Candidates re-scored exactly; at least four times the neighbours wanted, or recall falls."""
 
     def __post_init__(self) -> None:
         _require(
@@ -320,6 +320,8 @@ class EvaluationConfig:
         )
         for name in ("index_size", "batch_size", "topics", "scann_reorder"):
             _require(getattr(self, name) >= 1, f"evaluation.{name}", getattr(self, name), "must be >= 1")
+        for name in ("max_users", "scann_leaves", "scann_leaves_searched"):
+            _require(getattr(self, name) >= 0, f"evaluation.{name}", getattr(self, name), "must be >= 0")
 
 
 @dataclass(frozen=True)
