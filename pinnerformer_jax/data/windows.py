@@ -51,11 +51,10 @@ class Windows:
         places = np.arange(step * size, (step + 1) * size)
         users = self.users[shuffled(places, len(self.users), training.seed)]
         draws = rng.random((2, size)).max(axis=0)  # density in proportion to the position
-        keys = rng.random((size, training.future_events), dtype=np.float32)
-        return _assemble(self.timelines, users, self._windows, draws, keys)
+        return _assemble(self.timelines, users, self._windows, draws, rng.random(size))
 
-    def _windows(self, shard: Shard, users: np.ndarray, draws: np.ndarray, keys: np.ndarray) -> Batch:
-        config = self.config
+    def _windows(self, shard: Shard, users: np.ndarray, draws: np.ndarray, phase: np.ndarray) -> Batch:
+        config, width = self.config, self.config.training.future_events
         first, last = shard.offsets[users], shard.offsets[users] + shard.cut[users]
         end = first + 1 + (draws * (last - first - 1)).astype(np.int64)
         start = np.maximum(first, end - config.model.max_length)
@@ -64,9 +63,7 @@ class Windows:
         return Batch(
             history=_gather(shard, start, np.arange(config.model.max_length)[None, :], end - start),
             length=(end - start).astype(np.int32),
-            future=_gather(
-                shard, end, _subset(count, keys), np.minimum(count, config.training.future_events)
-            ),
+            future=_gather(shard, end, _subset(count, width, phase), np.minimum(count, width)),
             future_count=count.astype(np.int32),
         )
 
@@ -138,13 +135,11 @@ def _gather(shard: Shard, start: np.ndarray, index: np.ndarray, count: np.ndarra
     return Events(**{n: np.where(real, v, padding.get(n, v.dtype.type(0))) for n, v in columns.items()})
 
 
-def _subset(count: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """[B, F] sorted indices into each user's `count` events: the first F, or a random F where there are
-    more: one of each of F equal strata."""
-    width = keys.shape[1]
-    index = np.broadcast_to(np.arange(width), keys.shape)
-    strata = ((index + keys) * (count[:, None] / width)).astype(np.int64)
-    return np.where(count[:, None] > width, np.minimum(strata, count[:, None] - 1), index)
+def _subset(count: np.ndarray, width: int, phase: np.ndarray) -> np.ndarray:
+    """[B, F] ascending indices into each user's `count` events: the first F, or where there are more a
+    systematic sample (equal steps from a random start), in which each event is equally likely."""
+    step = np.maximum(count / width, 1.0)[:, None]
+    return ((np.arange(width)[None, :] + np.where(step > 1, phase[:, None], 0.0)) * step).astype(np.int64)
 
 
 def _bisect_right(values: np.ndarray, low: np.ndarray, high: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -124,7 +124,7 @@ def device_step(
     loss, gradient = jax.lax.pmean(jax.value_and_grad(loss_of)(state.params), AXIS)
     with jax.numpy_dtype_promotion("standard"):  # optax computes float ** int
         updates, opt_state = make_optimiser(config.training).update(gradient, state.opt_state, state.params)
-    norm = optax.global_norm(gradient)
+    norm = optax.tree.norm(gradient)
     failed = ~(jnp.isfinite(loss) & jnp.isfinite(norm)) & (state.failed_step < 0)
     new_state = TrainState(
         params=optax.apply_updates(state.params, updates),
