@@ -1,0 +1,30 @@
+# make demo   environment, then ingest, train, evaluate on the synthetic world; prints the result table
+# make test   environment, then the tests
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint clean
+
+demo: .venv/installed
+	$(BIN)/python -m pinnerformer_jax.synthetic --out data/demo/raw
+	$(BIN)/python -m pinnerformer_jax.ingest --config configs/demo.py
+	$(BIN)/python train.py --config configs/demo.py --workdir runs/demo
+	$(BIN)/python evaluate.py --workdir runs/demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf .venv data/demo runs/demo
+
+# Made anew when what it is made of changes.
+.venv/installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed, this is {v.major}.{v.minor}; name one with make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --requirement requirements.txt
+	$(BIN)/pip install --quiet --no-deps --editable .
+	@touch $@
