@@ -2,10 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import jax.test_util
 import numpy as np
 import pytest
 
-from pinnerformer_jax.objective.loss import sampled_softmax, user_weights
+from pinnerformer_jax.objective import loss as loss_module
+from pinnerformer_jax.objective.loss import Rows, chunked_sampled_softmax, sampled_softmax, user_weights
 from pinnerformer_jax.objective.negatives import NO_USER, Pool
 
 ROWS, NEGATIVES, ITEMS, DIM = 12, 30, 9, 8
@@ -29,46 +31,75 @@ def case(seed: int, *, logq: bool) -> dict:
         "positive_embedding": items[positive_item],
         "pool_embedding": items[item],
         "temperature": jnp.asarray(0.07),
-        "positive_item": jnp.asarray(positive_item),
-        "user": jnp.asarray(user),
+        "rows": Rows(
+            jnp.asarray(positive_item),
+            jnp.asarray(user),
+            jnp.asarray(rng.random(ROWS).astype(np.float32)),
+            jnp.asarray(log_q[positive_item].astype(np.float32)),
+        ),
         "pool": Pool(
             jnp.asarray(item),
             jnp.asarray(np.concatenate([user, np.full(NEGATIVES - ROWS, NO_USER)]).astype(np.int32)),
             jnp.asarray(rng.random(NEGATIVES) < 0.9),
         ),
-        "positive_log_q": jnp.asarray(log_q[positive_item].astype(np.float32)),
         "pool_log_q": jnp.asarray(log_q[item].astype(np.float32)),
     }
 
 
-def enumerate_loss(case: dict) -> np.ndarray:
+def enumerate_loss(case: dict) -> float:
     """Term by term, as the paper writes it."""
-    c = {k: np.asarray(v, np.float64) if k != "pool" else v for k, v in case.items()}
-    losses = []
+    user, positive, negative, log_q = (
+        np.asarray(case[name], np.float64)
+        for name in ("user_embedding", "positive_embedding", "pool_embedding", "pool_log_q")
+    )
+    temperature, rows, pool = float(case["temperature"]), case["rows"], case["pool"]
+    loss = 0.0
     for i in range(ROWS):
-        z = np.exp(
-            c["user_embedding"][i] @ c["positive_embedding"][i] / c["temperature"] - c["positive_log_q"][i]
-        )
+        z = np.exp(user[i] @ positive[i] / temperature - float(rows.log_q[i]))
         total = z
         for j in range(NEGATIVES):
-            negative = case["pool"].valid[j]
-            negative &= case["pool"].item[j] != case["positive_item"][i]
-            negative &= case["pool"].user[j] != case["user"][i]
-            if negative:
-                score = c["user_embedding"][i] @ c["pool_embedding"][j] / c["temperature"]
-                total += np.exp(score - c["pool_log_q"][j])
-        losses.append(-np.log(z / total))
-    return np.array(losses)
+            if pool.valid[j] and pool.item[j] != rows.item[i] and pool.user[j] != rows.user[i]:
+                total += np.exp(user[i] @ negative[j] / temperature - log_q[j])
+        loss -= float(rows.weight[i]) * np.log(z / total)
+    return loss
+
+
+@pytest.fixture(params=[sampled_softmax, chunked_sampled_softmax], ids=["plain", "chunked"])
+def loss(request, monkeypatch):
+    monkeypatch.setattr(loss_module, "ROW_CHUNK", 5)  # does not divide the 12 rows
+    return request.param
 
 
 @pytest.mark.parametrize("logq", [False, True])
 @pytest.mark.parametrize("seed", range(3))
-def test_equals_enumeration_in_float64(seed, logq):
+def test_equals_enumeration_in_float64(loss, seed, logq):
     c = case(seed, logq=logq)
-    np.testing.assert_allclose(sampled_softmax(**c), enumerate_loss(c), rtol=2e-5, atol=1e-5)
+    np.testing.assert_allclose(loss(**c), enumerate_loss(c), rtol=2e-5)
 
 
-def test_masked_negatives_equal_dropped_ones_in_value_and_gradient():
+@pytest.mark.parametrize("chunk", [1, 5, 12, 1000])
+def test_chunks_equal_the_plain_twin_in_value_and_gradient(monkeypatch, chunk):
+    monkeypatch.setattr(loss_module, "ROW_CHUNK", chunk)
+    c = case(4, logq=True)
+    got, wanted = (
+        jax.value_and_grad(lambda *args, f=f: 3.0 * f(*args), argnums=(0, 1, 2, 3))(*c.values())
+        for f in (chunked_sampled_softmax, sampled_softmax)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, wanted)
+
+
+def test_gradient_of_the_plain_twin_by_finite_differences():
+    with jax.enable_x64(True):
+        c = jax.tree.map(lambda v: v.astype(jnp.float64) if v.dtype == jnp.float32 else v, case(5, logq=True))
+        names = ("user_embedding", "positive_embedding", "pool_embedding", "temperature")
+
+        def f(*args):
+            return sampled_softmax(**c | dict(zip(names, args, strict=True)))
+
+        jax.test_util.check_grads(f, tuple(c[name] for name in names), order=1, modes=["rev"])
+
+
+def test_masked_negatives_equal_dropped_ones_in_value_and_gradient(loss):
     c = case(0, logq=True)
     keep = np.flatnonzero(c["pool"].valid)
     dropped = c | {
@@ -77,29 +108,32 @@ def test_masked_negatives_equal_dropped_ones_in_value_and_gradient():
         "pool_log_q": c["pool_log_q"][keep],
     }
 
-    def loss(embedding, c):
-        return jnp.sum(sampled_softmax(**c | {"user_embedding": embedding}))
+    def of(embedding, values):
+        return loss(**values | {"user_embedding": embedding})
 
     for got, wanted in zip(
-        *(jax.value_and_grad(loss)(c["user_embedding"], values) for values in (c, dropped)), strict=True
+        *(jax.value_and_grad(of)(c["user_embedding"], values) for values in (c, dropped)), strict=True
     ):
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
-    # Garbage where the mask is reaches neither.
+    # Garbage where the mask is reaches the loss as little.
     spoilt = c | {"pool_embedding": jnp.where(c["pool"].valid[:, None], c["pool_embedding"], 1e4)}
-    np.testing.assert_allclose(sampled_softmax(**spoilt), sampled_softmax(**c), rtol=1e-6)
+    np.testing.assert_allclose(loss(**spoilt), loss(**c), rtol=1e-6)
 
 
-def test_a_constant_logq_cancels():
+def test_a_constant_logq_cancels(loss):
     c = case(1, logq=False)
-    shifted = c | {"positive_log_q": c["positive_log_q"] + 3.0, "pool_log_q": c["pool_log_q"] + 3.0}
-    np.testing.assert_allclose(sampled_softmax(**shifted), sampled_softmax(**c), rtol=1e-4, atol=1e-5)
+    shifted = c | {
+        "rows": c["rows"]._replace(log_q=c["rows"].log_q + 3.0),
+        "pool_log_q": c["pool_log_q"] + 3.0,
+    }
+    np.testing.assert_allclose(loss(**shifted), loss(**c), rtol=1e-4)
 
 
-def test_without_a_negative_the_loss_is_zero_and_its_gradient_finite():
+def test_without_a_negative_the_loss_is_zero_and_its_gradient_finite(loss):
     c = case(2, logq=False)
     c["pool"] = c["pool"]._replace(valid=jnp.zeros(NEGATIVES, bool))
-    np.testing.assert_array_equal(sampled_softmax(**c), 0.0)
-    gradient = jax.grad(lambda e: jnp.sum(sampled_softmax(**c | {"user_embedding": e})))(c["user_embedding"])
+    assert float(loss(**c)) == 0.0
+    gradient = jax.grad(lambda e: loss(**c | {"user_embedding": e}))(c["user_embedding"])
     assert np.isfinite(gradient).all()
 
 

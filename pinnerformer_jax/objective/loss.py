@@ -6,11 +6,25 @@ L_i = -log( z_i(p_i) / (z_i(p_i) + sum_j z_i(n_j)) ),   z_i(v) = exp(s(u_i, v) -
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pinnerformer_jax.objective.negatives import Pool
+
+ROW_CHUNK = 1024
+"""Rows whose logits exist at a time."""
+
+
+class Rows(NamedTuple):
+    """The R = B * P pairs of a step, but for their embeddings."""
+
+    item: jax.Array  # int32 [R], the positive
+    user: jax.Array  # int32 [R], row of the global batch, the pool's numbering
+    weight: jax.Array  # float32 [R], 0: no pair
+    log_q: jax.Array  # float32 [R], of the positive
 
 
 def sampled_softmax(
@@ -18,30 +32,97 @@ def sampled_softmax(
     positive_embedding: Float[Array, "r d"],
     pool_embedding: Float[Array, "n d"],
     temperature: Float[Array, ""],
-    *,
-    positive_item: Int[Array, " r"],
-    user: Int[Array, " r"],
+    rows: Rows,
     pool: Pool,
-    positive_log_q: Float[Array, " r"],
     pool_log_q: Float[Array, " n"],
-) -> Float[Array, " r"]:
-    """Loss of each row, float32 [R].
+) -> Float[Array, ""]:
+    """Weighted sum of the rows' losses, float32; holds all logits [R, N] at once.
 
     A pool item is no negative of a row if it is the row's positive, or a positive of the row's own user.
 
     Args:
-        user_embedding, positive_embedding, pool_embedding: unit rows, float32.
+        user_embedding: unit rows, float32, like the next two.
+        positive_embedding: of each row's positive.
+        pool_embedding: of the negatives.
         temperature: tau.
-        positive_item: item of each row's positive.
-        user: each row's user, as a row of the global batch (the pool's numbering).
+        rows: the pairs.
         pool: the negatives.
-        positive_log_q, pool_log_q: log Q of the positives and of the pool; zeros for no correction.
+        pool_log_q: log Q of the negatives; zeros (like rows.log_q) for no correction.
     """
-    positive = jnp.sum(user_embedding * positive_embedding, axis=-1) / temperature - positive_log_q
+    positive = jnp.sum(user_embedding * positive_embedding, axis=-1) / temperature - rows.log_q
     logits = user_embedding @ pool_embedding.T / temperature - pool_log_q[None, :]  # [R, N]
-    logits = jnp.where(_negative(positive_item, user, pool), logits, -jnp.inf)
+    logits = jnp.where(_negative(rows, pool), logits, -jnp.inf)
     everything = jnp.concatenate([positive[:, None], logits], axis=1)
-    return jax.nn.logsumexp(everything, axis=1) - positive
+    return jnp.sum((jax.nn.logsumexp(everything, axis=1) - positive) * rows.weight)
+
+
+@jax.custom_vjp
+def chunked_sampled_softmax(
+    user_embedding: Float[Array, "r d"],
+    positive_embedding: Float[Array, "r d"],
+    pool_embedding: Float[Array, "n d"],
+    temperature: Float[Array, ""],
+    rows: Rows,
+    pool: Pool,
+    pool_log_q: Float[Array, " n"],
+) -> Float[Array, ""]:
+    """`sampled_softmax`, by chunks of rows: memory grows with ROW_CHUNK x N, not with R x N.
+
+    The forward pass of a chunk computes its gradient too, while its logits are there, so nothing is
+    computed twice and the backward pass is a multiplication.
+    """
+
+    def add(total: jax.Array, chunk: tuple) -> tuple[jax.Array, None]:
+        user, positive, part = chunk
+        return total + sampled_softmax(
+            user, positive, pool_embedding, temperature, part, pool, pool_log_q
+        ), None
+
+    return jax.lax.scan(add, jnp.zeros(()), _chunks((user_embedding, positive_embedding, rows)))[0]
+
+
+def _forward(
+    user_embedding: jax.Array,
+    positive_embedding: jax.Array,
+    pool_embedding: jax.Array,
+    temperature: jax.Array,
+    rows: Rows,
+    pool: Pool,
+    pool_log_q: jax.Array,
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    gradient = jax.value_and_grad(sampled_softmax, argnums=(0, 1, 2, 3))
+
+    def add(sums: tuple, chunk: tuple) -> tuple[tuple, tuple]:
+        user, positive, part = chunk
+        loss, (to_user, to_positive, *to_shared) = gradient(
+            user, positive, pool_embedding, temperature, part, pool, pool_log_q
+        )
+        return jax.tree.map(jnp.add, sums, (loss, *to_shared)), (to_user, to_positive)
+
+    zeros = (jnp.zeros(()), jnp.zeros_like(pool_embedding), jnp.zeros_like(temperature))
+    chunks = _chunks((user_embedding, positive_embedding, rows))
+    (loss, to_pool, to_temperature), by_row = jax.lax.scan(add, zeros, chunks)
+    to_user, to_positive = (part.reshape(-1, part.shape[-1])[: rows.item.shape[0]] for part in by_row)
+    return loss, (to_user, to_positive, to_pool, to_temperature)
+
+
+def _backward(gradients: tuple[jax.Array, ...], scale: jax.Array) -> tuple[jax.Array | None, ...]:
+    return (*(scale * gradient for gradient in gradients), None, None, None)
+
+
+chunked_sampled_softmax.defvjp(_forward, _backward)
+
+
+def _chunks(by_row: tuple) -> tuple:
+    """Leading axis R -> [chunks, ROW_CHUNK]; what is added weighs nothing."""
+    count = jax.tree.leaves(by_row)[0].shape[0]
+    size = min(ROW_CHUNK, count)
+
+    def split(values: jax.Array) -> jax.Array:
+        padding = [(0, -count % size)] + [(0, 0)] * (values.ndim - 1)
+        return jnp.pad(values, padding).reshape(-1, size, *values.shape[1:])
+
+    return jax.tree.map(split, by_row)
 
 
 def user_weights(valid: Bool[Array, "b p"], users: Int[Array, ""]) -> Float[Array, "b p"]:
@@ -57,7 +138,7 @@ def user_weights(valid: Bool[Array, "b p"], users: Int[Array, ""]) -> Float[Arra
     return each / pairs / jnp.maximum(users, 1).astype(jnp.float32)
 
 
-def _negative(positive_item: jax.Array, user: jax.Array, pool: Pool) -> Bool[Array, "r n"]:
-    other_item = positive_item[:, None] != pool.item[None, :]
-    other_user = user[:, None] != pool.user[None, :]
+def _negative(rows: Rows, pool: Pool) -> Bool[Array, "r n"]:
+    other_item = rows.item[:, None] != pool.item[None, :]
+    other_user = rows.user[:, None] != pool.user[None, :]
     return pool.valid[None, :] & other_item & other_user

@@ -22,7 +22,7 @@ from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.contracts import DAY, Batch
 from pinnerformer_jax.model.towers import PinnerFormer
 from pinnerformer_jax.objective import frequency
-from pinnerformer_jax.objective.loss import sampled_softmax, user_weights
+from pinnerformer_jax.objective.loss import Rows, chunked_sampled_softmax, user_weights
 from pinnerformer_jax.objective.negatives import log_q, mixed_pool
 from pinnerformer_jax.objective.targets import dense_all_action, user_keys
 from pinnerformer_jax.training.optimiser import make_optimiser
@@ -89,18 +89,15 @@ def device_loss(
     def loss_of(params: Any) -> jax.Array:
         model: PinnerFormer = nnx.merge(graphdef, params)
         embedding = model.user(batch.history, batch.length, targets.position, tables.item_features)
-        losses = sampled_softmax(
+        return chunked_sampled_softmax(
             embedding.reshape(item.shape[0], -1),
             model.items(tables.item_features[item]),
             model.items(tables.item_features[pool.item]),
             temperature(config, params),
-            positive_item=item,
-            user=user,
-            pool=pool,
-            positive_log_q=positive_log_q,
-            pool_log_q=pool_log_q,
+            Rows(item, user, weights, positive_log_q),
+            pool,
+            pool_log_q,
         )
-        return jnp.sum(jnp.where(valid, losses, 0.0) * weights)
 
     metrics = {"users": with_pairs, "pairs": pairs, "tokens": tokens, "negatives": jnp.sum(pool.valid)}
     return loss_of, sketch, metrics
