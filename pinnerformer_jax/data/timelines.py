@@ -2,7 +2,7 @@
 
 PREPARED/
   manifest.json            what this is, from what, with the checksum of every file
-  rejects.parquet          the rows that were set aside: file, row, reason
+  rejects.parquet          the rows that were set aside: file, row, reason, raw values
   shards/00000/            users by hash of their id
     users.parquet          user_id, as it came
     offsets.npy            int64 [U + 1]: user u owns events offsets[u] : offsets[u + 1]
@@ -14,6 +14,7 @@ PREPARED/
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from pinnerformer_jax.files import sha256
+from pinnerformer_jax.files import sha256, write_json
 
 FORMAT = 1
 TRAIN, VALIDATION, EVALUATION = 0, 1, 2
@@ -101,7 +102,7 @@ class Timelines:
                 raise ValueError(
                     f"{file}: its checksum is not the manifest's, it was altered; run ingest again"
                 )
-        return cls(path, manifest, [_open_shard(shard_path(path, k)) for k in range(manifest.shards)])
+        return cls(path, manifest, [open_shard(path, k) for k in range(manifest.shards)])
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Worker processes map the files again instead of receiving a copy."""
@@ -161,7 +162,15 @@ def read_manifest(prepared: str | Path) -> Manifest:
     return Manifest(**values)
 
 
-def _open_shard(path: Path) -> Shard:
+def write_manifest(prepared: str | Path, manifest: Manifest) -> None:
+    """Write the manifest of a prepared folder; the last thing that is written."""
+    write_json(Path(prepared) / "manifest.json", {"format": FORMAT, **dataclasses.asdict(manifest)})
+
+
+def open_shard(prepared: Path, shard: int) -> Shard:
+    """Map the columns of a shard."""
+    path = shard_path(prepared, shard)
+
     def column(name: str) -> np.ndarray:
         return np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
 

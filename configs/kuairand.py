@@ -1,0 +1,52 @@
+"""KuaiRand-Pure, two weeks of it: 228,000 short videos shown to 25,000 people, and what they did.
+
+    export KUAIRAND=DIR
+    python -m pinnerformer_jax.ingest --config configs/kuairand.py
+    python train.py --config configs/kuairand.py --workdir runs/kuairand
+    python evaluate.py --workdir runs/kuairand
+
+DIR (default data/kuairand_pure_14d) holds val.parquet and test.parquet, the standard log of 25 April to
+8 May 2022 with the columns of the published CSV files, and item_features.parquet. It is CC BY-SA 4.0,
+kuairand.com. For other places: --data.events FILE ... --items.table FILE.
+
+What is taken: a view is one event; its action is the strongest of what the person did. Mere impressions
+stay out of the timelines: the paper's hold engagements. The positives are long views and engagements
+(like, follow, comment, forward). The counts in the item table (*_cnt, *_num) sum up the whole period,
+the evaluation window included, and are not used. With 14 days in all, the window is 4 days long.
+"""
+
+import os
+
+from pinnerformer_jax.config import ColumnsConfig, Config, DataConfig, ItemsConfig, PositiveRule
+
+DATA = os.environ.get("KUAIRAND", "data/kuairand_pure_14d")
+
+config = Config(
+    name="kuairand",
+    data=DataConfig(
+        events=(f"{DATA}/val.parquet", f"{DATA}/test.parquet"),
+        prepared="data/kuairand_pure_14d/prepared",
+        columns=ColumnsConfig(
+            user="user_id",
+            item="video_id",
+            time="time_ms",
+            action="""CASE WHEN is_like = 1 OR is_follow = 1 OR is_comment = 1 OR is_forward = 1 THEN 'engage'
+                WHEN is_hate = 1 THEN 'hate' WHEN long_view = 1 THEN 'long_view'
+                WHEN is_click = 1 THEN 'click' ELSE 'impression' END""",
+            surface="tab",
+            duration="play_time_ms / 1000",
+        ),
+        time_unit="ms",
+        positives=(PositiveRule(action="long_view"), PositiveRule(action="engage")),
+        sequence_actions=("engage", "long_view", "click", "hate"),
+        evaluation_days=4.0,
+        evaluation_share=0.3,
+        validation_share=0.05,
+    ),
+    items=ItemsConfig(
+        table=f"{DATA}/item_features.parquet",
+        id="video_id",
+        topic="tag",
+        text=("'author' || author_id", "'music' || music_id", "video_type"),
+    ),
+)

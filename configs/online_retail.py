@@ -1,0 +1,46 @@
+"""Online Retail II (UCI): two years of a wholesaler's invoices, some 800,000 lines of 5,900 customers.
+
+    export ONLINE_RETAIL_II=DIR
+    python -m pinnerformer_jax.ingest --config configs/online_retail.py
+    python train.py --config configs/online_retail.py --workdir runs/online_retail
+    python evaluate.py --workdir runs/online_retail
+
+DIR (default data/online_retail_ii) holds events.csv.gz: both sheets of the published workbook as one CSV
+with the columns invoice, stock_code, description, quantity, invoice_date, price, customer_id, country.
+It is CC BY 4.0, doi.org/10.24432/C5CG6D. For another place or name: --data.events FILE.
+
+What is taken: products only (codes that start with five digits: the others are postage, fees, manual
+entries). A fifth of the lines names no customer; they are rejected, hence max_reject_share. Invoices
+numbered C... are returns: in the timeline, no positives. The lines of an invoice share its minute, and
+lines that agree in all that is mapped are duplicates, whatever their quantities.
+"""
+
+import os
+
+from pinnerformer_jax.config import ColumnsConfig, Config, DataConfig, PositiveRule
+
+DATA = os.environ.get("ONLINE_RETAIL_II", "data/online_retail_ii")
+
+config = Config(
+    name="online_retail",
+    data=DataConfig(
+        events=(f"{DATA}/events.csv.gz",),
+        prepared="data/online_retail_ii/prepared",
+        columns=ColumnsConfig(
+            user="customer_id",
+            item="stock_code",
+            time="invoice_date",
+            action="CASE WHEN starts_with(invoice, 'C') THEN 'return' ELSE 'purchase' END",
+            surface="country",
+            title="trim(description)",
+        ),
+        where=r"regexp_matches(stock_code, '^\d{5}')",
+        time_unit="timestamp",
+        time_zone="Europe/London",
+        positives=(PositiveRule(action="purchase"),),
+        evaluation_days=14.0,
+        evaluation_share=0.3,
+        validation_share=0.05,
+        max_reject_share=0.3,
+    ),
+)

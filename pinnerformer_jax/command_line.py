@@ -1,0 +1,58 @@
+"""The command line that every verb shares: `--config FILE`, then any setting by its name."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+
+from pinnerformer_jax.config import Config, load_config
+
+
+def parse(
+    description: str, argv: Sequence[str] | None = None, flags: argparse.ArgumentParser | None = None
+) -> tuple[argparse.Namespace, Config]:
+    """Read a verb's own flags and the config, with the settings that the command line overrides.
+
+    Args:
+        description: what the verb does, for --help.
+        argv: the arguments; None: those of the process.
+        flags: the verb's flags besides --config, as a parser built with `add_help=False`.
+
+    Returns:
+        the verb's flags, and the config as overridden. Wrong usage ends the process with code 2.
+    """
+    import tyro
+
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        description=description,
+        usage="%(prog)s --config FILE [--section.setting value ...]",
+        parents=[flags] if flags else [],
+        add_help=False,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="Python file that builds `config`, such as configs/demo.py"
+    )
+    if {"-h", "--help"} & set(argv):
+        parser.print_help()
+        tyro.cli(Config, default=Config(), args=["--help"], description="All settings, with their defaults:")
+    values, overrides = parser.parse_known_args(argv)
+    if values.config is None:
+        parser.error("--config FILE is needed; those that come with the project are in configs/")
+    with errors_as_messages():
+        config = load_config(values.config)
+    return values, tyro.cli(Config, default=config, args=overrides, description=description)
+
+
+@contextlib.contextmanager
+def errors_as_messages() -> Iterator[None]:
+    """Wrong input (ValueError, OSError) ends the process with its message on stderr and code 2."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,201 @@
+"""From the log and the item table to the catalogue: numbers, titles, topics, vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.lib.format import open_memmap
+
+from pinnerformer_jax.config import ItemsConfig
+from pinnerformer_jax.data.event_mapping import bind_optional
+from pinnerformer_jax.data.log_reader import BROKEN, FILE, ROW, literal, open_log
+from pinnerformer_jax.data.timelines import TRAIN, Shard
+
+if TYPE_CHECKING:
+    import duckdb
+
+MAX_VECTOR_EVENTS = 50_000_000
+"""Vectors are built from so many events at most; of a larger log from every k-th user."""
+
+_BATCH = 1 << 14  # vectors written at a time
+
+
+def read_item_table(
+    connection: duckdb.DuckDBPyConnection, items: ItemsConfig, item_type: str, folder: Path
+) -> None:
+    """Create the view `item_vectors` (item_id, vector), and the table `item_table` (item_id, title, topic,
+    text) of its items: those with a vector where vectors are given, else all. No table named: none.
+
+    A vector of zeros is none. Ids are cast to the type they have in the log.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a column is missing, an id stands there twice, a vector is unlike the others.
+    """
+    if not items.table:
+        connection.execute(
+            f"CREATE TABLE item_table (item_id {item_type}, title VARCHAR, topic VARCHAR, text VARCHAR)"
+        )
+        return
+    open_log(connection, "item_files", "items.table", [items.table], folder)
+    broken = connection.execute(
+        f"SELECT {FILE}, {ROW} FROM item_files WHERE {BROKEN} IS NOT NULL ORDER BY ALL LIMIT 1"
+    ).fetchone()
+    if broken:
+        raise ValueError(f"items.table: {broken[0]} line {broken[1]} is broken: check its fields and quotes")
+
+    def column(setting: str, expression: str) -> str:
+        return bind_optional(connection, "item_files", setting, expression)
+
+    texts = [column("items.text", expression) for expression in items.text]
+    connection.execute(
+        f"""
+        CREATE VIEW item_rows AS SELECT
+            TRY_CAST({column("items.id", items.id)} AS {item_type}) AS item_id,
+            CAST({column("items.title", items.title)} AS VARCHAR) AS title,
+            CAST({column("items.topic", items.topic)} AS VARCHAR) AS topic,
+            concat_ws(' ', {", ".join([*texts, "''"])}) AS text,
+            {column("items.vector", items.vector)} AS given,
+            TRY_CAST(given AS FLOAT[]) AS vector
+        FROM item_files"""
+    )
+    _refuse(
+        connection,
+        "SELECT item_id FROM item_rows WHERE item_id IS NOT NULL GROUP BY item_id HAVING count(*) > 1",
+        "items.table has item {!r} more than once: keep one row an item",
+    )
+    if items.vector:
+        _check_vectors(connection, items.vector)
+    given = "list_sum(list_transform(vector, lambda x: abs(x))) > 0" if items.vector else "true"
+    connection.execute(f"CREATE VIEW item_vectors AS SELECT item_id, vector FROM item_rows WHERE {given}")
+    connection.execute(
+        "CREATE TABLE item_table AS SELECT item_id, title, topic, text FROM item_rows "
+        f"WHERE item_id IS NOT NULL AND {given}"
+    )
+    if not connection.execute("SELECT count(*) FROM item_table").fetchone()[0]:
+        raise ValueError(
+            f"items.table = {items.table!r} has no item: are items.id = {items.id!r} "
+            f"({item_type} in the log) and items.vector = {items.vector!r} the right columns?"
+        )
+
+
+def _check_vectors(connection: duckdb.DuckDBPyConnection, setting: str) -> None:
+    (dim,) = connection.execute("SELECT mode(len(vector)) FROM item_rows").fetchone()
+    for condition, what in (
+        ("given IS NOT NULL AND vector IS NULL", "is no list of numbers"),
+        (f"len(vector) <> {dim or 0}", f"has not the {dim} numbers that most have"),
+        (
+            "len(list_filter(vector, lambda x: x IS NULL OR NOT isfinite(x))) > 0",
+            "has a number that is null, NaN or infinite",
+        ),
+    ):
+        _refuse(
+            connection,
+            f"SELECT item_id FROM item_rows WHERE {condition}",
+            f"items.vector = {setting!r}: the vector of item {{!r}} {what}; mend it, or make it null",
+        )
+
+
+def _refuse(connection: duckdb.DuckDBPyConnection, query: str, message: str) -> None:
+    """Raise ValueError if the query finds an item; the first stands in the message."""
+    found = connection.execute(f"SELECT min(item_id) FROM ({query}) HAVING count(*) > 0").fetchone()
+    if found:
+        raise ValueError(message.format(found[0]))
+
+
+def number_items(connection: duckdb.DuckDBPyConnection, split: int) -> None:
+    """Create the table `items` (number, item_id, title, topic, text, trained) from `events` and
+    `item_table`: items with events up to the split first, the most frequent first, ties by the id's text.
+
+    The item table's title and topic win. Those of the log are the first by time, so of the training period
+    where the item has any there; a later title is shown, and feeds the text vector, of new items only.
+    """
+    connection.execute(
+        f"""
+        CREATE TABLE items AS
+        WITH seen AS (
+            SELECT item_id, count(*) FILTER (micros < {(split + 1) * 10**6}) AS events,
+                arg_min(title, (micros, title)) FILTER (title IS NOT NULL) AS title,
+                arg_min(topic, (micros, topic)) FILTER (topic IS NOT NULL) AS topic
+            FROM events GROUP BY item_id
+        ), known AS (
+            SELECT item_id, coalesce(events, 0) AS events, coalesce(t.title, s.title) AS title,
+                coalesce(t.topic, s.topic) AS topic, t.text AS text
+            FROM seen AS s FULL JOIN item_table AS t USING (item_id)
+        )
+        SELECT row_number() OVER (ORDER BY events DESC, CAST(item_id AS VARCHAR)) - 1 AS number, item_id,
+            title, topic, trim(concat_ws(' ', title, topic, text)) AS text, events > 0 AS trained
+        FROM known"""
+    )
+
+
+def write_catalog(
+    connection: duckdb.DuckDBPyConnection, items: ItemsConfig, shards: list[Shard], folder: Path
+) -> np.ndarray:
+    """Write the folder of the catalogue from the table `items`.
+
+    Args:
+        connection: where that table is.
+        items: where vectors come from.
+        shards: the timelines, from which vectors that are not given are built.
+        folder: to write.
+
+    Returns:
+        bool [N]: items that have a vector.
+    """
+    import pyarrow as pa
+
+    folder.mkdir(parents=True)
+    count = connection.execute("SELECT count(*) FROM items").fetchone()[0]
+    if items.vector:
+        _write_given(connection, folder / "features.npy", count)
+        reachable = np.ones(count, bool)
+    else:
+        features, reachable = _build(connection, items, shards, count)
+        np.save(folder / "features.npy", features)
+    connection.register("item_flags", pa.table({"number": np.arange(count), "reachable": reachable}))
+    connection.execute(
+        f"""
+        COPY (
+            SELECT item_id, title, topic, trained, reachable
+            FROM items JOIN item_flags USING (number) ORDER BY number
+        ) TO {literal(folder / "items.parquet")} (FORMAT parquet)"""
+    )
+    return reachable
+
+
+def _write_given(connection: duckdb.DuckDBPyConnection, file: Path, count: int) -> None:
+    (dim,) = connection.execute("SELECT max(len(vector)) FROM item_vectors").fetchone()
+    features = open_memmap(file, "w+", np.float16, (count, dim))
+    query = "SELECT number, vector FROM item_vectors JOIN items USING (item_id)"
+    for batch in connection.sql(query).to_arrow_reader(_BATCH):
+        vectors = batch["vector"].flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+        vectors = vectors / np.abs(vectors).max(axis=1, keepdims=True)  # so that no square overflows
+        features[batch["number"].to_numpy()] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    features.flush()
+
+
+def _build(
+    connection: duckdb.DuckDBPyConnection, items: ItemsConfig, shards: list[Shard], count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors and which items have one, from the events up to the split of users who train."""
+    from pinnerformer_jax.data import item_vectors
+
+    events = sum(int(shard.cut[shard.role == TRAIN].sum()) for shard in shards)
+    step = -(-events // MAX_VECTOR_EVENTS)  # users stand in the order of a hash: every k-th is a sample
+    if step > 1:
+        print(f"item vectors are built from every {step}th user: {events:,} events are more than fit")
+    users, rows, first = [], [], 0
+    for shard in shards:
+        chosen = np.flatnonzero(shard.role == TRAIN)[:: max(step, 1)]
+        length = shard.cut[chosen]
+        start = np.repeat(shard.offsets[chosen] - np.cumsum(length) + length, length)
+        users.append(np.repeat(first + chosen, length))
+        rows.append(shard.item[start + np.arange(len(start))])
+        first += shard.users
+    texts = connection.execute("SELECT text FROM items ORDER BY number").fetchnumpy()["text"].tolist()
+    return item_vectors.build(
+        np.concatenate(users), np.concatenate(rows), count, texts if any(texts) else None, items.built_dim
+    )

@@ -1,0 +1,289 @@
+"""Event log -> prepared timelines and catalogue.
+
+Everything that grows with the log happens in DuckDB, which keeps to data.memory_limit and spills to disk
+beside the prepared folder. event_mapping.py says what a row must be, timeline_writer.py who is kept, in
+which role and order, catalog_writer.py what is known of the items. The same log and settings give the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pinnerformer_jax.config import Config, DataConfig, to_dict
+from pinnerformer_jax.data import catalog_writer, event_mapping, rejects, timeline_writer
+from pinnerformer_jax.data.contracts import DAY, format_time, parse_time, positive_table
+from pinnerformer_jax.data.log_reader import first_line, literal, open_log
+from pinnerformer_jax.data.timelines import (
+    EVALUATION,
+    TRAIN,
+    VALIDATION,
+    Manifest,
+    open_shard,
+    write_manifest,
+)
+from pinnerformer_jax.files import atomic_folder, sha256
+
+if TYPE_CHECKING:
+    import duckdb
+
+ROLES = {"train": TRAIN, "validation": VALIDATION, "evaluation": EVALUATION}
+
+
+def prepare(config: Config, report: Callable[[str], None] = print) -> Manifest:
+    """Write the folder config.data.prepared from the log config.data.events.
+
+    Args:
+        config: its data and items sections are used.
+        report: is told of each stage as it ends, and of what is odd but no error.
+
+    Returns:
+        The manifest. Its `counts` say what became of every row:
+        rows = out_of_scope + the sum of rejected {reason: rows} + other_actions (not in sequence_actions)
+        + after_window (later than the evaluation window: never stored) + of_small_users + events (stored).
+        Of the events: positives, unknown_actions, unknown_surfaces. Of people: small_users,
+        users {role: users}, evaluated_users (evaluation users with events in the window).
+        Of items: items, trained_items, unreachable_items (without a vector).
+
+    Raises:
+        FileNotFoundError: there is no such log.
+        ValueError: the log or a setting does not do; says which, and what to do.
+    """
+    import duckdb
+
+    prepared = _target(config.data.prepared)
+    failed = prepared.with_name(f"{prepared.name}.rejects.parquet")
+    with atomic_folder(prepared) as folder:
+        work = folder / "work"
+        work.mkdir()
+        try:
+            with duckdb.connect(work / "log.duckdb") as connection:
+                _set_up(connection, config.data.memory_limit, work)
+                manifest = _prepare(connection, config, folder, work, failed, _timed(report))
+        except duckdb.OperationalError as error:
+            raise ValueError(
+                f"the engine ran out of memory (data.memory_limit = {config.data.memory_limit}) or of disk, "
+                f"or cannot write beside {prepared}: {first_line(error)}"
+            ) from None
+        shutil.rmtree(work)
+        write_manifest(folder, manifest)
+    failed.unlink(missing_ok=True)  # of an earlier attempt
+    return manifest
+
+
+def _prepare(
+    connection: duckdb.DuckDBPyConnection,
+    config: Config,
+    folder: Path,
+    work: Path,
+    failed: Path,
+    report: Callable[[str], None],
+) -> Manifest:
+    data, counts = config.data, {}
+    open_log(connection, "log", "data.events", data.events, work / "events")
+    item_type = event_mapping.bind_id(connection, "log", "data.columns.item", data.columns.item)[1]
+    catalog_writer.read_item_table(connection, config.items, item_type, work / "items")
+    event_mapping.stage(connection, "log", data, "item_table" if config.items.vector else None)
+    rejects.mark_duplicates(connection)
+    counts["rows"], in_scope = _row(connection, "SELECT count(*), count(*) FILTER (in_scope) FROM staged")
+    counts["out_of_scope"] = counts["rows"] - in_scope
+    counts["rejected"] = rejects.count(connection)
+    report(f"read {counts['rows']:,} rows")
+    _set_rejects_aside(connection, data, counts["rejected"], in_scope, folder / "rejects.parquet", failed)
+
+    accepted = _accept(connection, data)
+    counts["other_actions"] = in_scope - sum(counts["rejected"].values()) - accepted
+    split, end = _split(connection, data, report)
+    connection.execute(f"CREATE VIEW usable AS FROM accepted WHERE micros < {(end + 1) * 10**6}")
+    counts["after_window"] = accepted - _row(connection, "SELECT count(*) FROM usable")[0]
+    timeline_writer.number_users(connection, data, split)
+    connection.execute("CREATE VIEW events AS FROM usable SEMI JOIN users USING (user_id)")
+    counts["events"] = _row(connection, "SELECT sum(events)::BIGINT FROM users")[0] or 0
+    counts["of_small_users"] = accepted - counts["after_window"] - counts["events"]
+    counts |= _count_users(connection, data, split)
+    report(f"chose {sum(counts['users'].values()):,} users with {counts['events']:,} events")
+
+    actions = timeline_writer.name_ids(connection, "action")
+    surfaces = timeline_writer.name_ids(connection, "surface")
+    for kind in ("action", "surface"):
+        query = f"SELECT count(*) FROM events ANTI JOIN {kind}_ids USING ({kind})"
+        counts[f"unknown_{kind}s"] = _row(connection, query)[0]
+    catalog_writer.number_items(connection, split)
+    counts["items"], counts["trained_items"] = _row(
+        connection, "SELECT count(*), count(*) FILTER (trained) FROM items"
+    )
+    counts["positives"] = timeline_writer.write_shards(
+        connection, folder, data.shards, positive_table(data.positives, actions, surfaces)
+    )
+    if not counts["positives"]:
+        raise ValueError(f"no event meets any rule of data.positives = {data.positives}")
+    report(f"wrote {data.shards} shards")
+
+    shards = [open_shard(folder, shard) for shard in range(data.shards)]
+    reachable = catalog_writer.write_catalog(connection, config.items, shards, folder / "catalog")
+    counts["unreachable_items"] = int((~reachable).sum())
+    report(f"wrote the catalogue of {counts['items']:,} items")
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and work not in file.parents]
+    return Manifest(
+        actions=actions,
+        surfaces=surfaces,
+        split_time=split,
+        evaluation_end=end,
+        shards=data.shards,
+        counts=counts,
+        config={"data": to_dict(data), "items": to_dict(config.items)},
+        files={
+            str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": sha256(file)}
+            for file in files
+        },
+    )
+
+
+def _target(setting: str) -> Path:
+    """The folder to write, if it may be written."""
+    if not setting:
+        raise ValueError("data.prepared is empty: name the folder to write the timelines to")
+    path = Path(setting)
+    if path.exists() and not (
+        path.is_dir() and ((path / "manifest.json").exists() or not any(path.iterdir()))
+    ):
+        raise ValueError(
+            f"data.prepared = {setting!r} exists and is no prepared folder: name another, or remove it"
+        )
+    return path.resolve()
+
+
+def _set_up(connection: duckdb.DuckDBPyConnection, limit: str, work: Path) -> None:
+    """Bound the engine's memory, and let it show how far long steps are on a terminal."""
+    import duckdb
+
+    try:
+        connection.execute(f"SET memory_limit = {literal(limit)}")
+    except duckdb.Error as error:
+        raise ValueError(f"data.memory_limit = {limit!r}: {first_line(error)}") from None
+    connection.execute(f"SET temp_directory = {literal(work / 'spill')}")
+    connection.execute(f"SET enable_progress_bar = {sys.stdout.isatty()}")
+
+
+def _timed(report: Callable[[str], None]) -> Callable[[str], None]:
+    """`report`, with the seconds since it was last called."""
+    last = time.perf_counter()
+
+    def timed(text: str) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        report(f"{text} ({now - last:.1f} s)")
+        last = now
+
+    return timed
+
+
+def _row(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:
+    return connection.execute(query).fetchone()
+
+
+def _set_rejects_aside(
+    connection: duckdb.DuckDBPyConnection,
+    data: DataConfig,
+    rejected: dict[str, int],
+    in_scope: int,
+    file: Path,
+    failed: Path,
+) -> None:
+    """Write the rejects to `file`; to `failed`, which outlives this run, if there are too many."""
+    if not in_scope:
+        raise ValueError(
+            f"the log {' '.join(data.events)} is empty: it has no row"
+            + (f" that meets data.where = {data.where!r}" if data.where else "")
+        )
+    rejects.write(connection, file)
+    try:
+        rejects.check_share(rejected, in_scope, data.max_reject_share, failed)
+    except ValueError:
+        shutil.move(file, failed)
+        raise
+
+
+def _accept(connection: duckdb.DuckDBPyConnection, data: DataConfig) -> int:
+    """Create the view `accepted`: good rows of an action that enters the sequence; how many there are."""
+    good = "staged ANTI JOIN duplicates USING (file, row) WHERE in_scope AND reason IS NULL"
+    chosen = ", ".join(literal(action) for action in data.sequence_actions)
+    connection.execute(
+        f"CREATE VIEW accepted AS FROM {good}" + (f" AND action IN ({chosen})" if chosen else "")
+    )
+    names = connection.execute(
+        f"SELECT action FROM {good} GROUP BY action ORDER BY count(*) DESC, action LIMIT 1000"
+    ).fetchall()
+    known = [name for (name,) in names]
+    for action in data.sequence_actions:
+        if action not in known:
+            raise ValueError(f"data.sequence_actions: no action {action!r} in the log; it has {known[:20]}")
+    accepted = _row(connection, "SELECT count(*) FROM accepted")[0]
+    if not accepted:
+        raise ValueError("no row of the log is good; the rejects say why")
+    distinct = _row(connection, "SELECT count(DISTINCT action) FROM accepted WHERE action <> ''")[0]
+    if distinct > timeline_writer.MAX_NAMES:
+        raise ValueError(
+            f"data.columns.action has {distinct:,} different values, such as {known[:3]}; at most "
+            f"{timeline_writer.MAX_NAMES} can be told apart: choose with data.sequence_actions, or group "
+            "them by an expression"
+        )
+    return accepted
+
+
+def _split(
+    connection: duckdb.DuckDBPyConnection, data: DataConfig, report: Callable[[str], None]
+) -> tuple[int, int]:
+    """t, and the last second of the evaluation window."""
+    first, last = _row(
+        connection,
+        "SELECT floor(min(micros) / 1000000)::BIGINT, floor(max(micros) / 1000000)::BIGINT FROM accepted",
+    )
+    span = f"the log, which runs from {format_time(first)} to {format_time(last)}"
+    horizon = round(data.evaluation_days * DAY)
+    if horizon > last - first:
+        raise ValueError(f"data.evaluation_days = {data.evaluation_days:g} is longer than {span}: lower it")
+    if not data.split_time:
+        return last - horizon, last
+    split = parse_time(data.split_time, "data.split_time")
+    if not first <= split < last:
+        raise ValueError(f"data.split_time = {data.split_time!r} lies outside {span}")
+    if split + horizon > last:
+        report(
+            f"the log ends {(last - split) / DAY:.1f} days into the evaluation window of {horizon / DAY:g}"
+        )
+    return split, split + horizon
+
+
+def _count_users(connection: duckdb.DuckDBPyConnection, data: DataConfig, split: int) -> dict[str, Any]:
+    """Users by role, and what was left out.
+
+    Raises:
+        ValueError: no user is left, or none in a role that must not be empty.
+    """
+    of_role = dict(connection.execute("SELECT role, count(*) FROM users GROUP BY role").fetchall())
+    users = {name: of_role.get(role, 0) for name, role in ROLES.items()}
+    kept = sum(users.values())
+    everyone = _row(connection, "SELECT count(DISTINCT user_id) FROM usable")[0]
+    if not kept:
+        raise ValueError(
+            f"none of {everyone:,} users has data.min_user_events = {data.min_user_events} events up to the "
+            f"split, {format_time(split)}: lower it, or set a later data.split_time"
+        )
+    if not users["train"]:
+        raise ValueError(
+            f"no user is left to train: all {kept:,} fall into data.evaluation_share = "
+            f"{data.evaluation_share} or data.validation_share = {data.validation_share}; lower them"
+        )
+    evaluated = _row(connection, f"SELECT count(*) FROM users WHERE role = {EVALUATION} AND events > cut")[0]
+    if data.evaluation_share and not evaluated:
+        raise ValueError(
+            f"none of {users['evaluation']:,} evaluation users (of {kept:,}) has an event after the split: "
+            "raise data.evaluation_share or data.evaluation_days, or set evaluation_share to 0 to do without"
+        )
+    return {"small_users": everyone - kept, "users": users, "evaluated_users": evaluated}

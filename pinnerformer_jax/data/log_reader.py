@@ -1,0 +1,216 @@
+"""The files of a log as one DuckDB relation, each row with the file and row it came from.
+
+Parquet is read where it lies. A CSV file is first copied to Parquet with every column as text, so
+that an id such as 007 comes out as it went in; cast what is to be compared as a number
+(`try_cast(quantity AS DOUBLE) > 0`). DuckDB copies it strictly and in parallel. A file it does not
+read to the last line (too few or too many fields, a quote that never closes, bytes that are not
+UTF-8, a value over several lines) is copied again by Python's csv module, which knows exactly which
+lines are broken and carries on after them.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import gzip
+import itertools
+import re
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import duckdb
+
+FILE, ROW, BROKEN = "__file", "__row", "__broken"
+"""Columns added to those of the log: the file's name; the row's number in it (in Parquet from 1, in CSV
+the line, of which the header is 1); the text of a broken CSV line, whose other columns are null."""
+
+_PARQUET, _CSV = (".parquet",), (".csv", ".csv.gz", ".tsv", ".tsv.gz")
+_TFDS = re.compile(r"tfds:(?P<name>[^:]+(:\d+\.\d+\.\d+)?)(:(?P<split>.+))?")
+_BATCH = 1 << 16  # rows copied at a time
+
+
+def open_log(
+    connection: duckdb.DuckDBPyConnection, relation: str, setting: str, patterns: Sequence[str], folder: Path
+) -> None:
+    """Create the view `relation` over all files that the patterns name.
+
+    Args:
+        connection: where the view is made.
+        relation: its name.
+        setting: the config field the patterns come from, for messages.
+        patterns: files, globs, or `tfds:NAME[:SPLIT]`.
+        folder: for Parquet copies of what is not Parquet; must outlive the view.
+
+    Raises:
+        FileNotFoundError: a pattern matches no file.
+        ValueError: a file is of no known kind or cannot be read; names it.
+    """
+    import duckdb
+
+    folder.mkdir(parents=True, exist_ok=True)
+    parquet, copies = [], []
+    for number, file in enumerate(_files(setting, patterns, folder)):
+        if file.name.lower().endswith(_PARQUET):
+            parquet.append(file)
+        else:
+            copies.append(folder / f"{number:05d}.parquet")
+            _copy_csv(connection, setting, file, copies[-1])
+    parts = []
+    if parquet:
+        parts.append(
+            f"SELECT {FILE}, file_row_number + 1 AS {ROW}, NULL::VARCHAR AS {BROKEN}, * EXCLUDE ({FILE}) "
+            f"FROM read_parquet({literal(parquet)}, union_by_name = true, filename = '{FILE}')"
+        )
+    if copies:
+        parts.append(f"FROM read_parquet({literal(copies)}, union_by_name = true)")
+    try:
+        connection.execute(f"CREATE VIEW {relation} AS {' UNION ALL BY NAME '.join(parts)}")
+    except duckdb.Error as error:
+        raise ValueError(f"{setting}: the files cannot be read together: {first_line(error)}") from None
+
+
+def literal(value: str | Path | Sequence[str | Path]) -> str:
+    """SQL literal of a text or of a list of texts."""
+    if isinstance(value, str | Path):
+        return "'" + str(value).replace("'", "''") + "'"
+    return "[" + ", ".join(literal(part) for part in value) + "]"
+
+
+def first_line(error: Exception) -> str:
+    """What DuckDB says went wrong, without the SQL it adds."""
+    return str(error).strip().split("\n\nLINE ")[0].replace("\n", " ")
+
+
+def _files(setting: str, patterns: Sequence[str], folder: Path) -> list[Path]:
+    """The files that the patterns name, each once, in the patterns' order and by name within a glob."""
+    if not patterns:
+        raise ValueError(f"{setting} is empty: name Parquet or CSV files, or globs of them")
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        if pattern.startswith("tfds:"):
+            found[_tfds(setting, pattern, folder)] = None
+            continue
+        if Path(pattern).is_dir():
+            raise ValueError(f"{setting} = {pattern!r} is a folder: write {pattern.rstrip('/')}/*.parquet")
+        names = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))
+        files = [Path(name) for name in names if Path(name).is_file()]
+        if not files:
+            raise FileNotFoundError(f"{setting} = {pattern!r}: no such file (working folder {Path.cwd()})")
+        for file in files:
+            if not file.name.lower().endswith(_PARQUET + _CSV):
+                known = " ".join(_PARQUET + _CSV)
+                raise ValueError(
+                    f"{setting}: {file} is of no known kind; its name must end in one of {known}"
+                )
+        found |= dict.fromkeys(files)
+    return list(found)
+
+
+def _tfds(setting: str, pattern: str, folder: Path) -> Path:
+    from pinnerformer_jax.data import tfds_in
+
+    match = _TFDS.fullmatch(pattern)
+    if match is None:
+        raise ValueError(f"{setting} = {pattern!r}: write tfds:NAME or tfds:NAME:SPLIT")
+    return tfds_in.export(match["name"], match["split"] or "train", folder)
+
+
+def _copy_csv(connection: duckdb.DuckDBPyConnection, setting: str, file: Path, target: Path) -> None:
+    """Copy a CSV file to Parquet, every column as text."""
+    import duckdb
+
+    try:
+        names, delimiter = _header(file)
+        columns = "{" + ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names) + "}"
+        try:
+            (rows,) = connection.execute(
+                f"COPY (SELECT {literal(file)} AS {FILE}, row_number() OVER () + 1 AS {ROW}, "
+                f"NULL::VARCHAR AS {BROKEN}, * FROM read_csv({literal(file)}, auto_detect = false, "
+                f"header = true, delim = {literal(delimiter)}, quote = '\"', escape = '\"', "
+                f"columns = {columns})) TO {literal(target)} (FORMAT parquet)"
+            ).fetchone()
+        except duckdb.OperationalError:  # no space, no memory: another reader would not do better
+            raise
+        except duckdb.Error:
+            rows = None
+        # DuckDB can lose what follows a quote that never closes without a word: count the lines.
+        if rows is None or rows + 1 != _count_lines(file):
+            _copy_line_by_line(file, names, delimiter, target)
+    except (OSError, EOFError, ValueError, duckdb.Error) as error:
+        raise ValueError(f"{setting}: {file} cannot be read: {first_line(error)}") from None
+
+
+def _open(file: Path) -> IO[bytes]:
+    return gzip.open(file, "rb") if file.name.lower().endswith(".gz") else open(file, "rb")
+
+
+def _header(file: Path) -> tuple[list[str], str]:
+    """Column names, and the delimiter: of comma, tab, semicolon and bar the one the header has most of."""
+    with _open(file) as lines:
+        line = lines.readline().decode("utf-8-sig").rstrip("\r\n")
+    if not line:
+        raise ValueError("it does not start with a header of column names")
+    delimiter = max(",\t;|", key=line.count)
+    names = [name or f"column{k}" for k, name in enumerate(next(csv.reader([line], delimiter=delimiter)))]
+    twice = [name for k, name in enumerate(names) if name.lower() in [n.lower() for n in names[:k]]]
+    if twice:
+        raise ValueError(f"its header names {twice[0]!r} twice")
+    return names, delimiter
+
+
+def _count_lines(file: Path) -> int:
+    count, block = 0, b"\n"
+    with _open(file) as data:
+        while new := data.read(1 << 20):
+            block = new
+            count += block.count(b"\n")
+    return count + (not block.endswith(b"\n"))
+
+
+def _copy_line_by_line(file: Path, names: list[str], delimiter: str, target: Path) -> None:
+    """Copy a CSV file that has broken lines, or values over several lines, to Parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    types = {FILE: pa.string(), ROW: pa.int64(), BROKEN: pa.string()} | dict.fromkeys(names, pa.string())
+    schema = pa.schema(types.items())
+    records = _records(file, delimiter, len(names))
+    with pq.ParquetWriter(target, schema) as writer:
+        while rows := [(str(file), *record) for record in itertools.islice(records, _BATCH)]:
+            columns = [pa.array(c, t) for c, t in zip(zip(*rows, strict=True), types.values(), strict=True)]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+
+
+def _records(file: Path, delimiter: str, width: int) -> Iterator[tuple[Any, ...]]:
+    """(line number, text if the line is broken, fields...) of each record after the header; an empty
+    field is None. After a broken line reading goes on with the next line, whatever quotes it opened."""
+    with _open(file) as data:
+        numbered = enumerate(data, start=1)
+        next(numbered)  # the header
+        again: deque[tuple[int, bytes]] = deque()
+        taken: list[tuple[int, bytes]] = []
+
+        def feed() -> Iterator[str]:
+            while line := (again.popleft() if again else next(numbered, None)):
+                taken.append(line)
+                yield line[1].decode("utf-8")
+
+        reader = csv.reader(feed(), delimiter=delimiter, strict=True)
+        while True:
+            taken.clear()
+            try:
+                fields = next(reader)
+            except StopIteration:
+                return
+            except (csv.Error, UnicodeDecodeError):
+                fields = None
+            number, text = taken[0]
+            if fields is not None and len(fields) == width:
+                yield number, None, *(field or None for field in fields)
+            elif fields != []:  # not a blank line
+                yield number, text.decode("utf-8", "replace").rstrip("\r\n"), *[None] * width
+                again.extendleft(reversed(taken[1:]))
+                reader = csv.reader(feed(), delimiter=delimiter, strict=True)

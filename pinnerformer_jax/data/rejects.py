@@ -1,0 +1,106 @@
+"""Rows that cannot be used: why, how many, and where they stand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pinnerformer_jax.data.log_reader import literal
+
+if TYPE_CHECKING:
+    import duckdb
+
+BROKEN_LINE = "broken CSV line"
+NO_USER = "missing user"
+NO_ITEM = "missing item"
+NO_TIME = "missing time"
+BAD_TIME = "unparsable time"
+TIME_RANGE = "time out of range"
+BAD_DURATION = "unparsable duration"
+DURATION_RANGE = "negative, NaN or infinite duration"
+NO_VECTOR = "item without a feature vector"
+DUPLICATE = "exact duplicate"
+
+REASONS = {
+    BROKEN_LINE: "mend the line: fields, quotes (a quote within a quoted field is doubled), UTF-8",
+    NO_USER: "is data.columns.user the right column? To leave such rows out, say so in data.where",
+    NO_ITEM: "is data.columns.item the right column? To leave such rows out, say so in data.where",
+    NO_TIME: "is data.columns.time the right column?",
+    BAD_TIME: "is data.time_unit right? A text that is no ISO time needs try_strptime(column, format)",
+    TIME_RANGE: "is data.time_unit right (s, ms, us, ns)? Else widen data.time_min, data.time_max",
+    BAD_DURATION: "data.columns.duration must give a number of seconds",
+    DURATION_RANGE: "data.columns.duration must give seconds >= 0",
+    NO_VECTOR: "items.table has no vector of it: add it, or leave items.vector empty to build them",
+    DUPLICATE: "another row has the same user, item, time and all else that is mapped; the first is kept",
+}
+"""Each reason, and what to do about it."""
+
+
+def mark_duplicates(connection: duckdb.DuckDBPyConnection) -> None:
+    """Create the table `duplicates` (file, row): usable rows of `staged` that repeat an earlier one.
+
+    Equal rows have equal hashes, so only rows whose hash is not alone, few in most logs, are compared.
+    """
+    facts = "user_id, item_id, micros, action, surface, duration, title, topic"
+    connection.execute(
+        f"""
+        CREATE TABLE duplicates AS
+        WITH repeated AS (
+            SELECT hash({facts}) AS hash FROM staged WHERE in_scope AND reason IS NULL
+            GROUP BY hash HAVING count(*) > 1
+        )
+        SELECT file, row FROM staged
+        WHERE in_scope AND reason IS NULL AND hash({facts}) IN (FROM repeated)
+        QUALIFY row_number() OVER (PARTITION BY {facts} ORDER BY file, row) > 1"""
+    )
+
+
+def count(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    """Rejected rows by reason, in the order of `REASONS`, those that occur."""
+    found = dict(
+        connection.execute(
+            "SELECT reason, count(*) FROM staged WHERE reason IS NOT NULL GROUP BY reason"
+        ).fetchall()
+    )
+    found[DUPLICATE] = connection.execute("SELECT count(*) FROM duplicates").fetchone()[0]
+    return {reason: found[reason] for reason in REASONS if found.get(reason)}
+
+
+def write(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Write the rejects: file, row, reason, the raw user, item, time and duration, a broken line's text."""
+    connection.execute(
+        f"""
+        COPY (
+            SELECT file, row, reason, raw_user AS user, raw_item AS item, raw_time AS time,
+                raw_duration AS duration, broken AS line
+            FROM staged WHERE reason IS NOT NULL
+            UNION ALL
+            SELECT file, row, '{DUPLICATE}', user_id::VARCHAR, item_id::VARCHAR,
+                make_timestamp(micros)::VARCHAR, duration::VARCHAR, NULL
+            FROM staged SEMI JOIN duplicates USING (file, row)
+            ORDER BY file, row
+        ) TO {literal(path)} (FORMAT parquet)"""
+    )
+
+
+def check_share(rejected: dict[str, int], rows: int, allowed: float, file: Path) -> None:
+    """Refuse a log that is bad beyond `allowed`.
+
+    Args:
+        rejected: rows by reason.
+        rows: rows in scope, good and bad.
+        allowed: the largest share of bad rows that is accepted.
+        file: where the rejects are written, for the message.
+
+    Raises:
+        ValueError: the share is larger; says where to look and what to do.
+    """
+    bad = sum(rejected.values())
+    if bad <= allowed * rows:
+        return
+    lines = [f"  {n:>12,}  {reason}: {REASONS[reason]}" for reason, n in rejected.items()]
+    raise ValueError(
+        f"{bad:,} of {rows:,} rows ({bad / rows:.1%}) are bad, more than data.max_reject_share = "
+        f"{allowed:.1%}:\n" + "\n".join(lines) + f"\nEach is listed in {file} with its file, row and reason. "
+        "Mend the log, leave such rows out with data.where, or raise data.max_reject_share."
+    )

@@ -1,0 +1,136 @@
+"""From usable rows to timelines: who is kept and in which role, names to ids, shards."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pinnerformer_jax.config import DataConfig
+from pinnerformer_jax.data.log_reader import literal
+from pinnerformer_jax.data.timelines import COLUMNS, EVALUATION, TRAIN, VALIDATION, shard_path
+
+if TYPE_CHECKING:
+    import duckdb
+
+MAX_NAMES = 255
+"""Actions, and surfaces, that a byte can tell apart besides the unknown."""
+
+_BATCH = 1 << 18  # events written at a time
+
+
+def number_users(connection: duckdb.DuckDBPyConnection, data: DataConfig, split: int) -> None:
+    """Create the table `users` (user_id, number, shard, role, events, cut) from `usable`: those with
+    min_user_events up to the split.
+
+    Role, shard and order follow from the MD5 of the id's text alone, so that no user ever changes role
+    because others come or go: its lower half, as a share of 2^64, is below evaluation_share for an
+    evaluation user and below evaluation_share + validation_share for a validation user; its upper half,
+    modulo the shards, is the shard.
+    """
+    connection.execute(
+        f"""
+        CREATE TABLE users AS
+        WITH counted AS (
+            SELECT user_id, count(*) AS events, count(*) FILTER (micros < {(split + 1) * 10**6}) AS cut
+            FROM usable GROUP BY user_id HAVING cut >= {data.min_user_events}
+        ), hashed AS (
+            SELECT *, md5_number_lower(CAST(user_id AS VARCHAR)) AS hash,
+                md5_number_upper(CAST(user_id AS VARCHAR)) % {data.shards} AS shard,
+                CAST(hash AS DOUBLE) / 2.0 ** 64 AS share
+            FROM counted
+        )
+        SELECT user_id, row_number() OVER (ORDER BY shard, hash, user_id) - 1 AS number, shard, events, cut,
+            CASE WHEN share < {data.evaluation_share!r} THEN {EVALUATION}
+                WHEN share < {data.evaluation_share + data.validation_share!r} THEN {VALIDATION}
+                ELSE {TRAIN} END AS role
+        FROM hashed"""
+    )
+
+
+def name_ids(connection: duckdb.DuckDBPyConnection, kind: str) -> list[str]:
+    """Names by id of the actions or surfaces of `events`, the most frequent first, ties by name, after ""
+    for the unknown; also the table `KIND_ids` (KIND, id). At most MAX_NAMES: the rest are unknown.
+
+    Args:
+        connection: where `events` is.
+        kind: "action" or "surface".
+    """
+    connection.execute(
+        f"""
+        CREATE TABLE {kind}_ids AS
+        SELECT {kind}, row_number() OVER (ORDER BY count(*) DESC, {kind}) AS id
+        FROM events WHERE {kind} <> '' GROUP BY {kind} ORDER BY id LIMIT {MAX_NAMES}"""
+    )
+    names = connection.execute(f"SELECT {kind} FROM {kind}_ids ORDER BY id").fetchall()
+    return ["", *(name for (name,) in names)]
+
+
+def write_shards(
+    connection: duckdb.DuckDBPyConnection, prepared: Path, shards: int, thresholds: np.ndarray
+) -> int:
+    """Write PREPARED/shards from the tables `users`, `items`, `action_ids`, `surface_ids` and `events`.
+
+    Events of a user stand by time, and those of one microsecond by the MD5 of (item, action, surface,
+    duration): a fixed order that neither follows the item ids nor knows where in the log a row stood.
+    They are sorted by the engine, on disk where need be, and pass through memory a batch at a time.
+
+    Args:
+        connection: where the tables are.
+        prepared: the folder.
+        shards: how many.
+        thresholds: float32 [A, S] of `contracts.positive_table`.
+
+    Returns:
+        How many events are positive.
+    """
+    sizes = [_write_users(connection, prepared, shard) for shard in range(shards)]
+    query = """
+        SELECT i.number AS item, coalesce(a.id, 0) AS action, coalesce(s.id, 0) AS surface,
+            CAST(floor(e.micros / 1000000) AS BIGINT) AS time, e.duration
+        FROM events AS e JOIN users AS u USING (user_id) JOIN items AS i USING (item_id)
+            LEFT JOIN action_ids AS a USING (action) LEFT JOIN surface_ids AS s USING (surface)
+        ORDER BY u.number, e.micros, md5_number_lower(concat_ws('|', item_id, action, surface, duration))"""
+    batches = iter(connection.sql(query).to_arrow_reader(_BATCH))
+    positives, rest = 0, None
+    for shard, size in enumerate(sizes):
+        with contextlib.ExitStack() as stack:
+            files = {}
+            for name, dtype in COLUMNS.items():
+                path = shard_path(prepared, shard) / f"{name}.npy"
+                _write_header(path, dtype, size)
+                files[name] = stack.enter_context(open(path, "ab"))
+            while size:
+                batch = rest if rest is not None and len(rest) else next(batches)
+                part, rest = batch.slice(0, size), batch.slice(size)
+                size -= len(part)
+                columns = {name: part[name].to_numpy().astype(dtype) for name, dtype in COLUMNS.items()}
+                for name, file in files.items():
+                    columns[name].tofile(file)
+                needed = thresholds[columns["action"], columns["surface"]]  # seconds
+                positives += int((columns["duration"] >= needed).sum())
+    return positives
+
+
+def _write_users(connection: duckdb.DuckDBPyConnection, prepared: Path, shard: int) -> int:
+    """Write what a shard has a row a user of; how many events they have."""
+    folder = shard_path(prepared, shard)
+    folder.mkdir(parents=True)
+    users = f"FROM users WHERE shard = {shard} ORDER BY number"
+    connection.execute(
+        f"COPY (SELECT user_id {users}) TO {literal(folder / 'users.parquet')} (FORMAT parquet)"
+    )
+    facts = connection.execute(f"SELECT events, cut, role {users}").fetchnumpy()
+    np.save(folder / "offsets.npy", np.cumsum(np.append(0, facts["events"]), dtype=np.int64))
+    np.save(folder / "cut.npy", facts["cut"].astype(np.int64))
+    np.save(folder / "role.npy", facts["role"].astype(np.uint8))
+    return int(facts["events"].sum())
+
+
+def _write_header(path: Path, dtype: type[np.generic], size: int) -> None:
+    """Start a .npy file of `size` numbers, which are to be appended."""
+    kind = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": (size,)})
