@@ -1,0 +1,43 @@
+"""The demo: the synthetic world, small enough for two CPU cores.
+
+    python -m pinnerformer_jax.synthetic --out data/demo/raw
+    python -m pinnerformer_jax.ingest --config configs/demo.py
+    python train.py --config configs/demo.py --workdir runs/demo
+    python evaluate.py --workdir runs/demo
+
+or `make demo` for all four.
+"""
+
+from pinnerformer_jax.config import (
+    ColumnsConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    ItemsConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    PositiveRule,
+    TrainingConfig,
+)
+
+config = Config(
+    name="demo",
+    data=DataConfig(
+        events=("data/demo/raw/events.parquet",),
+        prepared="data/demo/prepared",
+        columns=ColumnsConfig(action="action", surface="surface", duration="duration"),
+        positives=(
+            PositiveRule(action="repin", surface="homefeed"),
+            PositiveRule(action="closeup", min_duration=10, surface="homefeed"),
+            PositiveRule(action="click", min_duration=10, surface="homefeed"),
+        ),
+        evaluation_share=0.2,
+    ),
+    items=ItemsConfig(
+        table="data/demo/raw/items.parquet", id="item", vector="vector", title="title", topic="topic"
+    ),
+    model=ModelConfig(layers=2, width=128, heads=4, max_length=64, output_dim=64, item_hidden=256),
+    objective=ObjectiveConfig(positions=16, random_negatives=1024, in_batch_negatives=1024),
+    training=TrainingConfig(batch_size=128, steps=600, learning_rate=2e-3, checkpoint_every=200),
+    evaluation=EvaluationConfig(),
+)

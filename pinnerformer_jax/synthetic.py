@@ -1,0 +1,34 @@
+"""Write a synthetic world: python -m pinnerformer_jax.synthetic --out data/demo/raw [--users ... --seed ...]
+
+What is in it and how it comes about: pinnerformer_jax/data/synthetic.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from pinnerformer_jax.data.synthetic import SyntheticConfig, write
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Write a synthetic world: OUT/events.parquet and OUT/items.parquet."""
+
+    out: Path
+    """Folder to write to."""
+    world: Annotated[SyntheticConfig, tyro.conf.arg(name="")] = field(default_factory=SyntheticConfig)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the verb."""
+    arguments = tyro.cli(Arguments, args=args)
+    rows = write(arguments.world, arguments.out)
+    print(f"{rows:,} events of {arguments.world.users:,} users in {arguments.out}/events.parquet")
+
+
+if __name__ == "__main__":
+    main()
