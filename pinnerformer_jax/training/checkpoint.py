@@ -1,0 +1,208 @@
+"""Checkpoints of a run: the last and the best, whole or absent, written while training goes on.
+
+WORKDIR/
+  config.json              the config, what the data decided, and the digest of the prepared data
+  checkpoints/STEP/        params, and rest (optimiser, sketch, step) which serving never reads
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from flax import nnx
+from jax.sharding import Sharding, SingleDeviceSharding
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from pinnerformer_jax.config import Config, differences, digest, from_dict, to_dict
+from pinnerformer_jax.data.timelines import Manifest
+from pinnerformer_jax.files import write_json
+from pinnerformer_jax.model.towers import Sizes
+from pinnerformer_jax.training.state import TrainState, create
+
+_MAY_CHANGE = (
+    "name:",
+    "data.events:",
+    "data.prepared:",  # where the data stand; what they are is in the digest
+    "data.memory_limit:",
+    "evaluation.",
+    "training.log_every:",
+    "training.checkpoint_every:",
+    "training.input_workers:",
+)
+"""Starts of the lines of `differences` that leave the run what it was."""
+
+
+class RunRecord(NamedTuple):
+    """What decides a run, saved beside its checkpoints."""
+
+    config: Config
+    sizes: Sizes
+    data: str  # digest of the prepared data
+
+
+def data_digest(manifest: Manifest) -> str:
+    """Changes when any byte of the prepared data does, not when the folder moves."""
+    return digest(dataclasses.replace(manifest, config={}, counts={}))
+
+
+def claim(workdir: Path, run: RunRecord) -> None:
+    """Make `workdir` this run's: a new folder is marked as its own, an old one must be.
+
+    Raises:
+        ValueError: the folder holds a run of another config or other data; says what differs.
+    """
+    if _record_path(workdir).is_file():
+        old = read_record(workdir)
+        changed = differences(to_dict(old.config), to_dict(run.config))
+        changed = [line for line in changed if not line.startswith(_MAY_CHANGE)]
+        if old.data != run.data or old.sizes != run.sizes:
+            changed.append(f"prepared data: {old.data} -> {run.data} (ingest ran again with another result)")
+        if changed:
+            raise ValueError(
+                f"{workdir} holds a run that this one does not continue; choose another --workdir, "
+                f"or undo:\n  " + "\n  ".join(changed)
+            )
+    record = {"config": to_dict(run.config), "sizes": run.sizes._asdict(), "data": run.data}
+    write_json(_record_path(workdir), record)
+
+
+def read_record(workdir: Path) -> RunRecord:
+    """What `claim` wrote.
+
+    Raises:
+        FileNotFoundError: no run was started here.
+        ValueError: the file is not whole, or of another version of the config.
+    """
+    file = _record_path(workdir)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no run here; start one with python train.py --workdir {workdir}")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        return RunRecord(from_dict(values["config"]), Sizes(**values["sizes"]), values["data"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file}: not the record of a run: {error}") from error
+
+
+class Checkpoints:
+    """The checkpoints of a run: the last, and the one of the lowest validation loss."""
+
+    def __init__(self, workdir: Path) -> None:
+        best = BestN(
+            get_metric_fn=_validation_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False
+        )
+        self._manager = ocp.CheckpointManager(
+            (workdir / "checkpoints").absolute(),
+            options=ocp.CheckpointManagerOptions(
+                best_fn=_validation_loss,
+                best_mode="min",
+                preservation_policy=AnyPreservationPolicy([LatestN(1), best]),
+                cleanup_tmp_directories=True,
+            ),
+            item_names=("params", "rest"),
+        )
+
+    def step(self, which: Literal["last", "best"] = "last") -> int | None:
+        """Steps done at a checkpoint; None: there is none. Without validation the best is the last."""
+        best = self._manager.best_step() if which == "best" else None
+        return self._manager.latest_step() if best is None else best
+
+    def save(self, state: TrainState, validation_loss: float | None = None) -> None:
+        """Copy the state to the host, then write it in the background; a step that is there is left.
+
+        Args:
+            state: of the run.
+            validation_loss: chooses the best; None: this checkpoint cannot be it.
+        """
+        step = int(jax.device_get(state.step))
+        if step == self.step():
+            return
+        items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
+        metrics = None if validation_loss is None else {"validation_loss": validation_loss}
+        self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
+
+    def restore(self, abstract: TrainState, sharding: Sharding) -> TrainState:
+        """The last checkpoint.
+
+        Args:
+            abstract: shapes of the state, from `jax.eval_shape`.
+            sharding: where its arrays go.
+
+        Raises:
+            ValueError: the checkpoint cannot be read.
+        """
+        items = self._restore(self.step("last"), _items(abstract), sharding)
+        return TrainState(params=items["params"], **items["rest"])
+
+    def restore_params(self, abstract: Any, sharding: Sharding, which: Literal["last", "best"]) -> Any:
+        """The parameters of a checkpoint, and nothing else of it.
+
+        Raises:
+            ValueError: the checkpoint cannot be read.
+        """
+        return self._restore(self.step(which), {"params": abstract}, sharding)["params"]
+
+    def _restore(self, step: int | None, items: dict[str, Any], sharding: Sharding) -> dict[str, Any]:
+        def placed(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+        wanted = {n: ocp.args.StandardRestore(jax.tree.map(placed, tree)) for n, tree in items.items()}
+        try:
+            return dict(self._manager.restore(step, args=ocp.args.Composite(**wanted)).items())
+        except Exception as error:  # Orbax and TensorStore raise many kinds
+            folder = Path(self._manager.directory) / str(step)
+            others = [other for other in self._manager.all_steps() if other != step]
+            cure = f"delete the folder to go back to step {others[-1]}" if others else "train anew"
+            raise ValueError(f"{folder}: this checkpoint is damaged ({error}); {cure}") from error
+
+    def close(self) -> None:
+        """Wait until what was saved is on disk."""
+        self._manager.close()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def load_for_inference(
+    workdir: str | Path, which: Literal["last", "best"] = "best"
+) -> tuple[Config, nnx.GraphDef, Any]:
+    """A trained model, without what only training needs.
+
+    Returns:
+        Config, structure and parameters: `nnx.merge(graphdef, params)` is the model.
+
+    Raises:
+        FileNotFoundError: no run or no checkpoint is there.
+        ValueError: the checkpoint cannot be read.
+    """
+    workdir = Path(workdir)
+    run = read_record(workdir)
+    graphdef, abstract = jax.eval_shape(lambda: create(run.config, run.sizes))
+    with Checkpoints(workdir) as checkpoints:
+        if checkpoints.step() is None:
+            raise FileNotFoundError(f"{workdir}: the run has no checkpoint yet; train further")
+        device = SingleDeviceSharding(jax.devices()[0])
+        return run.config, graphdef, checkpoints.restore_params(abstract.params, device, which)
+
+
+def _record_path(workdir: Path) -> Path:
+    return workdir / "config.json"
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+    rest = state._asdict()
+    return {"params": rest.pop("params"), "rest": rest}
+
+
+def _validation_loss(metrics: dict[str, float]) -> float:
+    return metrics["validation_loss"]

@@ -1,0 +1,226 @@
+"""The training loop, in the order it happens: data, state, compile, steps.
+
+While the device works on a step, the host fetches the next batch and then reads the metrics of the
+step before: one step is always under way or ready, and never more than that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from pinnerformer_jax.config import Config
+from pinnerformer_jax.data.catalog import Catalog
+from pinnerformer_jax.data.contracts import Batch, positive_table
+from pinnerformer_jax.data.timelines import VALIDATION, Timelines
+from pinnerformer_jax.data.windows import training_batches
+from pinnerformer_jax.model.towers import Sizes
+from pinnerformer_jax.training.checkpoint import Checkpoints, RunRecord, claim, data_digest
+from pinnerformer_jax.training.metrics_log import Meter, MetricsLog
+from pinnerformer_jax.training.sharding import make_mesh, replicate, shard_batch
+from pinnerformer_jax.training.state import Tables, TrainState, create
+from pinnerformer_jax.training.step import Metrics, make_train_step, make_validation_step
+
+Step = Callable[[TrainState, Batch, Tables], tuple[TrainState, Metrics]]
+Validate = Callable[[TrainState], dict[str, float]]
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or a gradient was NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What does not change while a run trains."""
+
+    config: Config
+    workdir: Path
+    mesh: Mesh
+    timelines: Timelines
+    corpus: int
+    tables: Tables
+    graphdef: nnx.GraphDef
+
+
+def open_run(config: Config, workdir: Path) -> tuple[Run, TrainState]:
+    """Check that data, config and workdir fit each other; then the state, new or from the last checkpoint.
+
+    Raises:
+        FileNotFoundError: the data were never prepared.
+        ValueError: something does not fit, or the checkpoint is damaged; says what, and the cure.
+    """
+    timelines, catalog = Timelines.open(config.data.prepared), Catalog.open(config.data.prepared)
+    actions, surfaces = timelines.manifest.actions, timelines.manifest.surfaces
+    sizes = Sizes(catalog.features.shape[1], len(actions), len(surfaces))
+    table = positive_table(config.data.positives, actions, surfaces)
+    mesh = make_mesh()
+    if config.training.batch_size % mesh.size:
+        raise ValueError(
+            f"training.batch_size = {config.training.batch_size}: must be a multiple of the "
+            f"{mesh.size} devices"
+        )
+    claim(workdir, RunRecord(config, sizes, data_digest(timelines.manifest)))
+
+    replicated = NamedSharding(mesh, PartitionSpec())
+    graphdef, abstract = jax.eval_shape(lambda: create(config, sizes))
+    with Checkpoints(workdir) as checkpoints:
+        if checkpoints.step() is None:
+            state = jax.jit(lambda: create(config, sizes)[1], out_shardings=replicated)()
+        else:
+            state = checkpoints.restore(abstract, replicated)
+    tables = replicate(mesh, Tables(np.asarray(catalog.features), table))
+    return Run(config, workdir, mesh, timelines, catalog.trained, tables, graphdef), state
+
+
+def train(run: Run, state: TrainState) -> TrainState:
+    """Train to the last step, or until SIGTERM or SIGINT asks to stop; either way the state is saved.
+
+    Args:
+        run: from `open_run`.
+        state: likewise; its memory is reused.
+
+    Returns:
+        The state as it was saved.
+
+    Raises:
+        NonFiniteError: names the step; nothing was saved since it.
+    """
+    config = run.config.training
+    step = int(state.step)
+    if step == config.steps:
+        print(f"all {config.steps} steps are done")
+        return state
+    if step:
+        print(f"resuming after step {step}")
+    with (
+        _stop_signal() as stop,
+        Checkpoints(run.workdir) as checkpoints,
+        MetricsLog(run.workdir, step, config.steps, config.batch_size) as log,
+        jax.transfer_guard("disallow"),
+    ):
+        batches = training_batches(run.timelines, run.config, start_step=step, steps=config.steps)
+        batch = shard_batch(run.mesh, next(batches))
+        train_step, validate = _compile(run, state, batch)
+        meter = Meter(config.batch_size, step)
+
+        def check() -> None:
+            """What was read is sound."""
+            log.advance(meter.step)
+            if meter.failed_step >= 0:
+                raise _not_finite(meter.failed_step + 1, "the loss or its gradient", checkpoints)
+
+        def settle() -> None:
+            """All that was dispatched is done, sound and logged."""
+            meter.flush()
+            check()
+            log.write(step, meter.take())
+
+        meter.start()
+        while step < config.steps and not stop.is_set():
+            state, metrics = train_step(state, batch, run.tables)
+            step += 1
+            if step < config.steps:
+                asked = time.perf_counter()
+                batch = shard_batch(run.mesh, next(batches))
+                meter.waited(time.perf_counter() - asked)
+            meter.push(metrics)
+            check()
+            if meter.step % config.log_every == 0:
+                log.write(meter.step, meter.take())
+            if step % config.checkpoint_every == 0 or step == config.steps:
+                settle()
+                meter.pause()
+                loss = validate(state)
+                if not all(map(math.isfinite, loss.values())):
+                    raise _not_finite(step, "the validation loss", checkpoints)
+                log.write(step, loss)
+                log.flush()
+                checkpoints.save(state, loss.get("validation_loss"))
+                meter.start()
+        if step < config.steps:
+            settle()
+            checkpoints.save(state)
+            log.say(f"stopped after step {step}, which is saved; resume with the same command")
+    return state
+
+
+def _not_finite(step: int, what: str, checkpoints: Checkpoints) -> NonFiniteError:
+    kept = checkpoints.step()
+    return NonFiniteError(
+        f"step {step}: {what} is not finite. "
+        + ("There is no checkpoint yet. " if kept is None else f"The checkpoint of step {kept} is kept. ")
+        + "The same command would come to the same end: lower training.learning_rate, or look at the data."
+    )
+
+
+def _compile(run: Run, state: TrainState, batch: Batch) -> tuple[Step, Validate]:
+    """Compile ahead of the first step, and say what the program costs."""
+    started = time.perf_counter()
+    step = make_train_step(run.config, run.graphdef, run.mesh, run.corpus)
+    compiled = step.lower(state, batch, run.tables).compile()
+    memory, flops = compiled.memory_analysis(), compiled.cost_analysis()["flops"]
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    print(
+        f"{parameters:,} parameters; train step compiled in {time.perf_counter() - started:.1f} s. "
+        f"On each of {run.mesh.size} devices: {flops / 1e9:,.3g} GFLOP a step, "
+        f"{memory.argument_size_in_bytes / 2**20:,.0f} MiB of state, tables and batch, "
+        f"{memory.temp_size_in_bytes / 2**20:,.0f} MiB of temporaries"
+    )
+    return compiled, _validation(run, state, batch)
+
+
+def _validation(run: Run, state: TrainState, batch: Batch) -> Validate:
+    """The loss on users that never train: the same batches and the same draws each time, so that only the
+    parameters make a difference."""
+    config = run.config
+    count = config.training.validation_batches
+    if not any(((shard.role == VALIDATION) & (shard.cut >= 2)).any() for shard in run.timelines.shards):
+        print("no validation users: the best checkpoint is the last")
+        return lambda state: {}
+    held_out = training_batches(run.timelines, config, role=VALIDATION, start_step=0, steps=count)
+    batches = [jax.tree.map(np.asarray, batch) for batch in held_out]
+    loss_of = make_validation_step(config, run.graphdef, run.mesh, run.corpus)
+    loss_of = loss_of.lower(state, batch, run.tables).compile()
+
+    def validate(state: TrainState) -> dict[str, float]:
+        results = []
+        for k, batch in enumerate(batches):
+            fixed = state._replace(step=replicate(run.mesh, np.int32(k)))
+            results.append(loss_of(fixed, shard_batch(run.mesh, batch), run.tables))
+        results = jax.device_get(results)
+        losses, users = (np.array([r[name] for r in results], np.float64) for name in ("loss", "users"))
+        loss = float(losses @ users / users.sum()) if users.sum() else 0.0
+        return {"validation_loss": loss}
+
+    return validate
+
+
+@contextlib.contextmanager
+def _stop_signal() -> Iterator[threading.Event]:
+    """An event that SIGTERM or SIGINT sets; a second one acts as it would without this."""
+    stop = threading.Event()
+    names = (signal.SIGTERM, signal.SIGINT)
+    before = {name: signal.getsignal(name) for name in names}
+
+    def handle(number: int, frame: object) -> None:
+        stop.set()
+        signal.signal(number, before[number])
+
+    for name in names:
+        signal.signal(name, handle)
+    try:
+        yield stop
+    finally:
+        for name in names:
+            signal.signal(name, before[name])
