@@ -24,9 +24,7 @@ from pinnerformer_jax.training.loop import NonFiniteError, open_run, train
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb; the exit code."""
     flags = argparse.ArgumentParser(add_help=False)
-    flags.add_argument(
-        "--workdir", type=Path, required=True, metavar="DIR", help="folder of the run; made if it is not there"
-    )
+    flags.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="folder of the run")
     values, config = parse(__doc__, argv, flags)
     keep_heap()
     keep_compiled()
