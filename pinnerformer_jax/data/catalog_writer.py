@@ -167,7 +167,7 @@ def write_catalog(
 
 
 def _write_given(connection: duckdb.DuckDBPyConnection, file: Path, count: int) -> None:
-    (dim,) = connection.execute("SELECT max(len(vector)) FROM item_vectors").fetchone()
+    [(dim,)] = connection.execute("SELECT max(len(vector)) FROM item_vectors").fetchall()
     features = open_memmap(file, "w+", np.float16, (count, dim))
     query = "SELECT number, vector FROM item_vectors JOIN items USING (item_id)"
     for batch in connection.sql(query).to_arrow_reader(_BATCH):
