@@ -110,9 +110,19 @@ def test_inference_reads_the_best_parameters_alone(tmp_path, state):
             rest.unlink()  # not needed
     config, graphdef, params = load_for_inference(tmp_path)
     assert config == CONFIG
-    assert graphdef == create(CONFIG, SIZES)[0]
+    assert graphdef == jax.eval_shape(lambda: create(CONFIG, SIZES))[0]
     assert equal(params, at(state, 0, 0.25).params)
     assert equal(load_for_inference(tmp_path, "last")[2], at(state, 0, 0.5).params)
+
+
+def test_inference_touches_nothing_that_a_training_process_may_be_writing(tmp_path, state):
+    claim(tmp_path, RECORD)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(at(state, 1), 1.0)
+    unfinished = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    load_for_inference(tmp_path)
+    assert unfinished.exists()
 
 
 def test_no_run_and_no_checkpoint(tmp_path):

@@ -80,6 +80,9 @@ def training_batches(
     dataset = grain.MapDataset.range(start_step, steps).map(windows.batch)
     dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
     if config.training.input_workers:
+        from absl import flags
+
+        flags.FLAGS.mark_as_parsed()  # Grain's workers read flags that nobody here parses
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=config.training.input_workers))
     return iter(dataset)
 

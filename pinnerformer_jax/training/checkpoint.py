@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
@@ -92,39 +93,46 @@ def read_record(workdir: Path) -> RunRecord:
 class Checkpoints:
     """The checkpoints of a run: the last, and the one of the lowest validation loss."""
 
-    def __init__(self, workdir: Path) -> None:
-        best = BestN(
-            get_metric_fn=_validation_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False
-        )
+    def __init__(self, workdir: Path, *, read_only: bool = False) -> None:
+        """Open.
+
+        Args:
+            workdir: of the run.
+            read_only: leave the folder as it is: another process may be writing to it.
+        """
+        best = BestN(get_metric_fn=_validation_loss, reverse=True, n=1)
         self._manager = ocp.CheckpointManager(
             (workdir / "checkpoints").absolute(),
             options=ocp.CheckpointManagerOptions(
                 best_fn=_validation_loss,
                 best_mode="min",
                 preservation_policy=AnyPreservationPolicy([LatestN(1), best]),
-                cleanup_tmp_directories=True,
+                save_interval_steps=0 if read_only else 1,
+                create=not read_only,
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
             ),
             item_names=("params", "rest"),
         )
 
     def step(self, which: Literal["last", "best"] = "last") -> int | None:
-        """Steps done at a checkpoint; None: there is none. Without validation the best is the last."""
-        best = self._manager.best_step() if which == "best" else None
-        return self._manager.latest_step() if best is None else best
+        """Steps done at a checkpoint; None: there is none."""
+        return self._manager.best_step() if which == "best" else self._manager.latest_step()
 
-    def save(self, state: TrainState, validation_loss: float | None = None) -> None:
+    def save(self, state: TrainState, validation_loss: float = math.inf) -> None:
         """Copy the state to the host, then write it in the background; a step that is there is left.
 
         Args:
             state: of the run.
-            validation_loss: chooses the best; None: this checkpoint cannot be it.
+            validation_loss: the lowest is the best; not known: the best only as long as all are so.
         """
         step = int(jax.device_get(state.step))
         if step == self.step():
             return
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
-        metrics = None if validation_loss is None else {"validation_loss": validation_loss}
-        self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
+        self._manager.save(
+            step, args=ocp.args.Composite(**items), metrics={"validation_loss": validation_loss}
+        )
 
     def restore(self, abstract: TrainState, sharding: Sharding) -> TrainState:
         """The last checkpoint.
@@ -188,7 +196,7 @@ def load_for_inference(
     workdir = Path(workdir)
     run = read_record(workdir)
     graphdef, abstract = jax.eval_shape(lambda: create(run.config, run.sizes))
-    with Checkpoints(workdir) as checkpoints:
+    with Checkpoints(workdir, read_only=True) as checkpoints:
         if checkpoints.step() is None:
             raise FileNotFoundError(f"{workdir}: the run has no checkpoint yet; train further")
         device = SingleDeviceSharding(jax.devices()[0])

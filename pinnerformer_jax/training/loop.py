@@ -146,7 +146,7 @@ def train(run: Run, state: TrainState) -> TrainState:
                     raise _not_finite(step, "the validation loss", checkpoints)
                 log.write(step, loss)
                 log.flush()
-                checkpoints.save(state, loss.get("validation_loss"))
+                checkpoints.save(state, **loss)
                 meter.start()
         if step < config.steps:
             settle()
