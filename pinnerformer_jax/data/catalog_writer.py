@@ -16,7 +16,7 @@ from pinnerformer_jax.data.timelines import TRAIN, Shard
 if TYPE_CHECKING:
     import duckdb
 
-MAX_VECTOR_EVENTS = 50_000_000
+MAX_VECTOR_EVENTS = 25_000_000
 """Vectors are built from so many events at most; of a larger log from every k-th user."""
 
 _BATCH = 1 << 14  # vectors written at a time

@@ -28,8 +28,8 @@ from sklearn.preprocessing import normalize
 from sklearn.utils.extmath import randomized_svd
 
 MAX_ITEMS_PER_USER = 200
-BLOCK_PAIRS = 1 << 24
-MAX_ENTRIES = 1 << 27
+BLOCK_PAIRS = 1 << 23
+MAX_ENTRIES = 1 << 26
 CONTEXT_SMOOTHING = 0.75
 TEXT_FEATURES = 1 << 18
 
