@@ -1,0 +1,233 @@
+"""Every method through the same contests, chunk by chunk; what comes out is the table of results.
+
+Dimensions: U evaluated users, b users of a chunk, N items, S statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from tqdm import tqdm
+
+from pinnerformer_jax.config import EvaluationConfig
+from pinnerformer_jax.evaluation.metrics import (
+    contest,
+    coverage,
+    coverage_curve,
+    interest_entropy,
+    placed_hits,
+    ranking_metrics,
+    ranks,
+    retrieved,
+)
+from pinnerformer_jax.evaluation.protocol import Protocol
+
+Scorer = Callable[[np.ndarray], jax.Array | np.ndarray]
+"""Places [b] among the evaluated users -> float32 [b, N], higher is nearer."""
+
+MODEL = "pinnerformer"
+"""The model's name among the methods."""
+PAPER_K = 10
+"""k of the paper's recall and coverage."""
+ENTROPY_K = 50
+MAX_SCORES = 1 << 25
+"""Scores of a chunk of users, b * N, at most."""
+BUCKETS = (1, 5, 10, 20, 50, 100, 256)
+"""Least events of each bucket of history lengths."""
+RESAMPLES = 1000
+
+DEFINITIONS = {
+    "tie_rule": "a competitor that scores the same as a target comes before it",
+    "paper recall@10": "share of (user, target) pairs with fewer than 10 index items, the user's other "
+    "targets aside, that score at least as high; targets not in the random index are placed into it",
+    "paper interest_entropy@50": "entropy in nats of the topics of a user's 50 nearest index items, mean",
+    "paper p90_coverage@10": "smallest share of the index that makes up 90 % of all users' top 10",
+    "full": "all items with a vector compete, a user's targets with each other too; mean over users of "
+    "hits / targets (recall), NDCG with an ideal of min(k, targets) hits, any hit (hit_rate)",
+    "new_items": "as full, with every item the user had touched up to t taken out of candidates and targets",
+    "low, high": "95 % bootstrap interval over users",
+}
+
+
+def inner_products(users: np.ndarray, items: np.ndarray) -> Scorer:
+    """Score by embeddings, [U, D] and [N, D].
+
+    Raises:
+        ValueError: an embedding is not finite.
+    """
+    for name, vectors in (("user", users), ("item", items)):
+        broken = int((~np.isfinite(vectors).all(axis=1)).sum())
+        if broken:
+            raise ValueError(f"{broken} of {len(vectors)} {name} embeddings are not finite")
+    on_device = jnp.asarray(items, jnp.float32)
+    multiply = jax.jit(lambda u, v: jnp.matmul(u, v.T, precision=lax.Precision.HIGHEST))
+    return lambda places: multiply(users[places].astype(np.float32), on_device)
+
+
+class Statistic(NamedTuple):
+    """A metric as a ratio of sums over users, so that users can be resampled."""
+
+    total: np.ndarray  # float64 [U]
+    weight: np.ndarray  # float64 [U]
+
+    def value(self, users: np.ndarray | slice = slice(None)) -> float:
+        """The metric over some users; NaN if none has any weight."""
+        weight = self.weight[users].sum()
+        return float(self.total[users].sum() / weight) if weight else float("nan")
+
+
+class Played(NamedTuple):
+    """A method's outcome."""
+
+    statistics: dict[tuple[str, str], Statistic]  # by (protocol, metric)
+    shown: np.ndarray  # int64 [size of the index] times each item was in a top 10
+
+
+def compare(
+    scorers: Mapping[str, Scorer], protocol: Protocol, topics: np.ndarray, config: EvaluationConfig
+) -> dict[str, Any]:
+    """Evaluate every method.
+
+    Args:
+        scorers: by method.
+        protocol: users, targets and items, the same for all.
+        topics: int32 [N] topic of each item, -1 unknown.
+        config: cutoffs, chunk size, filter_seen.
+
+    Returns:
+        "rows" ({"method", "protocol", "metric", "value", "n_users", "low", "high"}; none where nobody
+        has a say), "history_length" (the paper's recall@10 by length of the history), "coverage_curve"
+        ([share of items, share of results] by method) and "protocol", plain JSON types.
+    """
+    played = {name: play(name, scorer, protocol, topics, config) for name, scorer in scorers.items()}
+    keyed = {
+        (name, *key): value for name, outcome in played.items() for key, value in outcome.statistics.items()
+    }
+    keys, statistics = list(keyed), list(keyed.values())
+    low, high = intervals(statistics, config.seed)
+    rows = [
+        _row(*key, statistic.value(), int((statistic.weight > 0).sum()), float(a), float(b))
+        for key, statistic, a, b in zip(keys, statistics, low, high, strict=True)
+        if statistic.weight.any()
+    ]
+    users = len(protocol.users)
+    rows += [_row(m, "paper", "p90_coverage@10", coverage(p.shown), users) for m, p in played.items()]
+    return {
+        "rows": rows,
+        "history_length": [
+            line for name, outcome in played.items() for line in _by_length(name, outcome, protocol)
+        ],
+        "coverage_curve": {name: _thinned(coverage_curve(p.shown)) for name, p in played.items()},
+        "protocol": {**protocol.facts, "filter_seen": config.filter_seen, "definitions": DEFINITIONS},
+    }
+
+
+def play(
+    name: str, scorer: Scorer, protocol: Protocol, topics: np.ndarray, config: EvaluationConfig
+) -> Played:
+    """One method through all its contests."""
+    users, items = len(protocol.users), len(protocol.reachable)
+    size = max(1, min(config.batch_size, users, MAX_SCORES // items))
+    index, reachable = jnp.asarray(protocol.index), jnp.asarray(protocol.reachable)
+    shown = np.zeros(items, np.int64)
+    chunks: list[dict[tuple[str, str], Statistic]] = []
+    with tqdm(total=users, desc=name, unit="user", leave=False, disable=None) as bar:
+        for start in range(0, users, size):
+            places = np.arange(start, min(start + size, users))
+            scores = jnp.asarray(scorer(np.pad(places, (0, size - len(places)), mode="edge")), jnp.float32)
+            user, number = protocol.targets.of(places)
+            item, new = protocol.targets.item[number], protocol.targets.new[number]
+            toucher, event = protocol.history.of(places)
+            seen = toucher, protocol.history.item[event]
+            nothing = np.zeros(0, int), np.zeros(0, int)
+
+            paper = contest(scores, index, (user, item), nothing, max(PAPER_K, ENTROPY_K))
+            top = retrieved(paper, protocol.index, ENTROPY_K)[: len(places)]
+            shown += np.bincount(top[:, :PAPER_K][top[:, :PAPER_K] >= 0], minlength=items)
+            statistics = {
+                ("paper", "recall@10"): Statistic(
+                    np.bincount(user, placed_hits(paper, PAPER_K), len(places)),
+                    np.bincount(user, minlength=len(places)).astype(float),
+                ),
+                ("paper", "interest_entropy@50"): _mean(interest_entropy(top, topics)),
+            }
+            for kind, kept, excluded in (
+                ("full", slice(None), seen if config.filter_seen else nothing),
+                ("new_items", new, seen),
+            ):
+                pairs = user[kept], item[kept]
+                ranked = ranks(contest(scores, reachable, pairs, excluded, max(config.cutoffs)))
+                for k in config.cutoffs:
+                    for metric, values in ranking_metrics(ranked, pairs[0], len(places), k).items():
+                        statistics[kind, metric] = _mean(values)
+            chunks.append(statistics)
+            bar.update(len(places))
+    joined = {
+        key: Statistic(
+            *(np.concatenate(parts) for parts in zip(*(chunk[key] for chunk in chunks), strict=True))
+        )
+        for key in chunks[0]
+    }
+    return Played(joined, shown[protocol.index])
+
+
+def intervals(statistics: list[Statistic], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """95 % bootstrap intervals, low [S] and high [S]; the same resampled users for every statistic."""
+    rng = np.random.default_rng(seed)
+    totals, weights = (np.stack(part, axis=1) for part in zip(*statistics, strict=True))  # [U, S]
+    users = len(totals)
+    block = max(1, min(RESAMPLES, (1 << 23) // users))
+    values = []
+    for start in range(0, RESAMPLES, block):
+        size = min(block, RESAMPLES - start)
+        drawn = rng.integers(users, size=(size, users)) + np.arange(size)[:, None] * users
+        times = np.bincount(drawn.ravel(), minlength=size * users).reshape(size, users).astype(float)
+        with np.errstate(invalid="ignore"):
+            values.append((times @ totals) / (times @ weights))  # NaN where no drawn user has weight
+    drawn_values = np.concatenate(values)  # [RESAMPLES, S]
+    some = np.isfinite(drawn_values).any(axis=0)
+    low, high = np.full((2, len(statistics)), np.nan)
+    low[some], high[some] = np.nanpercentile(drawn_values[:, some], [2.5, 97.5], axis=0)
+    return low, high
+
+
+def _mean(values: np.ndarray) -> Statistic:
+    """The mean over users, those with NaN left out."""
+    return Statistic(np.nan_to_num(values), np.isfinite(values).astype(float))
+
+
+def _row(
+    method: str,
+    protocol: str,
+    metric: str,
+    value: float,
+    users: int,
+    low: float | None = None,
+    high: float | None = None,
+) -> dict[str, Any]:
+    row = {"method": method, "protocol": protocol, "metric": metric, "value": value, "n_users": users}
+    return row if low is None else {**row, "low": low, "high": high}
+
+
+def _by_length(method: str, outcome: Played, protocol: Protocol) -> list[dict[str, Any]]:
+    """The paper's recall@10 in each bucket of history lengths that has users."""
+    bucket = np.searchsorted(BUCKETS, protocol.history.length, side="right") - 1
+    recall = outcome.statistics["paper", "recall@10"]
+    lines = []
+    for k in np.unique(bucket):
+        events = f"{BUCKETS[k]}+" if k == len(BUCKETS) - 1 else f"{BUCKETS[k]}-{BUCKETS[k + 1] - 1}"
+        inside = bucket == k
+        facts = {"n_users": int(inside.sum()), "n_pairs": int(recall.weight[inside].sum())}
+        lines.append({"method": method, "events": events, "recall@10": recall.value(inside), **facts})
+    return lines
+
+
+def _thinned(curve: np.ndarray, points: int = 200) -> list[list[float]]:
+    """[share of items, share of results] at so many points, denser at the start."""
+    ranks = np.unique(np.geomspace(1, len(curve), points).round().astype(int))
+    return [[0.0, 0.0], *([rank / len(curve), float(curve[rank - 1])] for rank in ranks)]

@@ -1,0 +1,70 @@
+"""A few users as people can read them: what they had done, what is retrieved, what they did next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from pinnerformer_jax.config import EvaluationConfig
+from pinnerformer_jax.data.catalog import Catalog
+from pinnerformer_jax.data.contracts import format_time
+from pinnerformer_jax.data.timelines import Timelines
+from pinnerformer_jax.evaluation.comparison import Scorer
+from pinnerformer_jax.evaluation.metrics import contest, retrieved
+from pinnerformer_jax.evaluation.protocol import Protocol
+
+SHOWN = 10
+"""Items of each list."""
+
+
+def examples(
+    scorer: Scorer,
+    protocol: Protocol,
+    timelines: Timelines,
+    catalog: Catalog,
+    config: EvaluationConfig,
+    count: int = 6,
+) -> list[dict[str, Any]]:
+    """Users drawn at random, so that nobody picks the flattering ones.
+
+    Returns:
+        For each: "user" (id as it came), "events", "history" (newest first: "title", "time"), "retrieved"
+        (candidates of protocol `full`: "title", "hit", "seen") and "targets" ("title", "hit", "seen").
+    """
+    rng = np.random.default_rng(config.seed)
+    places = np.sort(rng.choice(len(protocol.users), min(count, len(protocol.users)), replace=False))
+    history, targets = protocol.history, protocol.targets
+    user, number = targets.of(places)
+    toucher, event = history.of(places)
+    seen = toucher, history.item[event]
+    game = contest(
+        jnp.asarray(scorer(places), jnp.float32),
+        jnp.asarray(protocol.reachable),
+        (user, targets.item[number]),
+        seen if config.filter_seen else (seen[0][:0], seen[1][:0]),
+        SHOWN,
+    )
+    top = retrieved(game, protocol.reachable, SHOWN)
+    ids = timelines.user_ids(protocol.users[places])
+
+    def describe(rows: np.ndarray, hits: np.ndarray, touched: np.ndarray) -> list[dict[str, Any]]:
+        return [{"title": catalog.titles[r], "hit": r in hits, "seen": r in touched} for r in rows.tolist()]
+
+    told = []
+    for k, place in enumerate(places):
+        wanted = targets.item[targets.offsets[place] : targets.offsets[place + 1]]
+        events = slice(history.offsets[place], history.offsets[place + 1])
+        touched, shown = history.item[events], top[k][top[k] >= 0]
+        latest = list(zip(touched.tolist(), history.time[events].tolist(), strict=True))[: -SHOWN - 1 : -1]
+        told.append(
+            {
+                "user": str(ids[k]),
+                "events": len(touched),
+                "history": [{"title": catalog.titles[r], "time": format_time(t)} for r, t in latest],
+                "retrieved": describe(shown, wanted, touched),
+                "targets": describe(wanted, shown, touched),
+            }
+        )
+    return told

@@ -1,0 +1,154 @@
+"""Plots of the report, as SVG to put inside a page: colours are the page's CSS variables."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pinnerformer_jax.evaluation.comparison import MODEL
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# What matplotlib is given as colours stands for variables of the page, which knows light from dark.
+FEWEST_USERS = 10
+"""Users a bucket of history lengths needs to be drawn."""
+
+INK, MUTED, GRID, ACCENT, BAR = "#000001", "#000002", "#000003", "#000004", "#000005"
+LINES = ("#000006", "#000007", "#000008", "#000009", "#00000a")
+VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", ACCENT: "accent", BAR: "bar"} | {
+    colour: f"line-{k}" for k, colour in enumerate(LINES)
+}
+
+
+def label(method: str) -> str:
+    """A method's name for people."""
+    return {MODEL: "PinnerFormer", "item_knn": "Item-kNN"}.get(method, method.replace("_", " ").capitalize())
+
+
+def loss_curve(lines: Sequence[Mapping[str, float]]) -> str | None:
+    """Training and validation loss by step; None: nothing was logged."""
+    figure, (axes,) = _figure(1, 5.6, 3.1)
+    for name, colour, title, style in (
+        ("loss", BAR, "training", "-"),
+        ("validation_loss", ACCENT, "validation", "o-"),
+    ):
+        points = [(line["step"], line[name]) for line in lines if name in line]
+        if points:
+            axes.plot(
+                *zip(*points, strict=True), style, color=colour, label=title, markersize=4, linewidth=1.8
+            )
+    if not axes.lines:
+        return None
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    _legend(axes)
+    return _svg(figure, "loss")
+
+
+def recall_bars(panels: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> str:
+    """Bars with intervals, one panel a protocol.
+
+    Args:
+        panels: title and rows ("method", "value", "low", "high") of each.
+    """
+    figure, axes = _figure(len(panels), 11.6, 0.42 * max(len(rows) for _, rows in panels) + 0.9)
+    for axis, (title, rows) in zip(axes, panels, strict=True):
+        rows = sorted(rows, key=lambda row: row["value"])
+        high = max([row["high"] for row in rows] + [1e-9])
+        for k, row in enumerate(rows):
+            axis.barh(k, row["value"], 0.66, color=ACCENT if row["method"] == MODEL else BAR)
+            axis.hlines(k, row["low"], row["high"], color=INK, linewidth=1)
+            axis.text(row["high"] + 0.02 * high, k, f"{row['value']:.3f}", va="center", color=INK, fontsize=9)
+        axis.set_yticks(range(len(rows)), [label(row["method"]) for row in rows])
+        axis.set_xlim(0, 1.2 * high)
+        axis.set_title(title, loc="left", fontsize=10.5, color=INK)
+        axis.grid(visible=False, axis="y")
+        axis.xaxis.set_major_locator(_ticks(4))
+    return _svg(figure, "bars")
+
+
+def recall_by_history(lines: Sequence[Mapping[str, Any]]) -> str:
+    """The paper's recall@10 by events of the user, a line a method; small buckets are left out."""
+    figure, (axes,) = _figure(1, 5.6, 3.1)
+    lines = [line for line in lines if line["n_users"] >= FEWEST_USERS] or lines
+    buckets = list(dict.fromkeys(line["events"] for line in lines))
+    users = {line["events"]: line["n_users"] for line in lines}
+    for method, colour in _colours([line["method"] for line in lines]):
+        points = [
+            (buckets.index(line["events"]), line["recall@10"]) for line in lines if line["method"] == method
+        ]
+        axes.plot(*zip(*points, strict=True), "o-", color=colour, label=label(method), **_weight(method))
+    axes.set_xticks(range(len(buckets)), [f"{name}\n({users[name]:,})" for name in buckets], fontsize=8)
+    axes.set_xlabel("events up to t (users)")
+    axes.set_ylabel("recall@10")
+    axes.set_ylim(bottom=0)
+    _legend(axes)
+    return _svg(figure, "history")
+
+
+def coverage_curves(curves: Mapping[str, Sequence[Sequence[float]]]) -> str:
+    """Share of all top-10 results that the most shown items account for, a line a method."""
+    figure, (axes,) = _figure(1, 5.6, 3.1)
+    for method, colour in _colours(list(curves)):
+        axes.plot(*zip(*curves[method], strict=True), color=colour, label=label(method), **_weight(method))
+    axes.axhline(0.9, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
+    axes.text(1, 0.885, "90 %", color=MUTED, fontsize=8, ha="right", va="top")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.01)
+    axes.set_xlabel("share of the index, most shown first")
+    axes.set_ylabel("share of top-10 results")
+    _legend(axes)
+    return _svg(figure, "coverage")
+
+
+def _figure(panels: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    for axis in axes:
+        axis.patch.set_visible(False)
+        axis.spines[:].set_visible(False)
+        axis.grid(color=GRID, linewidth=0.8)
+        axis.set_axisbelow(True)
+        axis.tick_params(length=0, labelcolor=MUTED, labelsize=9)
+        axis.xaxis.label.set(color=MUTED, fontsize=9)
+        axis.yaxis.label.set(color=MUTED, fontsize=9)
+    return figure, list(axes)
+
+
+def _ticks(count: int) -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(count)
+
+
+def _colours(methods: Sequence[str]) -> list[tuple[str, str]]:
+    """Baselines first, so that the model's line lies on top."""
+    others = [method for method in dict.fromkeys(methods) if method != MODEL]
+    own = [(MODEL, ACCENT)] if MODEL in methods else []
+    return [(method, LINES[k % len(LINES)]) for k, method in enumerate(others)] + own
+
+
+def _weight(method: str) -> dict[str, float]:
+    return {"linewidth": 2.6, "markersize": 5} if method == MODEL else {"linewidth": 1.4, "markersize": 3}
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="best")
+
+
+def _svg(figure: Figure, salt: str) -> str:
+    from matplotlib import rc_context
+
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+        file = io.StringIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    text = file.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)  # HTML knows them, and a page names no address
+    return re.sub("#00000[1-9a]", lambda match: f"var(--{VARIABLES[match[0]]})", text)

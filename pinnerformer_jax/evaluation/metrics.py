@@ -1,0 +1,177 @@
+"""The metrics, each from one contest: how an evaluated user's targets score against the best of the rest.
+
+A tie is decided against the model everywhere: a competitor that scores the same as a target comes first.
+
+Dimensions: b users of a chunk, N items, K competitors kept, R (user, target) pairs of the chunk; `user`
+is a pair's place in the chunk, ascending.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from pinnerformer_jax.retrieval.exact import top_k
+
+
+class Contest(NamedTuple):
+    """What each user's targets are up against."""
+
+    best: np.ndarray  # float32 [b, K] highest scores of candidates that are no targets, descending
+    rows: np.ndarray  # int32 [b, K] their items; -1 with score -inf where there are fewer
+    user: np.ndarray  # int64 [R] whose target
+    item: np.ndarray  # int32 [R] the target
+    score: np.ndarray  # float32 [R] its score; -inf if it is excluded
+
+
+Pairs = tuple[np.ndarray, np.ndarray]
+"""Users (places in the chunk) and items, [R] each."""
+
+
+def contest(scores: jax.Array, candidates: jax.Array, targets: Pairs, excluded: Pairs, k: int) -> Contest:
+    """Find the K best competitors of each user, and the scores of the targets.
+
+    Args:
+        scores: float32 [b, N], on the device.
+        candidates: bool [N], items that compete.
+        targets: these do not compete, whether they are candidates or not.
+        excluded: these neither compete nor, if they are targets, score; repeats do no harm.
+        k: K; fewer if there are not so many items.
+
+    Raises:
+        ValueError: a score is NaN.
+    """
+    k = min(k, scores.shape[1])
+    best, rows, score = jax.device_get(
+        _contest(scores, candidates, _padded(targets, len(scores)), _padded(excluded, len(scores)), k)
+    )
+    user, item = targets
+    score = score[: len(user)]
+    if np.isnan(best).any() or np.isnan(score).any():
+        raise ValueError("a score is NaN; look for non-finite embeddings")
+    return Contest(best, np.where(np.isneginf(best), -1, rows), user, item, score)
+
+
+@partial(jax.jit, static_argnames="k")
+def _contest(
+    scores: Float[Array, "b N"],
+    candidates: Bool[Array, " N"],
+    targets: tuple[Int[Array, " R"], Int[Array, " R"]],
+    excluded: tuple[Int[Array, " E"], Int[Array, " E"]],
+    k: int,
+) -> tuple[Float[Array, "b k"], Int[Array, "b k"], Float[Array, " R"]]:
+    field = scores.at[excluded].set(-jnp.inf, mode="drop")
+    score = field[targets]
+    field = jnp.where(candidates[None, :], field, -jnp.inf).at[targets].set(-jnp.inf, mode="drop")
+    return *top_k(field, k), score
+
+
+def _padded(pairs: Pairs, users: int) -> Pairs:
+    """Pairs of a user that is not there (dropped on the device), up to a power of two, so that few
+    shapes are compiled."""
+    missing = max(64, 1 << (len(pairs[0]) - 1).bit_length()) - len(pairs[0])
+    user, item = (np.asarray(values, np.int32) for values in pairs)
+    return np.pad(user, (0, missing), constant_values=users), np.pad(item, (0, missing))
+
+
+def placed_hits(contest: Contest, k: int) -> np.ndarray:
+    """bool [R]: is a target among the k nearest when it alone is placed among the candidates? The
+    user's other targets do not compete with it (the paper's Recall@10)."""
+    if contest.best.shape[1] < k:
+        return np.isfinite(contest.score)
+    return contest.score > contest.best[contest.user, k - 1]
+
+
+def ranks(contest: Contest) -> np.ndarray:
+    """int64 [R]: each target's place, from 0, when targets compete with each other too. Exact below K;
+    excluded targets come after everything."""
+    ahead = (contest.best[contest.user] >= contest.score[:, None]).sum(axis=1)
+    order = np.lexsort((-contest.score, contest.user))
+    among = np.empty_like(order)
+    among[order] = _place_in_group(contest.user[order])
+    return np.where(np.isneginf(contest.score), np.iinfo(np.int64).max, ahead + among)
+
+
+def ranking_metrics(rank: np.ndarray, user: np.ndarray, users: int, k: int) -> dict[str, np.ndarray]:
+    """Recall@k, NDCG@k and HitRate@k of each user, float64 [b]; NaN for a user without targets.
+
+    Recall is hits / number of targets; NDCG's ideal holds min(k, number of targets) hits at the top.
+    """
+    count = np.bincount(user, minlength=users)
+    hit = rank < k
+    hits = np.bincount(user, hit, users)
+    gain = np.bincount(user, np.where(hit, 1 / np.log2(np.where(hit, rank, 0) + 2), 0), users)
+    ideal = np.cumsum([0, *(1 / np.log2(np.arange(k) + 2))])[np.minimum(count, k)]
+    some = np.where(count > 0, 1.0, np.nan)
+    return {
+        f"recall@{k}": hits / np.maximum(count, 1) * some,
+        f"ndcg@{k}": gain / np.maximum(ideal, 1) * some,
+        f"hit_rate@{k}": (hits > 0) * some,
+    }
+
+
+def retrieved(contest: Contest, candidates: np.ndarray, k: int) -> np.ndarray:
+    """int32 [b, k]: the items a user is shown, best first; -1 where there are fewer.
+
+    Args:
+        contest: of K >= k.
+        candidates: bool [N], those of the contest; targets that are none of them are not shown.
+        k: how many.
+    """
+    users, width = contest.best.shape
+    shown = candidates[contest.item] & np.isfinite(contest.score)
+    user = np.concatenate([np.repeat(np.arange(users), width), contest.user[shown]])
+    row = np.concatenate([contest.rows.ravel(), contest.item[shown]])
+    score = np.concatenate([contest.best.ravel(), contest.score[shown]])
+    is_target = np.arange(len(row)) >= users * width
+    order = np.lexsort((is_target, -score, user))
+    user, row = user[order], row[order]
+    place = _place_in_group(user)
+    top = np.full((users, k), -1, np.int32)
+    top[user[place < k], place[place < k]] = row[place < k]
+    return top
+
+
+def interest_entropy(rows: np.ndarray, topics: np.ndarray) -> np.ndarray:
+    """Entropy, in nats, of the topics among each user's items, float64 [b].
+
+    Args:
+        rows: int32 [b, k] items; -1 is none.
+        topics: int32 [N] topic of each item; -1 is unknown, and left out. NaN for a user without any.
+    """
+    topic = np.where(rows >= 0, topics[rows], -1)
+    user, column = np.nonzero(topic >= 0)
+    kinds = int(topics.max(initial=0)) + 1
+    counts = np.bincount(user * kinds + topic[user, column], minlength=len(rows) * kinds)
+    counts = counts.reshape(len(rows), kinds)
+    total = counts.sum(axis=1)
+    share = counts / np.maximum(total, 1)[:, None]
+    logs = np.log(share, out=np.zeros_like(share), where=share > 0)
+    return np.where(total > 0, -(share * logs).sum(axis=1), np.nan)
+
+
+def coverage_curve(shown: np.ndarray) -> np.ndarray:
+    """Share of all results that the 1, 2, 3, ... most shown items account for, float64 [size of the index].
+
+    Args:
+        shown: int [size of the index], how often each item was in a top 10.
+    """
+    return np.cumsum(np.sort(shown)[::-1]) / max(shown.sum(), 1)
+
+
+def coverage(shown: np.ndarray, share: float = 0.9) -> float:
+    """The smallest share of the index that accounts for this share of all results (P90 coverage)."""
+    cumulative = np.cumsum(np.sort(shown)[::-1])
+    wanted = math.ceil(round(share * int(cumulative[-1]), 6))
+    return float(np.searchsorted(cumulative, wanted) + 1) / len(shown)
+
+
+def _place_in_group(group: np.ndarray) -> np.ndarray:
+    """0, 1, 2, ... within each run of equal numbers of an ascending array."""
+    return np.arange(len(group)) - np.searchsorted(group, group)

@@ -1,0 +1,204 @@
+"""Who is evaluated, on what, against what: decided once, the same for the model and every baseline.
+
+t is the end of training. A user is evaluated who never trained (role EVALUATION), had an event up to
+t, and has a target: an item that a positive event of the window after t is about and that has a vector.
+
+Dimensions: U evaluated users, E their events up to t, R (user, target item) pairs, N items.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pinnerformer_jax.config import EvaluationConfig, PositiveRule
+from pinnerformer_jax.data.contracts import DAY, format_time, positive_table
+from pinnerformer_jax.data.timelines import EVALUATION, Shard, Timelines
+
+
+@dataclass(frozen=True)
+class History:
+    """What users had done up to t, user by user, oldest first."""
+
+    offsets: np.ndarray  # int64 [U + 1]: user u owns events offsets[u] : offsets[u + 1]
+    item: np.ndarray  # int32 [E]
+    time: np.ndarray  # int64 [E] seconds since 1970
+    positive: np.ndarray  # bool [E]
+
+    @property
+    def length(self) -> np.ndarray:
+        """int64 [U], events of each user."""
+        return np.diff(self.offsets)
+
+    def of(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The events of some users: whose each is, as a place in `users`, and its number."""
+        return flat_ranges(self.offsets[users], self.length[users])
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The distinct items users are positive about in the window, user by user, reachable ones only."""
+
+    offsets: np.ndarray  # int64 [U + 1]
+    item: np.ndarray  # int32 [R]
+    new: np.ndarray  # bool [R]: the user had not touched it up to t
+
+    def of(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The targets of some users: whose each is, as a place in `users`, and its number."""
+        return flat_ranges(self.offsets[users], np.diff(self.offsets)[users])
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The evaluated users, their histories and targets, and the items that compete."""
+
+    users: np.ndarray  # int64 [U] numbers in the timelines, ascending
+    history: History
+    targets: Targets
+    reachable: np.ndarray  # bool [N] items with a vector: the candidates of `full` and `new_items`
+    index: np.ndarray  # bool [N] the random items of `paper`
+    split_time: int  # t, seconds since 1970
+    window_end: int  # last second of the window
+    eligible: int  # users that qualify; more than U if a sample is evaluated
+    without_history: int  # evaluation users without an event up to t
+    without_target: int  # the others without a reachable target
+    unreachable: int  # (user, item) pairs of positives left out: the item has no vector
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """For people and for results.json."""
+        return {
+            "t": format_time(self.split_time),
+            "window_end": format_time(self.window_end),
+            "window_days": (self.window_end - self.split_time) / DAY,
+            "users": len(self.users),
+            "eligible_users": self.eligible,
+            "users_without_history": self.without_history,
+            "users_without_target": self.without_target,
+            "pairs": len(self.targets.item),
+            "new_pairs": int(self.targets.new.sum()),
+            "unreachable_pairs": self.unreachable,
+            "items": len(self.reachable),
+            "reachable_items": int(self.reachable.sum()),
+            "index_size": int(self.index.sum()),
+        }
+
+
+def decide(
+    timelines: Timelines,
+    reachable: np.ndarray,
+    rules: tuple[PositiveRule, ...],
+    config: EvaluationConfig,
+) -> Protocol:
+    """Read the protocol off a prepared folder.
+
+    Args:
+        timelines: the folder.
+        reachable: bool [N], items with a vector.
+        rules: what a positive is.
+        config: sizes and seeds of the samples.
+
+    Raises:
+        ValueError: nobody can be evaluated; says why.
+    """
+    manifest, items = timelines.manifest, len(reachable)
+    table = positive_table(rules, manifest.actions, manifest.surfaces)
+    with_history, without_history = _held_out(timelines)
+    user, item = _window_positives(timelines, with_history, table, items)
+    within_reach = reachable[item]
+    unreachable = int((~within_reach).sum())
+    user, item = user[within_reach], item[within_reach]
+    eligible = np.unique(user)
+    if len(eligible) == 0:
+        raise ValueError(
+            f"{timelines.path}: of {len(with_history) + without_history} evaluation users none has both an "
+            f"event up to {format_time(manifest.split_time)} and then, up to "
+            f"{format_time(manifest.evaluation_end)}, a positive on an item with a vector; raise "
+            "data.evaluation_share or data.evaluation_days, or widen data.positives, and run ingest again"
+        )
+
+    rng = np.random.default_rng(config.seed)
+    candidates = np.flatnonzero(reachable)
+    index = np.zeros(items, bool)
+    index[rng.choice(candidates, min(config.index_size, len(candidates)), replace=False)] = True
+    users = eligible
+    if 0 < config.max_users < len(eligible):
+        users = np.sort(rng.choice(eligible, config.max_users, replace=False))
+        chosen = np.isin(user, users)
+        user, item = user[chosen], item[chosen]
+
+    history = histories(timelines, users, table)
+    place = np.searchsorted(users, user)
+    touched = np.repeat(np.arange(len(users)), history.length) * items + history.item
+    targets = Targets(
+        offsets=np.searchsorted(place, np.arange(len(users) + 1)),
+        item=item.astype(np.int32),
+        new=~np.isin(place * items + item, touched),
+    )
+    return Protocol(
+        users=users,
+        history=history,
+        targets=targets,
+        reachable=reachable,
+        index=index,
+        split_time=manifest.split_time,
+        window_end=manifest.evaluation_end,
+        eligible=len(eligible),
+        without_history=without_history,
+        without_target=len(with_history) - len(eligible),
+        unreachable=unreachable,
+    )
+
+
+def _held_out(timelines: Timelines) -> tuple[np.ndarray, int]:
+    """Evaluation users with an event up to t, ascending, and how many have none."""
+    users = timelines.with_role(EVALUATION)
+    active = np.concatenate([shard.cut for shard in timelines.shards])[users] > 0
+    return users[active], int((~active).sum())
+
+
+def _window_positives(
+    timelines: Timelines, users: np.ndarray, table: np.ndarray, items: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct (user, item) pairs of positives in the window, by user and item."""
+    pairs = []
+    for first, shard in timelines.by_shard():
+        local = users[(users >= first) & (users < first + shard.users)] - first
+        cut = shard.offsets[local] + shard.cut[local]
+        owner, event = flat_ranges(cut, shard.offsets[local + 1] - cut)
+        wanted = positives(shard, event, table) & (shard.time[event] <= timelines.manifest.evaluation_end)
+        pairs.append(np.unique((first + local[owner[wanted]]) * items + shard.item[event[wanted]]))
+    return np.divmod(np.concatenate(pairs), items)
+
+
+def histories(timelines: Timelines, users: np.ndarray, table: np.ndarray) -> History:
+    """Every event of some users up to t.
+
+    Args:
+        timelines: a prepared folder.
+        users: int64 [U], ascending.
+        table: float32 [A, S], see `contracts.positive_table`.
+    """
+    length, item, time, positive = [], [], [], []
+    for first, shard in timelines.by_shard():
+        local = users[(users >= first) & (users < first + shard.users)] - first
+        _, event = flat_ranges(shard.offsets[local], shard.cut[local])
+        length.append(shard.cut[local])
+        item.append(shard.item[event])
+        time.append(shard.time[event])
+        positive.append(positives(shard, event, table))
+    offsets = np.cumsum(np.concatenate([[0], *length]))
+    return History(offsets, *(np.concatenate(column) for column in (item, time, positive)))
+
+
+def positives(shard: Shard, event: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """bool: which events of a shard are positive engagement."""
+    return shard.duration[event] >= table[shard.action[event], shard.surface[event]]
+
+
+def flat_ranges(start: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers start[i] .. start[i] + count[i] - 1 of every i, end to end, and the i of each."""
+    owner = np.repeat(np.arange(len(count)), count)
+    first = np.cumsum(count) - count
+    return owner, np.arange(len(owner)) + (start - first)[owner]

@@ -1,0 +1,184 @@
+"""What an evaluation leaves behind: a table on the terminal, results.json and a page for the browser."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pinnerformer_jax.evaluation import figures
+from pinnerformer_jax.evaluation.comparison import MODEL
+from pinnerformer_jax.files import write_json, write_text
+
+PROTOCOLS = {"paper": "Paper", "full": "Full catalogue", "new_items": "New items only"}
+
+
+def print_results(results: Mapping[str, Any], console: Console) -> None:
+    """One table a protocol, the best of each column in bold, and what was measured how."""
+    for table in tables(results["rows"]):
+        shown = Table(title=table["title"], title_justify="left", title_style="bold", header_style="dim")
+        shown.add_column("method")
+        for metric in table["metrics"]:
+            shown.add_column(metric.replace("interest_", ""), justify="right")
+        for line in table["lines"]:
+            style = "cyan" if line["method"] == MODEL else ""
+            cells = [f"[bold]{c['text']}[/bold]" if c["best"] else c["text"] for c in line["cells"]]
+            shown.add_row(line["name"], *cells, style=style)
+        console.print(shown)
+    console.print(sentence(results["protocol"]), highlight=False)
+    console.print(scann_sentence(results["scann"]), highlight=False)
+
+
+def write_results(results: Mapping[str, Any], workdir: Path) -> Path:
+    """Write DIR/results.json; its path."""
+    path = workdir / "results.json"
+    write_json(path, results)
+    return path
+
+
+def write_page(results: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], workdir: Path) -> Path:
+    """Write DIR/report.html, whole in itself; its path.
+
+    Args:
+        results: as in results.json.
+        examples: see examples.py.
+        workdir: of the run; its metrics.jsonl gives the loss curve, if there is one.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
+    bars = [
+        (f"{title}: recall@10", [row for row in results["rows"] if _is(row, protocol, "recall@10")])
+        for protocol, title in PROTOCOLS.items()
+    ]
+    page = template.render(
+        name=results["config"]["name"],
+        model=MODEL,
+        cards=list(_cards(results)),
+        bars=figures.recall_bars([(title, rows) for title, rows in bars if rows]),
+        loss=figures.loss_curve(read_losses(workdir / "metrics.jsonl")),
+        history=figures.recall_by_history(results["history_length"]),
+        coverage=figures.coverage_curves(results["coverage_curve"]),
+        tables=tables(results["rows"]),
+        examples=examples,
+        sentence=sentence(results["protocol"]),
+        scann=results["scann"],
+        scann_sentence=scann_sentence(results["scann"]),
+        definitions=results["protocol"]["definitions"],
+        config=json.dumps(results["config"], indent=2, ensure_ascii=False),
+    )
+    path = workdir / "report.html"
+    write_text(path, page)
+    return path
+
+
+def read_losses(path: Path) -> list[dict[str, float]]:
+    """Lines of a run's metrics; none if it left none. A last line cut short is passed over."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if "step" in line:
+            lines.append(line)
+    return lines
+
+
+def tables(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows as one table a protocol: "title", "metrics" and "lines" of "cells", the model's line first."""
+    found = []
+    for protocol, title in PROTOCOLS.items():
+        own = [row for row in rows if row["protocol"] == protocol]
+        if not own:
+            continue
+        cell = {(row["method"], row["metric"]): row for row in own}
+        metrics = list(dict.fromkeys(row["metric"] for row in own))
+        methods = sorted(dict.fromkeys(row["method"] for row in own), key=lambda method: method != MODEL)
+        ranked = [metric for metric in metrics if "entropy" not in metric and "coverage" not in metric]
+        best = {metric: max(row["value"] for row in own if row["metric"] == metric) for metric in ranked}
+        lines = [
+            {
+                "method": method,
+                "name": figures.label(method),
+                "cells": [
+                    {"text": _interval(row), "best": row["value"] == best.get(row["metric"])}
+                    if (row := cell.get((method, metric)))
+                    else {"text": "", "best": False}
+                    for metric in metrics
+                ],
+            }
+            for method in methods
+        ]
+        users = max(row["n_users"] for row in own)
+        found.append({"title": f"{title} ({users:,} users)", "metrics": metrics, "lines": lines})
+    return found
+
+
+def sentence(facts: Mapping[str, Any]) -> str:
+    """The protocol in words."""
+    seen = "left out of the candidates" if facts["filter_seen"] else "kept among the candidates"
+    return (
+        f"{facts['users']:,} of {facts['eligible_users']:,} unseen users with an event up to t = "
+        f"{facts['t']} and a reachable target in the {facts['window_days']:g} days after it; "
+        f"{facts['pairs']:,} targets, "
+        f"{facts['new_pairs']:,} of them new to the user; {facts['unreachable_pairs']:,} more are left out "
+        f"because the item has no vector. Random index of {facts['index_size']:,} of "
+        f"{facts['reachable_items']:,} items. Full catalogue: seen items are {seen}. Ties count against the "
+        f"model. Topics: {facts['topics']}."
+    )
+
+
+def scann_sentence(scann: Mapping[str, Any]) -> str:
+    """The two ways of retrieval in words."""
+    if "error" in scann:
+        return f"ScaNN: not measured: {scann['error']}"
+    how = f"tree of {scann['leaves']:,} leaves, {scann['leaves_searched']:,} searched"
+    how = (
+        f"{how}{', SOAR' if scann['soar'] else ''}"
+        if scann["leaves"]
+        else "brute force, the catalogue is small"
+    )
+    return (
+        f"Retrieval of {scann['k']} of {scann['items']:,} items: ScaNN ({how}) finds "
+        f"{scann['recall']:.2%} of the exact neighbours at {scann['scann_qps']:,.0f} queries/s; exact on {scann['device']} answers "
+        f"{scann['exact_qps']:,.0f} queries/s."
+    )
+
+
+def _cards(results: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    """Headline numbers of the model, each beside the best baseline's."""
+    for protocol, metric, title in (
+        ("paper", "recall@10", "Recall@10, paper"),
+        ("new_items", "recall@10", "Recall@10, new items"),
+        ("paper", "p90_coverage@10", "P90 coverage@10"),
+        ("paper", "interest_entropy@50", "Interest entropy@50"),
+    ):
+        rows = {row["method"]: row for row in results["rows"] if _is(row, protocol, metric)}
+        own = rows.pop(MODEL, None)
+        if own is None:
+            continue
+        note = ""
+        if metric == "recall@10" and rows:
+            best = max(rows.values(), key=lambda row: row["value"])
+            note = f"best baseline {best['value']:.3f} ({figures.label(best['method'])})"
+        yield {"title": title, "value": f"{own['value']:.3f}", "note": note or "nats" * ("entropy" in metric)}
+
+
+def _is(row: Mapping[str, Any], protocol: str, metric: str) -> bool:
+    return row["protocol"] == protocol and row["metric"] == metric
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    if "low" not in row:
+        return f"{row['value']:.4f}"
+    half = (row["high"] - row["low"]) / 2
+    return f"{row['value']:.4f} ±{half:.4f}" if math.isfinite(half) else f"{row['value']:.4f}"
