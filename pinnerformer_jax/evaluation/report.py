@@ -149,8 +149,8 @@ def scann_sentence(scann: Mapping[str, Any]) -> str:
     )
     return (
         f"Retrieval of {scann['k']} of {scann['items']:,} items: ScaNN ({how}) finds "
-        f"{scann['recall']:.2%} of the exact neighbours at {scann['scann_qps']:,.0f} queries/s; exact on {scann['device']} answers "
-        f"{scann['exact_qps']:,.0f} queries/s."
+        f"{scann['recall']:.2%} of the exact neighbours at {scann['scann_qps']:,.0f} queries/s; exact on "
+        f"{scann['device']} answers {scann['exact_qps']:,.0f} queries/s."
     )
 
 

@@ -1,0 +1,163 @@
+import numpy as np
+import pytest
+from prepared import write_prepared
+from scipy.sparse import csr_matrix
+
+from pinnerformer_jax.config import EvaluationConfig, PositiveRule
+from pinnerformer_jax.data.catalog import Catalog
+from pinnerformer_jax.data.contracts import DAY, positive_table
+from pinnerformer_jax.data.timelines import EVALUATION, VALIDATION, Timelines
+from pinnerformer_jax.evaluation import baselines as module
+from pinnerformer_jax.evaluation.baselines import (
+    baselines,
+    interactions,
+    item_knn,
+    last_items_mean,
+    neighbours,
+    own_most_frequent,
+    random_scores,
+    recent_positives,
+)
+from pinnerformer_jax.evaluation.protocol import History, decide
+
+T = 1_795_000_000
+VIEW, LIKE = 1, 2
+RULES = (PositiveRule(action="like"),)
+
+
+def event(item, day, action=LIKE):
+    return (item, action, 1, int(T + day * DAY), 0.0)
+
+
+@pytest.fixture
+def world(tmp_path):
+    users = {
+        "t1": [event(0, -3), event(1, -2), event(1, -1), event(5, 1)],
+        "t2": [event(0, -3), event(1, -27), event(2, -29), event(3, -1, VIEW)],
+        "t3": [event(4, -5)],
+        "v": [event(6, -1), event(6, -2)],
+        "e": [event(0, -9), event(2, -1), event(7, 1)],
+        "e2": [event(7, -3), event(7, 1)],
+    }
+    roles = {"v": VALIDATION, "e": EVALUATION, "e2": EVALUATION}
+    path = write_prepared(tmp_path / "p", users, T, roles=roles, shards=2, items=8)
+    timelines, catalog = Timelines.open(path), Catalog.open(path)
+    return timelines, catalog, decide(timelines, catalog.reachable, RULES, EvaluationConfig())
+
+
+def table(timelines):
+    return positive_table(RULES, timelines.manifest.actions, timelines.manifest.surfaces)
+
+
+def history(*users, days=None, positive=None):
+    """Lists of items, one event a day, the newest at t."""
+    lengths = [len(items) for items in users]
+    item = np.array([item for items in users for item in items], np.int32)
+    age = np.concatenate([np.arange(n)[::-1] for n in lengths]) if days is None else np.array(days)
+    positive = np.ones(len(item), bool) if positive is None else np.array(positive, bool)
+    return History(np.cumsum([0, *lengths]), item, T - age.astype(np.int64) * DAY, positive)
+
+
+def test_popularity_counts_training_positives_of_28_days(world):
+    timelines, _, _ = world
+    # Neither what comes after t, nor what is older, nor a view, nor other users' events.
+    assert recent_positives(timelines, table(timelines), 8).tolist() == [2, 3, 0, 0, 1, 0, 0, 0]
+
+
+def test_interactions_are_of_training_users_up_to_t(world):
+    timelines, _, _ = world
+    found = interactions(timelines, table(timelines), 8).toarray()
+    assert found.tolist() == [
+        [1, 1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0, 0, 0],
+        [0, 0, 0, 0, 1, 0, 0, 0],
+    ]
+
+
+def test_interactions_take_the_newest_events_only(world, monkeypatch):
+    timelines, _, _ = world
+    monkeypatch.setattr(module, "KNN_EVENTS", 1)
+    found = interactions(timelines, table(timelines), 8).toarray()
+    assert [np.flatnonzero(row).tolist() for row in found] == [[1], [3], [4]]
+
+
+def test_neighbours_by_hand():
+    touched = csr_matrix(np.array([[1, 1, 0], [1, 1, 0], [0, 1, 1], [1, 0, 0]], np.float32))
+    similar = neighbours(touched).toarray()
+    assert similar[0, 1] == pytest.approx(2 / np.sqrt(3 * 3) * 2 / (2 + 10))
+    assert similar[1, 2] == pytest.approx(1 / np.sqrt(3 * 1) * 1 / (1 + 10))
+    assert similar[0, 0] == pytest.approx(1 * 3 / (3 + 10))
+    assert similar[0, 2] == 0
+    np.testing.assert_allclose(similar, similar.T)
+
+
+def test_neighbours_are_the_same_in_chunks_and_keep_the_best(monkeypatch):
+    rng = np.random.default_rng(0)
+    touched = csr_matrix((rng.random((60, 40)) < 0.2).astype(np.float32))
+    whole = neighbours(touched).toarray()
+    monkeypatch.setattr(module, "MAX_PAIRS", 50)
+    np.testing.assert_array_equal(neighbours(touched).toarray(), whole)
+    monkeypatch.setattr(module, "NEIGHBOURS", 5)
+    few = neighbours(touched).toarray()
+    assert ((few > 0).sum(axis=1) == 5).all()
+    np.testing.assert_allclose(np.sort(few, axis=1)[:, -5:], np.sort(whole, axis=1)[:, -5:])
+
+
+def test_item_knn_weighs_newer_events_more(world):
+    _, _, protocol = world
+    similar = csr_matrix(np.eye(8, k=1, dtype=np.float32))  # the neighbour of 0 is 1, of 2 is 3
+    popularity = np.arange(8, dtype=np.float32) / 8
+    scores = item_knn(protocol, similar, popularity)(np.array([0]))
+    assert scores.shape == (1, 8)
+    assert scores[0, 3] == pytest.approx(1, rel=1e-5)  # the newest event weighs 1
+    assert scores[0, 1] == pytest.approx(0.5 ** (8 / 28), rel=1e-5)  # eight days older
+    assert np.argsort(-scores[0]).tolist() == [3, 1, 7, 6, 5, 4, 2, 0]  # popularity orders the rest
+
+
+def test_own_most_frequent_orders_by_count_then_recency_then_popularity():
+    popularity = np.array([0.1, 0.2, 0.3, 0.4, 0.9, 0.5], np.float32)
+    lived = history([2, 0, 1, 0, 3, 4], [5], days=[5, 4, 3, 2, 3, 0, 0], positive=[1, 1, 1, 1, 1, 0, 1])
+    scores = own_most_frequent(lived, popularity)(np.array([0, 1]))
+    # 0 twice; 3 and 1 on the same day, 3 more popular; 2 older. Then by popularity: 4 was no positive.
+    assert np.argsort(-scores[0], kind="stable").tolist() == [0, 3, 1, 2, 4, 5]
+    assert np.argsort(-scores[1], kind="stable").tolist() == [5, 4, 3, 2, 1, 0]
+    assert len(set(scores[0].tolist())) == 6  # nothing is tied
+
+
+def test_last_items_mean_takes_the_newest(monkeypatch):
+    monkeypatch.setattr(module, "LAST_ITEMS", 2)
+    features = np.eye(4, dtype=np.float16)
+    scores = np.asarray(last_items_mean(history([0, 1, 2, 2], [3]), features)(np.array([0, 1])))
+    np.testing.assert_allclose(scores, [[0, 0, 1, 0], [0, 0, 0, 1]])
+    scores = np.asarray(last_items_mean(history([0, 1, 2]), features)(np.array([0])))
+    np.testing.assert_allclose(scores, [[0, 0.5**0.5, 0.5**0.5, 0]], rtol=1e-6)
+
+
+def test_random_is_a_function_of_seed_user_and_item():
+    scores = np.asarray(random_scores(50, seed=1)(np.arange(4)))
+    np.testing.assert_array_equal(random_scores(50, seed=1)(np.array([2, 2])), scores[[2, 2]])
+    assert (np.asarray(random_scores(50, seed=2)(np.arange(4))) != scores).any()
+    assert len(np.unique(scores)) > 190
+
+
+def test_all_of_them_score_every_item(world):
+    timelines, catalog, protocol = world
+    found = baselines(timelines, protocol, catalog.features, RULES, seed=0)
+    assert list(found) == ["random", "popularity", "item_knn", "own_most_frequent", "last_items_mean"]
+    for scorer in found.values():
+        scores = np.asarray(scorer(np.array([0, 1, 1])))
+        assert scores.shape == (3, 8)
+        assert np.isfinite(scores).all()
+    assert np.argmax(found["popularity"](np.array([0]))[0]) == 1
+    # "e" touched 0 and 2, whose users touched 1 and 3; never 6, 7.
+    assert set(np.argsort(-found["item_knn"](np.array([0]))[0])[:4].tolist()) == {0, 1, 2, 3}
+    assert np.argmax(found["own_most_frequent"](np.array([1]))[0]) == 7
+
+
+def test_without_training_events_nothing_breaks(tmp_path):
+    users = {"e": [event(0, -1), event(1, 1)]}
+    path = write_prepared(tmp_path / "p", users, T, roles={"e": EVALUATION}, items=3)
+    timelines, catalog = Timelines.open(path), Catalog.open(path)
+    protocol = decide(timelines, catalog.reachable, RULES, EvaluationConfig())
+    for scorer in baselines(timelines, protocol, catalog.features, RULES, seed=0).values():
+        assert np.isfinite(np.asarray(scorer(np.array([0])))).all()

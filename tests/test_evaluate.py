@@ -1,0 +1,127 @@
+"""evaluate.py as a user runs it, on a run of a tiny model."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import small_run
+from prepared import write_prepared
+
+from pinnerformer_jax.data.contracts import DAY
+from pinnerformer_jax.data.timelines import EVALUATION, TRAIN, read_manifest
+from pinnerformer_jax.model.towers import Sizes
+from pinnerformer_jax.training.checkpoint import Checkpoints, RunRecord, claim, data_digest
+from pinnerformer_jax.training.sharding import make_mesh, replicate
+from pinnerformer_jax.training.state import create
+
+spec = importlib.util.spec_from_file_location("evaluate", Path(__file__).parent.parent / "evaluate.py")
+evaluate = importlib.util.module_from_spec(spec)
+sys.modules[spec.name] = evaluate  # dataclasses look themselves up there
+spec.loader.exec_module(evaluate)
+
+SIZES = Sizes(8, 3, 3)
+
+
+def write_data(path, seed=0):
+    rng = np.random.default_rng(seed)
+    users = {
+        f"user-{k}": [
+            (int(rng.integers(50)), 1, 1, int(small_run.SPLIT + age), 0.0)
+            for age in rng.integers(-60 * DAY, 14 * DAY, rng.integers(10, 30))
+        ]
+        for k in range(40)
+    }
+    roles = {user: EVALUATION if k % 2 else TRAIN for k, user in enumerate(users)}
+    return write_prepared(path, users, small_run.SPLIT, roles=roles, items=50)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """(workdir, prepared folder) of a run with one checkpoint, of a model as it was born."""
+    folder = tmp_path_factory.mktemp("run")
+    prepared = write_data(folder / "prepared")
+    config = small_run.config(prepared)
+    claim(folder / "work", RunRecord(config, SIZES, data_digest(read_manifest(prepared))))
+    state = jax.device_get(jax.jit(lambda: create(config, SIZES)[1])())
+    with Checkpoints(folder / "work") as checkpoints:
+        checkpoints.save(replicate(make_mesh(), state._replace(step=np.int32(1))))
+    return folder / "work", prepared
+
+
+@pytest.fixture(autouse=True)
+def no_compilation_cache(monkeypatch):
+    monkeypatch.setattr(evaluate, "keep_compiled", lambda: None)
+
+
+def test_one_command_evaluates_and_reports(run, capsys):
+    workdir, _ = run
+    assert evaluate.main(["--workdir", str(workdir), "--evaluation.cutoffs", "10", "20"]) == 0
+    printed = capsys.readouterr().out
+    assert "PinnerFormer" in printed
+    assert "unseen users" in printed
+    results = json.loads((workdir / "results.json").read_text())
+    methods = {row["method"] for row in results["rows"]}
+    assert methods == {
+        "pinnerformer", "random", "popularity", "item_knn", "own_most_frequent", "last_items_mean",
+    }  # fmt: skip
+    for method in methods:
+        own = {(row["protocol"], row["metric"]) for row in results["rows"] if row["method"] == method}
+        assert {("paper", "recall@10"), ("paper", "interest_entropy@50"), ("paper", "p90_coverage@10")} <= own
+        assert {("full", "recall@20"), ("new_items", "ndcg@10"), ("full", "hit_rate@10")} <= own
+    assert results["config"]["evaluation"]["cutoffs"] == [10, 20]
+    assert results["protocol"]["users"] == 20
+    assert results["scann"]["recall"] == 1.0  # brute force
+    assert "</html>" in (workdir / "report.html").read_text()
+
+
+def test_users_are_embedded_each_for_itself(run):
+    workdir, prepared = run
+    _, config = evaluate.parse(["--workdir", str(workdir)])
+    _, graphdef, params = evaluate.load_for_inference(workdir, "last")
+    timelines = evaluate.Timelines.open(prepared)
+    embedder = evaluate.Embedder(graphdef, params, evaluate.Catalog.open(prepared).features)
+    users = timelines.with_role(EVALUATION)[:7]
+    by_three = evaluate.embed_users(embedder, timelines, users, config.model.max_length, 3)
+    alone = [evaluate.embed_users(embedder, timelines, users[k : k + 1], 8, 1)[0] for k in range(7)]
+    np.testing.assert_allclose(by_three, alone, atol=1e-5)
+
+
+def test_other_data_are_refused(run, tmp_path, capsys):
+    workdir, _ = run
+    record = json.loads((workdir / "config.json").read_text())
+    record["config"]["data"]["prepared"] = str(write_data(tmp_path / "other", seed=1))
+    other = tmp_path / "work"
+    other.mkdir()
+    (other / "config.json").write_text(json.dumps(record))
+    (other / "checkpoints").symlink_to(workdir / "checkpoints")
+    with pytest.raises(SystemExit, match="2"):
+        evaluate.main(["--workdir", str(other)])
+    assert "not the data that" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--workdir"),
+        (["--workdir", "nowhere"], "no run here"),
+        (["--workdir", "WORK", "--checkpoint", "first"], "invalid choice"),
+        (["--workdir", "WORK", "--training.steps", "3"], "--training.steps"),
+    ],
+)
+def test_wrong_usage_is_said(run, arguments, message, capsys):
+    arguments = [str(run[0]) if part == "WORK" else part for part in arguments]
+    with pytest.raises(SystemExit, match="2"):
+        evaluate.main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_help_lists_the_settings(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        evaluate.main(["--help"])
+    printed = capsys.readouterr().out
+    assert "--workdir" in printed
+    assert "--evaluation.index-size" in printed

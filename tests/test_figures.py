@@ -1,0 +1,78 @@
+import re
+
+import pytest
+
+from pinnerformer_jax.evaluation import figures
+
+METHODS = ("pinnerformer", "random", "item_knn")
+LINES = [
+    {"method": method, "events": events, "recall@10": 0.1, "n_users": users, "n_pairs": users}
+    for method in METHODS
+    for events, users in (("1-4", 3), ("5-9", 40), ("10-19", 50))
+]
+
+
+def check(svg):
+    """Whole, to be put inside a page, of the page's colours and no address."""
+    assert svg.startswith("<svg")
+    assert svg.rstrip().endswith("</svg>")
+    assert "http" not in svg
+    assert "#0000" not in svg
+    assert not re.search(r"(?:fill|stroke): #(?!fff)", svg)
+    assert set(re.findall(r"var\(--([\w-]+)\)", svg)) <= set(figures.VARIABLES.values())
+
+
+def bars(values):
+    return [
+        {"method": m, "value": v, "low": v * 0.9, "high": v * 1.1}
+        for m, v in zip(METHODS, values, strict=True)
+    ]
+
+
+def test_recall_bars_are_sorted_and_the_model_stands_out():
+    svg = figures.recall_bars([("Paper", bars([0.2, 0.01, 0.3])), ("New", bars([0.1, 0.0, 0.05]))])
+    check(svg)
+    assert svg.count("var(--accent)") == 2
+    names = re.findall(r">(PinnerFormer|Random|Item-kNN)<", svg)
+    assert names == ["Random", "PinnerFormer", "Item-kNN", "Random", "Item-kNN", "PinnerFormer"]
+    assert ">0.300<" in svg
+
+
+def test_bars_of_nothing_but_zeros_draw():
+    check(figures.recall_bars([("Paper", bars([0.0, 0.0, 0.0]))]))
+
+
+def test_history_leaves_small_buckets_out():
+    svg = figures.recall_by_history(LINES)
+    check(svg)
+    assert "5-9" in svg
+    assert "1-4" not in svg
+
+
+def test_history_of_small_buckets_only_is_drawn_all_the_same():
+    assert "1-4" in figures.recall_by_history([line for line in LINES if line["events"] == "1-4"])
+
+
+def test_coverage_has_a_line_for_each_method():
+    svg = figures.coverage_curves({method: [[0, 0], [0.5, 0.9], [1, 1]] for method in METHODS})
+    check(svg)
+    for method in METHODS:
+        assert f">{figures.label(method)}<" in svg
+
+
+def test_loss_curve_takes_what_there_is():
+    assert figures.loss_curve([]) is None
+    assert figures.loss_curve([{"step": 1, "users_per_second": 3.0}]) is None
+    svg = figures.loss_curve(
+        [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}, {"step": 2, "validation_loss": 2.5}]
+    )
+    check(svg)
+    assert ">validation<" in svg
+    assert ">validation<" not in figures.loss_curve([{"step": 1, "loss": 3.0}])
+
+
+@pytest.mark.parametrize(
+    ("method", "name"), [("pinnerformer", "PinnerFormer"), ("own_most_frequent", "Own most frequent")]
+)
+def test_labels_are_for_people(method, name):
+    assert figures.label(method) == name

@@ -1,0 +1,159 @@
+import io
+import json
+import re
+
+import pytest
+from rich.console import Console
+
+from pinnerformer_jax.config import Config, to_dict
+from pinnerformer_jax.evaluation.comparison import DEFINITIONS
+from pinnerformer_jax.evaluation.report import (
+    print_results,
+    read_losses,
+    scann_sentence,
+    tables,
+    write_page,
+    write_results,
+)
+
+METHODS = {"popularity": 0.2, "pinnerformer": 0.4, "random": 0.0}
+
+
+def row(method, protocol, metric, value, **interval):
+    return {
+        "method": method,
+        "protocol": protocol,
+        "metric": metric,
+        "value": value,
+        "n_users": 12,
+        **interval,
+    }
+
+
+@pytest.fixture
+def results():
+    return {
+        "rows": [
+            row(method, protocol, "recall@10", value, low=value - 0.01, high=value + 0.01)
+            for method, value in METHODS.items()
+            for protocol in ("paper", "full", "new_items")
+        ]
+        + [row(method, "paper", "p90_coverage@10", 0.3) for method in METHODS],
+        "history_length": [
+            {"method": method, "events": "1-4", "recall@10": value, "n_users": 12, "n_pairs": 20}
+            for method, value in METHODS.items()
+        ],
+        "coverage_curve": {method: [[0.0, 0.0], [1.0, 1.0]] for method in METHODS},
+        "protocol": {
+            "t": "2026-11-18T00:00:00Z", "window_days": 14.0, "users": 12, "eligible_users": 15, "pairs": 20,
+            "new_pairs": 9, "unreachable_pairs": 3, "index_size": 50, "reachable_items": 60,
+            "filter_seen": False, "topics": "4 topics of the catalogue", "definitions": DEFINITIONS,
+        },
+        "scann": {
+            "k": 10, "items": 60, "recall": 0.987, "scann_qps": 5000.0, "exact_qps": 900.0, "device": "cpu",
+            "leaves": 0, "leaves_searched": 0, "reorder": 0, "soar": False,
+        },
+        "config": to_dict(Config(name="a <b>bold</b> name")),
+    }  # fmt: skip
+
+
+EXAMPLES = [
+    {
+        "user": "<u>",
+        "events": 1234,
+        "history": [{"title": "Tea & <i>cake</i>", "time": "2026-11-01T00:00:00Z"}],
+        "retrieved": [
+            {"title": "Found one", "hit": True, "seen": False},
+            {"title": "Known one", "hit": False, "seen": True},
+        ],
+        "targets": [{"title": f"wanted {k}", "hit": False, "seen": False} for k in range(13)],
+    }
+]
+
+
+def text(results):
+    console = Console(file=io.StringIO(), width=200)
+    print_results(results, console)
+    return console.file.getvalue()
+
+
+def test_tables_put_the_model_first_and_mark_the_best(results):
+    paper = tables(results["rows"])[0]
+    assert paper["title"] == "Paper (12 users)"
+    assert [line["name"] for line in paper["lines"]] == ["PinnerFormer", "Popularity", "Random"]
+    assert paper["metrics"] == ["recall@10", "p90_coverage@10"]
+    assert [cell["best"] for cell in paper["lines"][0]["cells"]] == [True, False]  # coverage has no best
+    assert paper["lines"][0]["cells"][0]["text"] == "0.4000 ±0.0100"
+
+
+def test_a_protocol_without_users_has_no_table(results):
+    rows = [row for row in results["rows"] if row["protocol"] != "new_items"]
+    assert [table["title"] for table in tables(rows)] == ["Paper (12 users)", "Full catalogue (12 users)"]
+    results["rows"] = rows
+    assert "New items" not in text(results)
+
+
+def test_terminal_states_the_protocol(results):
+    printed = " ".join(text(results).split())
+    assert "12 of 15 unseen users" in printed
+    assert "3 more are left out because the item has no vector" in printed
+    assert "seen items are kept among the candidates" in printed
+    assert "Ties count against the model" in printed
+    assert "ScaNN (brute force, the catalogue is small) finds 98.70% of the exact" in printed
+    assert "5,000 queries/s" in printed
+    results["protocol"]["filter_seen"] = True
+    assert "seen items are left out of the candidates" in " ".join(text(results).split())
+
+
+def test_scann_that_does_not_load_is_said(results):
+    assert "no AVX" in scann_sentence({"error": "no AVX"})
+    tree = results["scann"] | {"leaves": 1000, "leaves_searched": 100, "soar": True}
+    assert "(tree of 1,000 leaves, 100 searched, SOAR)" in scann_sentence(tree)
+
+
+def test_results_are_plain_json_with_the_promised_rows(results, tmp_path):
+    path = write_results(results, tmp_path)
+    assert path == tmp_path / "results.json"
+    read = json.loads(path.read_text())
+    assert read == results
+    for line in read["rows"]:
+        assert {"method", "protocol", "metric", "value", "n_users"} <= line.keys()
+
+
+def test_page_is_whole_in_itself(results, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "validation_loss": 2.5}\n')
+    page = write_page(results, EXAMPLES, tmp_path).read_text()
+    assert not re.search(r"https?:|//\w|src=|@import|url\((?!#)", page)
+    assert "<script" not in page
+    assert page.count("<svg") == 4
+    assert "prefers-color-scheme: dark" in page
+    used = set(re.findall(r"var\((--[\w-]+)\)", page))
+    assert used <= set(re.findall(r"(--[\w-]+):", page))
+
+
+def test_page_escapes_what_comes_from_the_log(results, tmp_path):
+    page = write_page(results, EXAMPLES, tmp_path).read_text()
+    assert "Tea &amp; &lt;i&gt;cake&lt;/i&gt;" in page
+    assert "User &lt;u&gt;" in page
+    assert "<b>bold</b>" not in page
+
+
+def test_page_tells_examples_and_headlines(results, tmp_path):
+    page = write_page(results, EXAMPLES, tmp_path).read_text()
+    assert "1,234 events" in page
+    assert "✓ hit" in page
+    assert page.count('<li class="hit">') == 1
+    assert "and 3 more" in page
+    assert "best baseline 0.200 (Popularity)" in page
+    assert "<h3>Training</h3>" not in page  # no metrics.jsonl: no curve
+
+
+def test_page_without_scann(results, tmp_path):
+    results["scann"] = {"error": "ScaNN does not load here"}
+    assert "ScaNN does not load here" in write_page(results, EXAMPLES, tmp_path).read_text()
+
+
+def test_losses_tolerate_absence_and_a_line_cut_short(tmp_path):
+    assert read_losses(tmp_path / "none") == []
+    (tmp_path / "m").write_text('{"step": 1, "loss": 2.0}\n{"note": 1}\n{"step": 2, "lo')
+    assert read_losses(tmp_path / "m") == [{"step": 1, "loss": 2.0}]
