@@ -37,7 +37,9 @@ config = Config(
         table="data/demo/raw/items.parquet", id="item", vector="vector", title="title", topic="topic"
     ),
     model=ModelConfig(layers=2, width=128, heads=4, max_length=64, output_dim=64, item_hidden=256),
-    objective=ObjectiveConfig(positions=16, random_negatives=1024, in_batch_negatives=1024),
-    training=TrainingConfig(batch_size=128, steps=600, learning_rate=2e-3, checkpoint_every=200),
+    objective=ObjectiveConfig(
+        positions=16, random_negatives=1024, in_batch_negatives=1024, initial_temperature=0.06
+    ),
+    training=TrainingConfig(batch_size=128, steps=600, learning_rate=3e-3, checkpoint_every=200),
     evaluation=EvaluationConfig(),
 )

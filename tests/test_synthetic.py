@@ -161,6 +161,56 @@ def test_vectors_tell_much_but_not_all(world):
     assert 0.4 < same_cell < 0.9
 
 
+def test_only_the_true_process_finds_what_comes_next():
+    """Recall@10 of the positives of the last two weeks, the user's other positives out of the way."""
+    config = SyntheticConfig(users=synthetic.USERS_PER_BLOCK)
+    items = synthetic.make_items(config)
+    _, users, rng = next(synthetic.user_blocks(config))
+    events = synthetic.make_events(config, items, users, rng)
+    positive, day, split = positives(events), events["time"] / DAY, config.days - 14
+    every = np.arange(config.items)
+    cell = items.topic * len(STAGES) + items.stage
+    window = np.linspace(split, config.days, 29)
+    fresh = np.mean([synthetic.freshness(items, every, np.full(config.items, d)) for d in window], axis=0)
+    popularity = np.bincount(
+        events["item"][positive & (day > split - 28) & (day <= split)], minlength=config.items
+    )
+
+    def expected(user):
+        """How often each item is drawn in the window, up to a factor, by the process itself."""
+        same = np.full(len(window), user)
+        weight = synthetic.interest_weight(items, users, same, window)
+        weight /= weight.sum(axis=1, keepdims=True)
+        drawn = np.zeros((config.topics, len(STAGES)))
+        for interest, topic in enumerate(users.topic[user]):
+            stage = synthetic.interest_stage(users, same, np.full(len(window), interest), window)
+            np.add.at(drawn[topic], stage % len(STAGES), weight[:, interest])
+        appeal = np.diff(items.popularity) * fresh * synthetic.style_fit(items, every, users.taste[user])
+        return drawn.ravel()[cell] * appeal / np.bincount(cell, appeal)[cell]
+
+    hits = {"process": [], "popularity": [], "last items": [], "all items": []}
+    for user in range(250):
+        mine = np.flatnonzero(events["user"] == user)
+        before = events["item"][mine[day[mine] <= split]]
+        targets = np.unique(events["item"][mine[positive[mine] & (day[mine] > split)]])
+        if not len(before) or not len(targets):
+            continue
+        of_method = {
+            "process": expected(user),
+            "popularity": popularity,
+            "last items": items.vector @ items.vector[before[-10:]].mean(axis=0),
+            "all items": items.vector @ items.vector[before].mean(axis=0),
+        }
+        for name, score in of_method.items():
+            better = np.delete(score, targets)[:, None] >= score[targets]
+            hits[name] += (better.sum(axis=0) < 10).tolist()
+    recall = {name: np.mean(values) for name, values in hits.items()}
+    assert recall["process"] > 0.25
+    assert recall["process"] > 3 * recall["last items"]
+    assert recall["last items"] > 1.5 * recall["all items"]
+    assert recall["process"] > 10 * recall["popularity"]
+
+
 def test_files(tmp_path):
     config = dataclasses.replace(CONFIG, users=2100)  # two blocks, the second a small one
     rows = synthetic.write(config, tmp_path / "a")
@@ -213,9 +263,11 @@ def test_demo_config_reads_these_files(tmp_path):
 
 
 def test_errors_name_the_field():
-    with pytest.raises(ValueError, match=r"items = 10: needs one per topic and stage, 192"):
+    with pytest.raises(ValueError, match=r"items = 10: needs one per topic and stage, 144"):
         SyntheticConfig(items=10)
     with pytest.raises(ValueError, match=r"days = 0"):
         SyntheticConfig(days=0)
+    with pytest.raises(ValueError, match="vector_dim = 7: must be even"):
+        SyntheticConfig(vector_dim=7)
     with pytest.raises(ValueError, match="events_per_user"):
         SyntheticConfig(events_per_user=-1)

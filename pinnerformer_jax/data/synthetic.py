@@ -1,24 +1,25 @@
 """A synthetic world: an event log and an item table whose generating process is known.
 
-Items. Each belongs to a topic and, within it, to a stage of a project (an idea, a plan, ... a finish;
-then the next project). Its latent position is the sum of a topic vector, a stage vector (the same in all
-topics), a style in four dimensions and a quality. Its base popularity is Pareto-tailed and grows with
-quality; half of the items exist at the start, the rest are born evenly over the days; appeal fades with
-age to a fifth. The `vector` of the item table is the latent position under Gaussian noise, scaled to unit
-norm: what a content or graph model would know of the item, and all a learner is told.
+Items. Each belongs to a topic and, within it, to one of six stages of a project (an idea, a plan, ... a
+finish; then the next project). Its latent position is a vector of its topic; plus another one of its
+topic, turned by a sixth of a circle a stage in every plane; plus a style in four dimensions; plus a
+quality. Its base popularity is Pareto-tailed and grows with quality. Half of the items exist at the start,
+the rest are born evenly over the days; appeal fades with age to a fifth. The `vector` of the item table is
+the latent position under Gaussian noise, scaled to unit norm: what a content or graph model would know of
+the item, and all that a learner is told.
 
 Users. Each has a heavy-tailed activity rate, a day they joined, a favourite hour, a taste over styles,
 and interests, each in a topic of its own. Three are there from the start, one more is born about every
 month; all but the first die after an exponential lifetime. The weight of an interest swings slowly and
 is high in its first days. Each interest passes through the stages of its topic in order, at its own pace
-(some 4 to 14 days a stage), in a cycle: what comes next follows from what was done last and how
+(some 11 to 20 days a stage), and round again: what comes next follows from what was done last and how
 long ago, not from the set of what was done.
 
 Sessions start on days (more at weekends) and at hours round the user's own. One opens with an interest
 drawn by weight, where topics of the working week and of the weekend weigh three times as much on
 their days; at each event it may drift to another. An event of the interest takes an item of its topic, of
-the stage it is in (or, less often, of the one before or after), by popularity, freshness and taste. One
-event in five is off-interest: something popular of any topic. An item that the user has had is passed
+the stage it is in (or, one time in five, of the one before or after), by popularity, freshness and taste.
+One event in five is off-interest: something popular of any topic. An item that the user has had is passed
 over four times in five.
 
 Actions. Off-interest events are mostly short views and closeups, at times a hide, nearly always on the
@@ -63,15 +64,15 @@ FIRST_WEEKDAY = 3
 USERS_PER_BLOCK = 2048
 """Users made, and written as one row group, at a time: memory does not grow with the log."""
 
-EVENTS_PER_SESSION = 6.0
+EVENTS_PER_SESSION = 4.0
 
 # Rows: off-interest, on-interest. Columns: as ACTIONS and SURFACES.
 ACTION_SHARE = np.array([[0.50, 0.36, 0.06, 0.01, 0.07], [0.05, 0.47, 0.24, 0.22, 0.02]])
 MEDIAN_SECONDS = np.array([[1.5, 3.0, 4.0, 5.0, 1.0], [3.0, 14.0, 30.0, 8.0, 1.5]])
 SURFACE_SHARE = np.array([[0.92, 0.02, 0.06], [0.68, 0.18, 0.14]])
 
-STAGE_OFFSETS = np.array([0, 0, 0, 0, 0, 0, 0, -1, 1, 1])
-"""Drawn evenly: mostly the stage an interest is in, at times the one before or after."""
+STAGE_OFFSETS = np.array([0, 0, 0, 0, 0, 0, 0, 0, -1, 1])
+"""Drawn evenly."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,13 @@ class SyntheticConfig:
     """Length of the log, from 2026-01-01."""
     events_per_user: float = 140.0
     """Mean events of a user before those are taken out that repeat an item (a third of them in a
-    catalogue of 4,000, a sixth in one of 40,000); the most active have many times the mean."""
-    topics: int = 32
+    catalogue of 4,000, a sixth in one of 40,000); the most active have ten times the mean."""
+    topics: int = 24
     """Topics, each with six stages."""
     vector_dim: int = 64
-    """Numbers per item vector."""
+    """Numbers per item vector; even."""
     vector_noise: float = 0.4
-    """Norm of the noise in an item vector, where a topic's own vector has norm 1."""
+    """Norm of the noise in an item vector, beside a norm of about 1.6 of the rest."""
     seed: int = 0
     """The same seed and sizes give the same files, byte for byte."""
 
@@ -104,6 +105,8 @@ class SyntheticConfig:
             raise ValueError(
                 f"items = {self.items}: needs one per topic and stage, {self.topics * len(STAGES)} at least"
             )
+        if self.vector_dim % 2:
+            raise ValueError(f"vector_dim = {self.vector_dim}: must be even")
         if not self.events_per_user > 0 or not self.vector_noise >= 0:
             raise ValueError("events_per_user must be > 0, vector_noise >= 0")
 
@@ -198,10 +201,12 @@ def make_items(config: SyntheticConfig) -> Items:
     def directions(count: int) -> np.ndarray:
         return rng.normal(size=(count, config.vector_dim)) / np.sqrt(config.vector_dim)
 
+    real, imaginary = np.split(directions(config.topics), 2, axis=1)
+    turned = (real + 1j * imaginary)[topic] * np.exp(2j * np.pi * stage / len(STAGES))[:, None]
     latent = (
-        directions(config.topics)[topic]
-        + 0.8 * directions(len(STAGES))[stage]
-        + 0.35 * style @ directions(4)
+        0.6 * directions(config.topics)[topic]
+        + 1.2 * np.concatenate([turned.real, turned.imag], axis=1)
+        + 0.4 * style @ directions(4)
         + 0.4 * quality[:, None] * directions(1)
     )
     vector = latent + config.vector_noise * directions(n)
@@ -249,7 +254,7 @@ def _make_users(config: SyntheticConfig, n: int, rng: np.random.Generator) -> Us
         weight=rng.lognormal(0.0, 1.0, shape),
         swing_period=rng.uniform(40.0, 120.0, shape),
         swing_phase=rng.uniform(0.0, 2 * np.pi, shape),
-        pace=12.0 * rng.lognormal(0.0, 0.25, (n, 1)) * rng.lognormal(0.0, 0.2, shape),
+        pace=15.0 * rng.lognormal(0.0, 0.15, (n, 1)) * rng.lognormal(0.0, 0.1, shape),
         stage=rng.uniform(0.0, len(STAGES), shape),
     )
 
@@ -321,7 +326,7 @@ def freshness(items: Items, item: np.ndarray, day: np.ndarray) -> np.ndarray:
 
 def style_fit(items: Items, item: np.ndarray, taste: np.ndarray) -> np.ndarray:
     """In (0.05, 1): how well an item's style meets a taste."""
-    return 0.05 + 0.95 / (1 + np.exp(-1.5 * (items.style[item] * taste).sum(axis=-1)))
+    return 0.05 + 0.95 / (1 + np.exp(-2.0 * (items.style[item] * taste).sum(axis=-1)))
 
 
 def _topic_share(topics: int) -> np.ndarray:
