@@ -71,8 +71,8 @@ EXAMPLES = [
 ]
 
 
-def text(results):
-    console = Console(file=io.StringIO(), width=200)
+def text(results, width=200):
+    console = Console(file=io.StringIO(), width=width)
     print_results(results, console)
     return console.file.getvalue()
 
@@ -83,7 +83,8 @@ def test_tables_put_the_model_first_and_mark_the_best(results):
     assert [line["name"] for line in paper["lines"]] == ["PinnerFormer", "Popularity", "Random"]
     assert paper["metrics"] == ["recall@10", "p90_coverage@10"]
     assert [cell["best"] for cell in paper["lines"][0]["cells"]] == [True, False]  # coverage has no best
-    assert paper["lines"][0]["cells"][0]["text"] == "0.4000 ±0.0100"
+    assert paper["lines"][0]["cells"][0] == {"value": "0.4000", "interval": " ±0.0100", "best": True}
+    assert paper["lines"][0]["cells"][1]["interval"] == ""
 
 
 def test_a_protocol_without_users_has_no_table(results):
@@ -103,6 +104,16 @@ def test_terminal_states_the_protocol(results):
     assert "5,000 queries/s" in printed
     results["protocol"]["filter_seen"] = True
     assert "seen items are left out of the candidates" in " ".join(text(results).split())
+
+
+def test_tables_fit_a_terminal_of_80_columns(results):
+    for protocol in ("full", "new_items"):
+        for metric in ("ndcg@10", "hit_rate@10", "recall@50", "ndcg@50", "hit_rate@50"):
+            results["rows"].append(row("own_most_frequent", protocol, metric, 0.1234, low=0.1, high=0.2))
+    printed = text(results, width=80)
+    assert "hit@50" in printed
+    assert "…" not in printed
+    assert printed.count("Own most frequent") == 2
 
 
 def test_scann_that_does_not_load_is_said(results):

@@ -31,9 +31,9 @@ def label(method: str) -> str:
 
 def loss_curve(lines: Sequence[Mapping[str, float]]) -> str | None:
     """Training and validation loss by step; None: nothing was logged."""
-    figure, (axes,) = _figure(1, 5.6, 3.1)
+    figure, (axes,) = _figure(1, 5.8, 3.2)
     for name, colour, title, style in (
-        ("loss", BAR, "training", "-"),
+        ("loss", MUTED, "training", "-"),
         ("validation_loss", ACCENT, "validation", "o-"),
     ):
         points = [(line["step"], line[name]) for line in lines if name in line]
@@ -45,7 +45,7 @@ def loss_curve(lines: Sequence[Mapping[str, float]]) -> str | None:
         return None
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
-    _legend(axes)
+    _legend(figure)
     return _svg(figure, "loss")
 
 
@@ -73,7 +73,7 @@ def recall_bars(panels: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> st
 
 def recall_by_history(lines: Sequence[Mapping[str, Any]]) -> str:
     """The paper's recall@10 by events of the user, a line a method; small buckets are left out."""
-    figure, (axes,) = _figure(1, 5.6, 3.1)
+    figure, (axes,) = _figure(1, 5.8, 3.2)
     lines = [line for line in lines if line["n_users"] >= FEWEST_USERS] or lines
     buckets = list(dict.fromkeys(line["events"] for line in lines))
     users = {line["events"]: line["n_users"] for line in lines}
@@ -86,13 +86,13 @@ def recall_by_history(lines: Sequence[Mapping[str, Any]]) -> str:
     axes.set_xlabel("events up to t (users)")
     axes.set_ylabel("recall@10")
     axes.set_ylim(bottom=0)
-    _legend(axes)
+    _legend(figure)
     return _svg(figure, "history")
 
 
 def coverage_curves(curves: Mapping[str, Sequence[Sequence[float]]]) -> str:
     """Share of all top-10 results that the most shown items account for, a line a method."""
-    figure, (axes,) = _figure(1, 5.6, 3.1)
+    figure, (axes,) = _figure(1, 5.8, 3.2)
     for method, colour in _colours(list(curves)):
         axes.plot(*zip(*curves[method], strict=True), color=colour, label=label(method), **_weight(method))
     axes.axhline(0.9, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
@@ -101,7 +101,7 @@ def coverage_curves(curves: Mapping[str, Sequence[Sequence[float]]]) -> str:
     axes.set_ylim(0, 1.01)
     axes.set_xlabel("share of the index, most shown first")
     axes.set_ylabel("share of top-10 results")
-    _legend(axes)
+    _legend(figure)
     return _svg(figure, "coverage")
 
 
@@ -138,8 +138,9 @@ def _weight(method: str) -> dict[str, float]:
     return {"linewidth": 2.6, "markersize": 5} if method == MODEL else {"linewidth": 1.4, "markersize": 3}
 
 
-def _legend(axes: Axes) -> None:
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="best")
+def _legend(figure: Figure) -> None:
+    """Above the plot, where no line runs."""
+    figure.legend(frameon=False, fontsize=8, labelcolor=INK, loc="outside upper left", ncols=3)
 
 
 def _svg(figure: Figure, salt: str) -> str:

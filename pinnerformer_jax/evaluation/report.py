@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,22 @@ PROTOCOLS = {"paper": "Paper", "full": "Full catalogue", "new_items": "New items
 def print_results(results: Mapping[str, Any], console: Console) -> None:
     """One table a protocol, the best of each column in bold, and what was measured how."""
     for table in tables(results["rows"]):
-        shown = Table(title=table["title"], title_justify="left", title_style="bold", header_style="dim")
+        shown = Table(
+            title=f"\n{table['title']}", title_justify="left", title_style="bold",
+            box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim",
+        )  # fmt: skip
         shown.add_column("method")
         for metric in table["metrics"]:
-            shown.add_column(metric.replace("interest_", ""), justify="right")
+            # A table has to fit 80 columns; all intervals are in results.json and on the page.
+            shown.add_column(metric.replace("hit_rate", "hit").replace("interest_", ""), justify="right")
         for line in table["lines"]:
-            style = "cyan" if line["method"] == MODEL else ""
-            cells = [f"[bold]{c['text']}[/bold]" if c["best"] else c["text"] for c in line["cells"]]
-            shown.add_row(line["name"], *cells, style=style)
+            cells = []
+            for metric, cell in zip(table["metrics"], line["cells"], strict=True):
+                text = cell["value"] + (cell["interval"] if metric == "recall@10" else "")
+                cells.append(f"[bold]{text}[/bold]" if cell["best"] else text)
+            shown.add_row(line["name"], *cells, style="cyan" if line["method"] == MODEL else "")
         console.print(shown)
+    console.print()
     console.print(sentence(results["protocol"]), highlight=False)
     console.print(scann_sentence(results["scann"]), highlight=False)
 
@@ -109,12 +115,7 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             {
                 "method": method,
                 "name": figures.label(method),
-                "cells": [
-                    {"text": _interval(row), "best": row["value"] == best.get(row["metric"])}
-                    if (row := cell.get((method, metric)))
-                    else {"text": "", "best": False}
-                    for metric in metrics
-                ],
+                "cells": [_cell(cell.get((method, metric)), best.get(metric)) for metric in metrics],
             }
             for method in methods
         ]
@@ -177,8 +178,9 @@ def _is(row: Mapping[str, Any], protocol: str, metric: str) -> bool:
     return row["protocol"] == protocol and row["metric"] == metric
 
 
-def _interval(row: Mapping[str, Any]) -> str:
-    if "low" not in row:
-        return f"{row['value']:.4f}"
-    half = (row["high"] - row["low"]) / 2
-    return f"{row['value']:.4f} ±{half:.4f}" if math.isfinite(half) else f"{row['value']:.4f}"
+def _cell(row: Mapping[str, Any] | None, best: float | None) -> dict[str, Any]:
+    """A number as it is shown: "value", " ±half of its interval", and whether it is the "best"."""
+    if row is None:
+        return {"value": "", "interval": "", "best": False}
+    interval = f" ±{(row['high'] - row['low']) / 2:.4f}" if "low" in row else ""
+    return {"value": f"{row['value']:.4f}", "interval": interval, "best": row["value"] == best}
