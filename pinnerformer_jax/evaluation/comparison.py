@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from pinnerformer_jax.config import EvaluationConfig
 from pinnerformer_jax.evaluation.metrics import (
+    NOTHING,
     contest,
     coverage,
     coverage_curve,
@@ -130,50 +131,61 @@ def compare(
 def play(
     name: str, scorer: Scorer, protocol: Protocol, topics: np.ndarray, config: EvaluationConfig
 ) -> Played:
-    """One method through all its contests."""
+    """One method through all its contests, so many users at a time that their scores stay in bounds."""
     users, items = len(protocol.users), len(protocol.reachable)
     size = max(1, min(config.batch_size, users, MAX_SCORES // items))
-    index, reachable = jnp.asarray(protocol.index), jnp.asarray(protocol.reachable)
     shown = np.zeros(items, np.int64)
     chunks: list[dict[tuple[str, str], Statistic]] = []
     with tqdm(total=users, desc=name, unit="user", leave=False, disable=None) as bar:
         for start in range(0, users, size):
             places = np.arange(start, min(start + size, users))
             scores = jnp.asarray(scorer(np.pad(places, (0, size - len(places)), mode="edge")), jnp.float32)
-            user, number = protocol.targets.of(places)
-            item, new = protocol.targets.item[number], protocol.targets.new[number]
-            toucher, event = protocol.history.of(places)
-            seen = toucher, protocol.history.item[event]
-            nothing = np.zeros(0, int), np.zeros(0, int)
-
-            paper = contest(scores, index, (user, item), nothing, max(PAPER_K, ENTROPY_K))
-            top = retrieved(paper, protocol.index, ENTROPY_K)[: len(places)]
-            shown += np.bincount(top[:, :PAPER_K][top[:, :PAPER_K] >= 0], minlength=items)
-            statistics = {
-                ("paper", "recall@10"): Statistic(
-                    np.bincount(user, placed_hits(paper, PAPER_K), len(places)),
-                    np.bincount(user, minlength=len(places)).astype(float),
-                ),
-                ("paper", "interest_entropy@50"): _mean(interest_entropy(top, topics)),
-            }
-            for kind, kept, excluded in (
-                ("full", slice(None), seen if config.filter_seen else nothing),
-                ("new_items", new, seen),
-            ):
-                pairs = user[kept], item[kept]
-                ranked = ranks(contest(scores, reachable, pairs, excluded, max(config.cutoffs)))
-                for k in config.cutoffs:
-                    for metric, values in ranking_metrics(ranked, pairs[0], len(places), k).items():
-                        statistics[kind, metric] = _mean(values)
-            chunks.append(statistics)
+            paper, top = _paper(scores, places, protocol, topics)
+            best = top[:, :PAPER_K]
+            shown += np.bincount(best[best >= 0], minlength=items)
+            chunks.append(paper | _full_and_new(scores, places, protocol, config))
             bar.update(len(places))
-    joined = {
-        key: Statistic(
-            *(np.concatenate(parts) for parts in zip(*(chunk[key] for chunk in chunks), strict=True))
-        )
-        for key in chunks[0]
-    }
+    joined = {}
+    for key in chunks[0]:
+        parts = [chunk[key] for chunk in chunks]
+        joined[key] = Statistic(*(np.concatenate(column) for column in zip(*parts, strict=True)))
     return Played(joined, shown[protocol.index])
+
+
+def _paper(
+    scores: jax.Array, places: np.ndarray, protocol: Protocol, topics: np.ndarray
+) -> tuple[dict[tuple[str, str], Statistic], np.ndarray]:
+    """The paper's metrics of a chunk, and the nearest index items, int32 [b, 50]."""
+    users = len(places)
+    user, number = protocol.targets.of(places)
+    targets = user, protocol.targets.item[number]
+    game = contest(scores, jnp.asarray(protocol.index), targets, NOTHING, max(PAPER_K, ENTROPY_K))
+    top = retrieved(game, protocol.index, ENTROPY_K)[:users]
+    hits = np.bincount(user, placed_hits(game, PAPER_K), users)
+    recall = Statistic(hits, np.bincount(user, minlength=users).astype(float))
+    entropy = _mean(interest_entropy(top, topics))
+    return {("paper", "recall@10"): recall, ("paper", "interest_entropy@50"): entropy}, top
+
+
+def _full_and_new(
+    scores: jax.Array, places: np.ndarray, protocol: Protocol, config: EvaluationConfig
+) -> dict[tuple[str, str], Statistic]:
+    """Metrics of a chunk over the catalogue: of all targets, and of the new ones among unseen items."""
+    user, number = protocol.targets.of(places)
+    item, new = protocol.targets.item[number], protocol.targets.new[number]
+    toucher, event = protocol.history.of(places)
+    seen = toucher, protocol.history.item[event]
+    statistics = {}
+    for kind, targets, excluded in (
+        ("full", (user, item), seen if config.filter_seen else NOTHING),
+        ("new_items", (user[new], item[new]), seen),
+    ):
+        game = contest(scores, jnp.asarray(protocol.reachable), targets, excluded, max(config.cutoffs))
+        rank = ranks(game)
+        for k in config.cutoffs:
+            for metric, values in ranking_metrics(rank, game.user, len(places), k).items():
+                statistics[kind, metric] = _mean(values)
+    return statistics
 
 
 def intervals(statistics: list[Statistic], seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import format_time
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.evaluation.comparison import Scorer
-from pinnerformer_jax.evaluation.metrics import contest, retrieved
+from pinnerformer_jax.evaluation.metrics import NOTHING, contest, retrieved
 from pinnerformer_jax.evaluation.protocol import Protocol
 
 SHOWN = 10
@@ -43,7 +43,7 @@ def examples(
         jnp.asarray(scorer(places), jnp.float32),
         jnp.asarray(protocol.reachable),
         (user, targets.item[number]),
-        seen if config.filter_seen else (seen[0][:0], seen[1][:0]),
+        seen if config.filter_seen else NOTHING,
         SHOWN,
     )
     top = retrieved(game, protocol.reachable, SHOWN)

@@ -33,6 +33,8 @@ class Contest(NamedTuple):
 Pairs = tuple[np.ndarray, np.ndarray]
 """Users (places in the chunk) and items, [R] each."""
 
+NOTHING: Pairs = (np.zeros(0, np.int64), np.zeros(0, np.int32))
+
 
 def contest(scores: jax.Array, candidates: jax.Array, targets: Pairs, excluded: Pairs, k: int) -> Contest:
     """Find the K best competitors of each user, and the scores of the targets.
@@ -148,12 +150,11 @@ def interest_entropy(rows: np.ndarray, topics: np.ndarray) -> np.ndarray:
     topic = np.where(rows >= 0, topics[rows], -1)
     user, column = np.nonzero(topic >= 0)
     kinds = int(topics.max(initial=0)) + 1
-    counts = np.bincount(user * kinds + topic[user, column], minlength=len(rows) * kinds)
-    counts = counts.reshape(len(rows), kinds)
-    total = counts.sum(axis=1)
-    share = counts / np.maximum(total, 1)[:, None]
-    logs = np.log(share, out=np.zeros_like(share), where=share > 0)
-    return np.where(total > 0, -(share * logs).sum(axis=1), np.nan)
+    kind, count = np.unique(user * kinds + topic[user, column], return_counts=True)
+    owner = kind // kinds
+    total = np.bincount(owner, count, len(rows))
+    share = count / total[owner]
+    return np.where(total > 0, np.bincount(owner, -share * np.log(share), len(rows)), np.nan)
 
 
 def coverage_curve(shown: np.ndarray) -> np.ndarray:
