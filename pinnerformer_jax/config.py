@@ -24,7 +24,8 @@ def _require(ok: bool, field_name: str, value: Any, wanted: str) -> None:
 @dataclass(frozen=True)
 class ColumnsConfig:
     """Where each fact stands in the event log. Each value is a column's name or any DuckDB SQL
-    expression over the columns, such as `CASE WHEN is_like = 1 THEN 'like' ELSE 'view' END`."""
+    expression over the columns, such as `CASE WHEN is_like = 1 THEN 'like' ELSE 'view' END`. In CSV every
+    column is text: ids keep their leading zeros, and numbers need a cast, `try_cast(stars AS INT) > 3`."""
 
     user: str = "user"
     """Who: any type; comes out of the system as it went in."""
@@ -94,13 +95,20 @@ class DataConfig:
     validation_share: float = 0.02
     """Share of users kept from training to choose the best checkpoint; they see nothing after t."""
     max_reject_share: float = 0.05
-    """Stop if more than this share of the rows is bad."""
+    """Stop if more than this share of the rows in scope is bad."""
     shards: int = 4
-    """Files the timelines are split into, by user hash: more shards, less memory in ingest."""
+    """Files the timelines are split into, by user hash."""
     memory_limit: str = "2GB"
-    """Memory the ingest engine may use before it spills to disk."""
+    """Memory the ingest engine may use before it spills to disk, beside the prepared folder."""
 
     def __post_init__(self) -> None:
+        for name in ("events", "positives", "sequence_actions"):
+            _require(isinstance(getattr(self, name), tuple), f"data.{name}", getattr(self, name), "a tuple")
+        for rule in self.positives:
+            _require(
+                not self.sequence_actions or rule.action in ("", *self.sequence_actions),
+                "data.positives", rule.action, "is not in data.sequence_actions, so never in a timeline",
+            )  # fmt: skip
         for name in ("evaluation_share", "validation_share", "max_reject_share"):
             _require(
                 0.0 <= getattr(self, name) <= 1.0, f"data.{name}", getattr(self, name), "a share in [0, 1]"
@@ -171,6 +179,9 @@ class ModelConfig:
     """Hidden width of the item tower."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of matmuls and activations; parameters, norms, softmax and loss stay float32."""
+    dropout: float = 0.0
+    """Share dropped of the Transformer's input and of each sublayer's output, in training. The paper names
+    none; logs of few users need some."""
     strictly_causal: bool = False
     """The paper's `time since the latest action` and positions counted from the newest action let the
     END of the window (when it is, never what it is) reach earlier positions. True: neither does."""

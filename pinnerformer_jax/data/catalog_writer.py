@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,8 +55,8 @@ def read_item_table(
         f"""
         CREATE VIEW item_rows AS SELECT
             TRY_CAST({column("items.id", items.id)} AS {item_type}) AS item_id,
-            CAST({column("items.title", items.title)} AS VARCHAR) AS title,
-            CAST({column("items.topic", items.topic)} AS VARCHAR) AS topic,
+            nullif(trim(CAST({column("items.title", items.title)} AS VARCHAR)), '') AS title,
+            nullif(trim(CAST({column("items.topic", items.topic)} AS VARCHAR)), '') AS topic,
             concat_ws(' ', {", ".join([*texts, "''"])}) AS text,
             {column("items.vector", items.vector)} AS given,
             TRY_CAST(given AS FLOAT[]) AS vector
@@ -132,7 +133,11 @@ def number_items(connection: duckdb.DuckDBPyConnection, split: int) -> None:
 
 
 def write_catalog(
-    connection: duckdb.DuckDBPyConnection, items: ItemsConfig, shards: list[Shard], folder: Path
+    connection: duckdb.DuckDBPyConnection,
+    items: ItemsConfig,
+    shards: list[Shard],
+    folder: Path,
+    report: Callable[[str], None],
 ) -> np.ndarray:
     """Write the folder of the catalogue from the table `items`.
 
@@ -141,6 +146,7 @@ def write_catalog(
         items: where vectors come from.
         shards: the timelines, from which vectors that are not given are built.
         folder: to write.
+        report: is told if the vectors are built from a sample of the users.
 
     Returns:
         bool [N]: items that have a vector.
@@ -153,7 +159,7 @@ def write_catalog(
         _write_given(connection, folder / "features.npy", count)
         reachable = np.ones(count, bool)
     else:
-        features, reachable = _build(connection, items, shards, count)
+        features, reachable = _build(connection, items, shards, count, report)
         np.save(folder / "features.npy", features)
     connection.register("item_flags", pa.table({"number": np.arange(count), "reachable": reachable}))
     connection.execute(
@@ -178,7 +184,11 @@ def _write_given(connection: duckdb.DuckDBPyConnection, file: Path, count: int) 
 
 
 def _build(
-    connection: duckdb.DuckDBPyConnection, items: ItemsConfig, shards: list[Shard], count: int
+    connection: duckdb.DuckDBPyConnection,
+    items: ItemsConfig,
+    shards: list[Shard],
+    count: int,
+    report: Callable[[str], None],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Vectors and which items have one, from the events up to the split of users who train."""
     from pinnerformer_jax.data import item_vectors
@@ -186,7 +196,7 @@ def _build(
     events = sum(int(shard.cut[shard.role == TRAIN].sum()) for shard in shards)
     step = -(-events // MAX_VECTOR_EVENTS)  # users stand in the order of a hash: every k-th is a sample
     if step > 1:
-        print(f"item vectors are built from every {step}th user: {events:,} events are more than fit")
+        report(f"item vectors are built from one training user in {step}: {events:,} events are too many")
     users, rows, first = [], [], 0
     for shard in shards:
         chosen = np.flatnonzero(shard.role == TRAIN)[:: max(step, 1)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pinnerformer_jax.config import DataConfig
 from pinnerformer_jax.data import rejects
 from pinnerformer_jax.data.contracts import parse_time
-from pinnerformer_jax.data.log_reader import BROKEN, FILE, ROW, first_line
+from pinnerformer_jax.data.log_reader import BROKEN, FILE, ROW, first_line, literal
 
 if TYPE_CHECKING:
     import duckdb
@@ -34,7 +34,7 @@ def bind(
     named = [name for name in names if name.lower() == expression.lower()]
     if named:
         expression = '"' + named[0].replace('"', '""') + '"'
-    elif re.fullmatch(r"\w*", expression):
+    elif re.fullmatch(r"[^\W\d]\w*", expression):
         near = difflib.get_close_matches(expression.lower(), [name.lower() for name in names], 1, 0.5)
         nearest = f" The nearest is {near[0]!r}." if near else ""
         raise ValueError(f"{setting} = {expression!r}: there is no such column.{nearest} There are: {names}")
@@ -103,7 +103,7 @@ def stage(
     raw = {"user_id": user, "item_id": item, "time": time, "duration": duration}
     for name, default in (("action", "'event'"), ("surface", "''"), ("title", "NULL"), ("topic", "NULL")):
         sql = bind_optional(connection, relation, f"data.columns.{name}", getattr(columns, name), default)
-        raw[name] = f"CAST({sql} AS VARCHAR)"
+        raw[name] = f"nullif(trim(CAST({sql} AS VARCHAR)), '')"
     # A CASE evaluates only the rows it is for: an expression need not make sense out of scope.
     mapped = ", ".join(f"CASE WHEN __in_scope THEN {sql} END AS {name}" for name, sql in raw.items())
     micros = _micros("time", time_type, data)
@@ -153,7 +153,7 @@ def stage(
             broken
         FROM judged"""
     try:
-        connection.execute(f"SET TimeZone = '{data.time_zone}'")
+        connection.execute(f"SET TimeZone = {literal(data.time_zone)}")
     except duckdb.Error:
         raise ValueError(
             f"data.time_zone = {data.time_zone!r}: no such zone; write UTC or one such as Europe/London"

@@ -125,7 +125,7 @@ def _prepare(
     report(f"wrote {data.shards} shards")
 
     shards = [open_shard(folder, shard) for shard in range(data.shards)]
-    reachable = catalog_writer.write_catalog(connection, config.items, shards, folder / "catalog")
+    reachable = catalog_writer.write_catalog(connection, config.items, shards, folder / "catalog", report)
     counts["unreachable_items"] = int((~reachable).sum())
     report(f"wrote the catalogue of {counts['items']:,} items")
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and work not in file.parents]
@@ -216,20 +216,17 @@ def _accept(connection: duckdb.DuckDBPyConnection, data: DataConfig) -> int:
     connection.execute(
         f"CREATE VIEW accepted AS FROM {good}" + (f" AND action IN ({chosen})" if chosen else "")
     )
-    names = connection.execute(
-        f"SELECT action FROM {good} GROUP BY action ORDER BY count(*) DESC, action LIMIT 1000"
-    ).fetchall()
-    known = [name for (name,) in names]
+    present = f"SELECT action FROM {good} GROUP BY action ORDER BY count(*) DESC, action"
+    known = [name for (name,) in connection.execute(f"{present} LIMIT 20").fetchall()]
     for action in data.sequence_actions:
-        if action not in known:
-            raise ValueError(f"data.sequence_actions: no action {action!r} in the log; it has {known[:20]}")
-    accepted = _row(connection, "SELECT count(*) FROM accepted")[0]
-    if not accepted:
-        raise ValueError("no row of the log is good; the rejects say why")
-    distinct = _row(connection, "SELECT count(DISTINCT action) FROM accepted WHERE action <> ''")[0]
-    if distinct > timeline_writer.MAX_NAMES:
+        if not _row(connection, f"SELECT count(*) FROM ({present}) WHERE action = {literal(action)}")[0]:
+            raise ValueError(f"data.sequence_actions: no action {action!r} in the log; it has {known}")
+    accepted, names = _row(
+        connection, "SELECT count(*), count(DISTINCT action) FILTER (action <> '') FROM accepted"
+    )
+    if names > timeline_writer.MAX_NAMES:
         raise ValueError(
-            f"data.columns.action has {distinct:,} different values, such as {known[:3]}; at most "
+            f"data.columns.action has {names:,} different values, such as {known[:3]}; at most "
             f"{timeline_writer.MAX_NAMES} can be told apart: choose with data.sequence_actions, or group "
             "them by an expression"
         )

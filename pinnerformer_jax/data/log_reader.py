@@ -115,7 +115,10 @@ def _tfds(setting: str, pattern: str, folder: Path) -> Path:
     match = _TFDS.fullmatch(pattern)
     if match is None:
         raise ValueError(f"{setting} = {pattern!r}: write tfds:NAME or tfds:NAME:SPLIT")
-    return tfds_in.export(match["name"], match["split"] or "train", folder)
+    try:
+        return tfds_in.export(match["name"], match["split"] or "", folder)
+    except RuntimeError as error:
+        raise ValueError(f"{setting}: {error}") from None
 
 
 def _copy_csv(connection: duckdb.DuckDBPyConnection, setting: str, file: Path, target: Path) -> None:

@@ -84,7 +84,7 @@ def write(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
 
 
 def check_share(rejected: dict[str, int], rows: int, allowed: float, file: Path) -> None:
-    """Refuse a log that is bad beyond `allowed`.
+    """Refuse a log that is bad beyond `allowed`, or entirely.
 
     Args:
         rejected: rows by reason.
@@ -96,11 +96,12 @@ def check_share(rejected: dict[str, int], rows: int, allowed: float, file: Path)
         ValueError: the share is larger; says where to look and what to do.
     """
     bad = sum(rejected.values())
-    if bad <= allowed * rows:
+    if bad <= allowed * rows and bad < rows:
         return
     lines = [f"  {n:>12,}  {reason}: {REASONS[reason]}" for reason, n in rejected.items()]
     raise ValueError(
-        f"{bad:,} of {rows:,} rows ({bad / rows:.1%}) are bad, more than data.max_reject_share = "
-        f"{allowed:.1%}:\n" + "\n".join(lines) + f"\nEach is listed in {file} with its file, row and reason. "
+        f"{bad:,} of {rows:,} rows ({bad / rows:.1%}) are bad; data.max_reject_share = {allowed:g}:\n"
+        + "\n".join(lines)
+        + f"\nEach is listed in {file} with its file, row and reason. "
         "Mend the log, leave such rows out with data.where, or raise data.max_reject_share."
     )
