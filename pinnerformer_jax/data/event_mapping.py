@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _NUMBER = re.compile(r"U?(TINY|SMALL|BIG)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL\(.*")
 _MOMENT = re.compile(r"TIMESTAMP.*|DATE")
-_TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # of a second
+_MICROS = {"s": 10**6, "ms": 10**3, "us": 1}
 
 
 def bind(
@@ -186,4 +186,6 @@ def _micros(time: str, kind: str, data: DataConfig) -> str:
             f"data.columns.time = {data.columns.time!r} is of type {kind}: for numbers set data.time_unit "
             "to s, ms, us or ns; otherwise write an expression that gives a number, a timestamp or a text"
         )
-    return f"floor(TRY_CAST({time} AS DOUBLE) * {10**6 / _TICKS[data.time_unit]!r})"
+    if data.time_unit == "ns":  # more digits than a float64 has
+        return f"CAST(TRY_CAST({time} AS BIGINT) // 1000 AS DOUBLE)"
+    return f"floor(TRY_CAST({time} AS DOUBLE) * {_MICROS[data.time_unit]})"

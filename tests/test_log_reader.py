@@ -1,0 +1,197 @@
+"""Files of a log: every kind is read, and every row knows where it came from."""
+
+import gzip
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pinnerformer_jax.data import tfds_in
+from pinnerformer_jax.data.log_reader import open_log
+
+HEADER = "user,item,time\n"
+LONG = "x" * 3_000_000  # more than either reader takes for one line
+
+
+@pytest.fixture
+def connection():
+    with duckdb.connect() as connection:
+        yield connection
+
+
+def read(connection, tmp_path, *patterns):
+    """(file, row, broken, the columns...) of every row, in order."""
+    open_log(connection, "log", "data.events", patterns, tmp_path / "work")
+    columns = [name for (name, *_) in connection.execute("DESCRIBE log").fetchall()]
+    assert columns[:3] == ["__file", "__row", "__broken"]
+    return connection.execute("FROM log ORDER BY __file, __row").fetchall()
+
+
+def write_csv(path, text):
+    data = text if isinstance(text, bytes) else text.encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return str(path)
+
+
+def test_parquet_rows_are_numbered_from_1_in_each_file(connection, tmp_path):
+    for name, users in (("a", [1, 2]), ("b", [3])):
+        pq.write_table(pa.table({"user": users}), tmp_path / f"{name}.parquet")
+    rows = read(connection, tmp_path, str(tmp_path / "*.parquet"))
+    a, b = str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet")
+    assert rows == [(a, 1, None, 1), (a, 2, None, 2), (b, 1, None, 3)]
+
+
+def test_a_file_that_two_patterns_name_is_read_once(connection, tmp_path):
+    file = write_csv(tmp_path / "a.csv", HEADER + "u,i,1\n")
+    assert len(read(connection, tmp_path, file, str(tmp_path / "*.csv"))) == 1
+
+
+def test_columns_are_matched_by_name_over_files(connection, tmp_path):
+    pq.write_table(pa.table({"user": [1], "item": [2]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"item": [3], "extra": [4], "user": [5]}), tmp_path / "b.parquet")
+    rows = read(connection, tmp_path, str(tmp_path / "*.parquet"))
+    assert [row[3:] for row in rows] == [(1, 2, None), (5, 3, 4)]
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.csv.gz", "log.tsv", "LOG.CSV"])
+def test_csv_is_text_and_rows_are_lines(connection, tmp_path, name):
+    text = HEADER + '007,"a, ""b""",1.50\n,é中,\n'
+    if name.endswith(".tsv"):
+        text = text.replace('"a, ""b"""', "A").replace(",", "\t").replace("A", '"a, ""b"""')
+    file = write_csv(tmp_path / name, text)
+    rows = read(connection, tmp_path, file)
+    assert rows == [(file, 2, None, "007", 'a, "b"', "1.50"), (file, 3, None, None, "é中", None)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeff" + HEADER + "u,i,1\n",
+        HEADER.replace("\n", "\r\n") + "u,i,1\r\n",
+        HEADER + "u,i,1",
+        HEADER.replace(",", ";") + "u;i;1\n",
+        HEADER.replace(",", "|") + "u|i|1\n",
+        HEADER + '"u","i","1"\n',
+    ],
+    ids=["byte order mark", "CRLF", "no last newline", "semicolon", "bar", "quoted"],
+)
+def test_csv_dialects(connection, tmp_path, text):
+    file = write_csv(tmp_path / "log.csv", text)
+    assert read(connection, tmp_path, file) == [(file, 2, None, "u", "i", "1")]
+    assert [c[0] for c in connection.execute("DESCRIBE log").fetchall()][3:] == ["user", "item", "time"]
+
+
+def test_a_header_without_a_name_is_numbered(connection, tmp_path):
+    file = write_csv(tmp_path / "log.csv", ",user\n0,u\n")  # as pandas writes an index
+    assert read(connection, tmp_path, file) == [(file, 2, None, "0", "u")]
+    assert connection.execute("SELECT column0 FROM log").fetchall() == [("0",)]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
+@pytest.mark.parametrize(
+    "broken",
+    ["u2,i2", "u2,i2,2,3", 'u2,"i2,2', 'u2,"i2"x,2', b"u2,\xff\xfe,2", f"u2,{LONG},2"],
+    ids=["too few", "too many", "quote never closes", "text after a quote", "no UTF-8", "too long"],
+)
+def test_only_the_broken_line_is_lost(connection, tmp_path, suffix, broken):
+    broken = broken if isinstance(broken, bytes) else broken.encode()
+    lines = [b"u%d,i,1" % k for k in range(10_000)]
+    lines[5_000] = broken
+    file = write_csv(tmp_path / f"log{suffix}", HEADER.encode() + b"\n".join(lines) + b"\n")
+    rows = read(connection, tmp_path, file)
+    assert [row[1] for row in rows] == list(range(2, 10_002))
+    assert [row for row in rows if row[2] is not None] == [
+        (file, 5_002, broken.decode(errors="replace"), None, None, None)
+    ]
+    assert [row[3:] for row in rows if row[2] is None] == [
+        (f"u{k}", "i", "1") for k in range(10_000) if k != 5_000
+    ]
+
+
+def test_values_over_several_lines_and_blank_lines(connection, tmp_path):
+    file = write_csv(tmp_path / "log.csv", HEADER + 'u1,"two\nlines",1\n\nu2,i2,2\nu3\n')
+    rows = read(connection, tmp_path, file)
+    assert rows == [
+        (file, 2, None, "u1", "two\nlines", "1"),
+        (file, 5, None, "u2", "i2", "2"),
+        (file, 6, "u3", None, None, None),
+    ]
+
+
+def test_csv_and_parquet_together(connection, tmp_path):
+    pq.write_table(pa.table({"user": ["p"], "item": ["i"]}), tmp_path / "a.parquet")
+    write_csv(tmp_path / "b.csv", HEADER + "c,i,1\n")
+    rows = read(connection, tmp_path, str(tmp_path / "a.parquet"), str(tmp_path / "b.csv"))
+    assert [row[3:] for row in rows] == [("p", "i", None), ("c", "i", "1")]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "split"),
+    [
+        ("tfds:movielens/1m-ratings", "movielens/1m-ratings", ""),
+        ("tfds:movielens/1m-ratings:train[:10%]", "movielens/1m-ratings", "train[:10%]"),
+        ("tfds:movielens/1m-ratings:0.1.1:train", "movielens/1m-ratings:0.1.1", "train"),
+    ],
+)
+def test_tfds_names(connection, tmp_path, monkeypatch, pattern, name, split):
+    def export(*asked):
+        assert asked == (name, split, tmp_path / "work")
+        pq.write_table(pa.table({"user": [7]}), tmp_path / "work" / "rows.parquet")
+        return tmp_path / "work" / "rows.parquet"
+
+    monkeypatch.setattr(tfds_in, "export", export)
+    assert [row[3:] for row in read(connection, tmp_path, pattern)] == [(7,)]
+
+
+def bad_parquet(path, cut):
+    pq.write_table(pa.table({"user": list(range(10_000))}), path)
+    path.write_bytes(path.read_bytes()[:cut])
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda d: [], ValueError, "data.events is empty: name Parquet or CSV files"),
+        (lambda d: [f"{d}/none.parquet"], FileNotFoundError, "none.parquet': no such file"),
+        (lambda d: [f"{d}/*.csv"], FileNotFoundError, r"\*.csv': no such file"),
+        (lambda d: [str(d)], ValueError, r"is a folder: write .*/\*.parquet"),
+        (lambda d: [write_csv(d / "log.json", "{}")], ValueError, "log.json is of no known kind"),
+        (lambda d: [write_csv(d / "a.parquet", "user")], ValueError, "a.parquet"),
+        (lambda d: [bad_parquet(d / "b.parquet", 2_000)], ValueError, "b.parquet"),
+        (lambda d: [write_csv(d / "a.csv", "")], ValueError, "a.csv cannot be read: .* header"),
+        (lambda d: [write_csv(d / "a.csv", "\nu,i\n")], ValueError, "a.csv cannot be read: .* header"),
+        (lambda d: [write_csv(d / "a.csv", b"us\xff,i\n1,2\n")], ValueError, "a.csv cannot .* 'utf-8' codec"),
+        (lambda d: [write_csv(d / "a.csv", "user,User\n1,2\n")], ValueError, "a.csv .* names 'User' twice"),
+        (lambda d: [str((d / "a.csv").rename(d / "a.csv.gz"))], ValueError, "a.csv.gz cannot .* gzip"),
+        (lambda d: [str(cut_gz(d / "b.csv.gz"))], ValueError, "b.csv.gz cannot be read"),
+        (lambda d: ["tfds:"], ValueError, "write tfds:NAME or tfds:NAME:SPLIT"),
+        (lambda d: [own_column(d / "a.parquet")], ValueError, "data.events: the files cannot be read"),
+    ],
+)  # fmt: skip
+def test_unreadable_logs(connection, tmp_path, make, error, message):
+    if "rename" in make.__code__.co_names:
+        write_csv(tmp_path / "a.csv", HEADER + "u,i,1\n")
+    with pytest.raises(error, match=message):
+        read(connection, tmp_path, *make(tmp_path))
+
+
+def cut_gz(path):
+    write_csv(path, HEADER + "".join(f"u{k * 7919 % 10_007},i,{k}\n" for k in range(20_000)))
+    path.write_bytes(path.read_bytes()[:-5_000])
+    return path
+
+
+def own_column(path):
+    pq.write_table(pa.table({"__file": [1]}), path)
+    return str(path)
+
+
+def test_a_failed_download_is_the_inputs_fault(connection, tmp_path, monkeypatch):
+    def export(name, split, folder):
+        raise RuntimeError(f"{name} could not be prepared")
+
+    monkeypatch.setattr(tfds_in, "export", export)
+    with pytest.raises(ValueError, match=r"data.events: x could not be prepared"):
+        read(connection, tmp_path, "tfds:x")
