@@ -13,25 +13,47 @@ import jax
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # malloc.h
 
 
-def keep_heap() -> bool:
+def share_heap() -> None:
+    """One malloc arena for all threads, without which `keep_heap` does nothing: XLA's steps run in threads
+    of its own, whose arenas hold no block above 64 MiB. Before the first computation: a thread that has an
+    arena stays with it. Only glibc has arenas; elsewhere nothing happens."""
+    _mallopt(_M_ARENA_MAX, 1)
+
+
+def keep_heap(temporaries: int) -> bool:
     """Let glibc keep freed memory for the next allocation, which makes train steps on CPU faster.
 
-    XLA takes its temporaries from malloc and frees them every step. By default glibc hands such large
-    blocks back to the kernel, and every page is zeroed and mapped anew in the next step. So: no mmap of
-    single blocks, no trimming of the heap, and one arena for all threads (the arena of any but the main
-    thread holds no block above 64 MiB, and XLA's steps run in such threads). In return the process keeps
-    its peak memory, and up to twice its temporaries more than that.
+    XLA takes its temporaries from malloc and frees them every step; glibc hands such large blocks back to
+    the kernel, which zeroes and maps every page anew in the next step. Kept, they cost no system time, but
+    stay resident, and up to two more of their kind with them (glibc does not always see that a freed block
+    fits again). So this is done only where four times the temporaries are free.
 
-    Call it before the first computation: a thread that has an arena of its own stays with it.
+    Args:
+        temporaries: bytes that a step takes and frees.
 
     Returns:
-        Whether it was done; only on glibc.
+        Whether it was done.
     """
+    if 4 * temporaries > _free_memory():
+        return False
+    return _mallopt(_M_MMAP_MAX, 0) and _mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def _mallopt(name: int, value: int) -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
-    mallopt = ctypes.CDLL(None).mallopt
-    taken = [mallopt(_M_ARENA_MAX, 1), mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, -1)]
-    return taken == [1, 1, 1]
+    return ctypes.CDLL(None).mallopt(name, value) == 1
+
+
+def _free_memory() -> int:
+    """Bytes that the machine has free, or its container may use; 0 where neither is known."""
+    meminfo, limit = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
+    if not meminfo.is_file():
+        return 0
+    lines = meminfo.read_text().splitlines()
+    free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    return free if text == "max" else min(free, int(text))
 
 
 def keep_compiled() -> None:

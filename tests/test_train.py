@@ -155,7 +155,7 @@ def main(monkeypatch):
     spec = importlib.util.spec_from_file_location("train", ROOT / "train.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "keep_heap", lambda: None)
+    monkeypatch.setattr(module, "share_heap", lambda: None)
     monkeypatch.setattr(module, "keep_compiled", lambda: None)
     return module.main
 

@@ -26,6 +26,7 @@ from pinnerformer_jax.data.contracts import Batch, positive_table
 from pinnerformer_jax.data.timelines import VALIDATION, Timelines
 from pinnerformer_jax.data.windows import training_batches
 from pinnerformer_jax.model.towers import Sizes
+from pinnerformer_jax.runtime import keep_heap
 from pinnerformer_jax.training.checkpoint import Checkpoints, RunRecord, claim, data_digest
 from pinnerformer_jax.training.metrics_log import Meter, MetricsLog
 from pinnerformer_jax.training.sharding import make_mesh, replicate, shard_batch
@@ -170,6 +171,8 @@ def _compile(run: Run, state: TrainState, batch: Batch) -> tuple[Step, Validate]
     step = make_train_step(run.config, run.graphdef, run.mesh, run.corpus)
     compiled = step.lower(state, batch, run.tables).compile()
     memory, flops = compiled.memory_analysis(), compiled.cost_analysis()["flops"]
+    if jax.default_backend() == "cpu":
+        keep_heap(memory.temp_size_in_bytes * run.mesh.size)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     print(
         f"{parameters:,} parameters; train step compiled in {time.perf_counter() - started:.1f} s. "
