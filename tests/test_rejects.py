@@ -8,8 +8,8 @@ from pinnerformer_jax.data import rejects
 
 ROW = {
     "file": "a", "row": 1, "in_scope": True, "user_id": "u", "item_id": "i", "micros": 5_000_000,
-    "action": "view", "surface": "", "duration": 1.5, "title": None, "topic": None, "reason": None, "raw_user": None,
-    "raw_item": None, "raw_time": None, "raw_duration": None, "broken": None,
+    "action": "view", "surface": "", "duration": 1.5, "title": None, "topic": None, "reason": None,
+    "raw_user": None, "raw_item": None, "raw_time": None, "raw_duration": None, "broken": None,
 }  # fmt: skip
 
 
