@@ -17,7 +17,16 @@ the evaluation window included, and are not used. With 14 days in all, the windo
 
 import os
 
-from pinnerformer_jax.config import ColumnsConfig, Config, DataConfig, ItemsConfig, PositiveRule
+from pinnerformer_jax.config import (
+    ColumnsConfig,
+    Config,
+    DataConfig,
+    ItemsConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    PositiveRule,
+    TrainingConfig,
+)
 
 DATA = os.environ.get("KUAIRAND", "data/kuairand_pure_14d")
 
@@ -48,5 +57,19 @@ config = Config(
         id="video_id",
         topic="tag",
         text=("'author' || author_id", "'music' || music_id", "video_type"),
+    ),
+    # Three events a window on average, and few users: a small model, dropped out, and a short run.
+    model=ModelConfig(
+        layers=2, width=128, heads=4, max_length=32, output_dim=128, item_hidden=256, dropout=0.3
+    ),
+    objective=ObjectiveConfig(horizon_days=5, positions=4, random_negatives=2048, in_batch_negatives=1024),
+    training=TrainingConfig(
+        batch_size=256,
+        steps=200,
+        learning_rate=1e-3,
+        weight_decay=0.1,
+        future_events=32,
+        log_every=20,
+        checkpoint_every=50,
     ),
 )

@@ -17,7 +17,16 @@ lines that agree in all that is mapped are duplicates, whatever their quantities
 
 import os
 
-from pinnerformer_jax.config import ColumnsConfig, Config, DataConfig, PositiveRule
+from pinnerformer_jax.config import (
+    ColumnsConfig,
+    Config,
+    DataConfig,
+    ItemsConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    PositiveRule,
+    TrainingConfig,
+)
 
 DATA = os.environ.get("ONLINE_RETAIL_II", "data/online_retail_ii")
 
@@ -42,5 +51,20 @@ config = Config(
         evaluation_share=0.3,
         validation_share=0.05,
         max_reject_share=0.3,
+    ),
+    items=ItemsConfig(built_dim=256),
+    model=ModelConfig(
+        layers=2, width=128, heads=4, max_length=128, output_dim=256, item_hidden=512, dropout=0.3
+    ),
+    objective=ObjectiveConfig(
+        positions=16, random_negatives=2048, in_batch_negatives=1024, initial_temperature=0.06
+    ),
+    training=TrainingConfig(
+        batch_size=64,
+        steps=800,
+        learning_rate=1e-3,
+        weight_decay=0.1,
+        log_every=50,
+        checkpoint_every=100,
     ),
 )

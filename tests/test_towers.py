@@ -7,7 +7,9 @@ import pytest
 import small
 from flax import nnx
 
-from pinnerformer_jax.model.towers import PinnerFormer
+from pinnerformer_jax.model.towers import Dropout, PinnerFormer
+
+NONE = Dropout(0.0, None)
 
 
 def build(**changes) -> PinnerFormer:
@@ -45,9 +47,9 @@ def test_pruned_last_block_equals_the_whole(layers):
 
     stream = jax.random.normal(jax.random.key(1), (4, 20, 32))
     block, position = model.user.blocks[-1], chosen[:4]
-    pruned = jax.grad(lambda s: jnp.sum(jnp.sin(block.chosen(s, position))))(stream)
+    pruned = jax.grad(lambda s: jnp.sum(jnp.sin(block.chosen(s, position, NONE))))(stream)
     unpruned = jax.grad(
-        lambda s: jnp.sum(jnp.sin(jnp.take_along_axis(block(s), position[:, :, None], axis=1)))
+        lambda s: jnp.sum(jnp.sin(jnp.take_along_axis(block(s, NONE), position[:, :, None], axis=1)))
     )(stream)
     np.testing.assert_allclose(pruned, unpruned, atol=1e-5)
 
@@ -125,3 +127,23 @@ def test_bfloat16_is_close_to_float32():
     rounded = build(compute_dtype="bfloat16").user(batch.history, batch.length, newest, tables.item_features)
     assert rounded.dtype == jnp.float32
     assert jnp.min(jnp.sum(exact * rounded, axis=-1)) > 0.995
+
+
+def test_dropout_zeroes_its_share_keeps_the_mean_and_draws_anew_for_each_user_and_call():
+    ones = jnp.ones((4, 50, 40))
+    dropout = Dropout(0.25, jax.random.split(jax.random.key(0), 4))
+    first, second = dropout(ones), dropout(ones)
+    assert set(np.unique(first).tolist()) == {0.0, np.float32(1 / 0.75)}
+    np.testing.assert_allclose(first.mean(axis=(1, 2)), 1.0, atol=0.06)
+    for one, other in ((first[0], first[1]), (first, second)):
+        assert float((one != other).mean()) == pytest.approx(2 * 0.25 * 0.75, abs=0.03)
+    np.testing.assert_array_equal(Dropout(0.25, None)(ones), ones)
+
+
+def test_dropout_acts_in_training_only():
+    model, batch, tables = build(dropout=0.3), small.batch(), small.tables()
+    newest = (batch.length - 1)[:, None]
+    args = (batch.history, batch.length, newest, tables.item_features)
+    keys = jax.random.split(jax.random.key(1), 16)
+    np.testing.assert_array_equal(model.user(*args), build(dropout=0.0).user(*args, keys))
+    assert not np.allclose(model.user(*args), model.user(*args, keys))

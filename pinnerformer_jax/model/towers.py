@@ -33,6 +33,31 @@ def unit(vectors: Float[Array, "*dims d"]) -> Float[Array, "*dims d"]:
     return vectors * jax.lax.rsqrt(jnp.sum(vectors * vectors, axis=-1, keepdims=True) + 1e-12)
 
 
+class Dropout:
+    """Zeroes a share of the numbers and scales up the rest, by a key for each user, so that what is dropped
+    does not depend on how many devices share the batch. Each call draws anew.
+
+    Args:
+        rate: share that is zeroed.
+        keys: [B]; None: nothing is dropped, as in validation and serving.
+    """
+
+    def __init__(self, rate: float, keys: jax.Array | None) -> None:
+        self.rate, self.keys, self.calls = rate, keys, 0
+
+    def __call__(self, stream: Float[Array, "b q h"]) -> Float[Array, "b q h"]:
+        """Drop from a stream."""
+        if self.keys is None or self.rate == 0:
+            return stream
+        self.calls += 1
+
+        def keep(key: jax.Array) -> jax.Array:
+            return jax.random.bernoulli(jax.random.fold_in(key, self.calls), 1 - self.rate, stream.shape[1:])
+
+        kept = jax.vmap(keep)(self.keys)
+        return jnp.where(kept, stream / jnp.asarray(1 - self.rate, stream.dtype), jnp.zeros_like(stream))
+
+
 class MLP(nnx.Module):
     """Linear, GELU, Linear."""
 
@@ -57,13 +82,15 @@ class Block(nnx.Module):
         self.ffn_norm = nnx.LayerNorm(width, dtype=jnp.float32, rngs=rngs)
         self.ffn = MLP(width, 4 * width, width, dtype, rngs=rngs)
 
-    def __call__(self, stream: Float[Array, "b t h"]) -> Float[Array, "b t h"]:
+    def __call__(self, stream: Float[Array, "b t h"], dropout: Dropout) -> Float[Array, "b t h"]:
         """All positions."""
         qkv = self.qkv(self.attention_norm(stream).astype(self.dtype))
         mixed = causal_attention(*(self._split(part) for part in jnp.split(qkv, 3, axis=-1)))
-        return self._finish(stream, mixed)
+        return self._finish(stream, mixed, dropout)
 
-    def chosen(self, stream: Float[Array, "b t h"], position: Int[Array, "b p"]) -> Float[Array, "b p h"]:
+    def chosen(
+        self, stream: Float[Array, "b t h"], position: Int[Array, "b p"], dropout: Dropout
+    ) -> Float[Array, "b p h"]:
         """Only the given positions, exactly as `__call__` would have them: keys and values are needed
         everywhere, queries, output projection and FFN only there."""
         normed = self.attention_norm(stream).astype(self.dtype)
@@ -74,14 +101,16 @@ class Block(nnx.Module):
         key_value = normed @ kernel[:, width:] + bias[None, None, width:]
         key, value = jnp.split(key_value, 2, axis=-1)
         mixed = chosen_attention(self._split(query), self._split(key), self._split(value), position)
-        return self._finish(jnp.take_along_axis(stream, position[:, :, None], axis=1), mixed)
+        return self._finish(jnp.take_along_axis(stream, position[:, :, None], axis=1), mixed, dropout)
 
     def _split(self, part: Float[Array, "b q h"]) -> Float[Array, "b q n d"]:
         return part.reshape(*part.shape[:2], self.heads, -1)
 
-    def _finish(self, stream: Float[Array, "b q h"], mixed: Float[Array, "b q n d"]) -> Float[Array, "b q h"]:
-        stream = stream + self.out(mixed.reshape(stream.shape))
-        return stream + self.ffn(self.ffn_norm(stream).astype(self.dtype))
+    def _finish(
+        self, stream: Float[Array, "b q h"], mixed: Float[Array, "b q n d"], dropout: Dropout
+    ) -> Float[Array, "b q h"]:
+        stream = stream + dropout(self.out(mixed.reshape(stream.shape)))
+        return stream + dropout(self.ffn(self.ffn_norm(stream).astype(self.dtype)))
 
 
 class UserTower(nnx.Module):
@@ -89,6 +118,7 @@ class UserTower(nnx.Module):
 
     def __init__(self, config: ModelConfig, sizes: Sizes, *, rngs: nnx.Rngs) -> None:
         self.dtype, self.strictly_causal = jnp.dtype(config.compute_dtype), config.strictly_causal
+        self.dropout = config.dropout
         self.encoder = ActionEncoder(config, *sizes, rngs=rngs)
         init = nnx.initializers.normal(0.02)
         self.position_table = nnx.Param(init(rngs.params(), (config.max_length, config.width), jnp.float32))
@@ -102,6 +132,7 @@ class UserTower(nnx.Module):
         length: Int[Array, " b"],
         position: Int[Array, "b p"],
         item_features: Float[Array, "n d"],
+        dropout_keys: jax.Array | None = None,
     ) -> Float[Array, "b p o"]:
         """Embeddings e of the chosen positions; the one that is served is position `length - 1`.
 
@@ -110,6 +141,7 @@ class UserTower(nnx.Module):
             length: real events of each.
             position: indices into T; those at or past `length` give values without meaning.
             item_features: the catalogue's vectors, unit rows.
+            dropout_keys: [B], in training.
 
         Returns:
             float32 [B, P, D], unit rows. Position p depends on no item, action, surface or duration after
@@ -121,9 +153,11 @@ class UserTower(nnx.Module):
             index = jnp.maximum(length[:, None] - 1 - index, 0)  # [B, T]
         stream = self.encoder(events, length, item_features)
         stream = stream + self.position_table[...].astype(self.dtype)[index]
+        dropout = Dropout(self.dropout, dropout_keys)
+        stream = dropout(stream)
         for block in self.blocks[:-1]:
-            stream = block(stream)
-        chosen = self.blocks[-1].chosen(stream, position)
+            stream = block(stream, dropout)
+        chosen = self.blocks[-1].chosen(stream, position, dropout)
         return unit(self.head(self.norm(chosen).astype(self.dtype)))
 
 

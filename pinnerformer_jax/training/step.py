@@ -30,7 +30,7 @@ from pinnerformer_jax.training.sharding import AXIS
 from pinnerformer_jax.training.state import Tables, TrainState
 
 Metrics = dict[str, jax.Array]
-LossOfParams = Callable[[Any], jax.Array]
+LossOfParams = Callable[..., jax.Array]
 
 
 def device_loss(
@@ -54,7 +54,7 @@ def device_loss(
     users = batch.length.shape[0]
     first_user = jax.lax.axis_index(AXIS) * users
     step_key = jax.random.fold_in(jax.random.key(config.training.seed), state.step)
-    target_key, pool_key = jax.random.split(step_key)
+    target_key, pool_key, dropout_key = jax.random.split(step_key, 3)
 
     targets = dense_all_action(
         user_keys(target_key, first_user, users),
@@ -86,9 +86,15 @@ def device_loss(
     with_pairs, pairs, tokens = jax.lax.psum(counts, AXIS)
     weights = user_weights(targets.valid, with_pairs).reshape(-1) * jax.lax.axis_size(AXIS)
 
-    def loss_of(params: Any) -> jax.Array:
+    def loss_of(params: Any, *, training: bool) -> jax.Array:
         model: PinnerFormer = nnx.merge(graphdef, params)
-        embedding = model.user(batch.history, batch.length, targets.position, tables.item_features)
+        embedding = model.user(
+            batch.history,
+            batch.length,
+            targets.position,
+            tables.item_features,
+            user_keys(dropout_key, first_user, users) if training else None,
+        )
         return chunked_sampled_softmax(
             embedding.reshape(item.shape[0], -1),
             model.items(tables.item_features[item]),
@@ -118,7 +124,7 @@ def device_step(
 ) -> tuple[TrainState, Metrics]:
     """One device's part of a train step."""
     loss_of, sketch, metrics = device_loss(config, graphdef, corpus, state, batch, tables)
-    loss, gradient = jax.lax.pmean(jax.value_and_grad(loss_of)(state.params), AXIS)
+    loss, gradient = jax.lax.pmean(jax.value_and_grad(partial(loss_of, training=True))(state.params), AXIS)
     with jax.numpy_dtype_promotion("standard"):  # optax computes float ** int
         updates, opt_state = make_optimiser(config.training).update(gradient, state.opt_state, state.params)
     norm = optax.tree.norm(gradient)
@@ -144,7 +150,7 @@ def device_validation(
 ) -> Metrics:
     """One device's part of the training loss of a batch that is not trained on."""
     loss_of, _, metrics = device_loss(config, graphdef, corpus, state, batch, tables)
-    return metrics | {"loss": jax.lax.pmean(loss_of(state.params), AXIS)}
+    return metrics | {"loss": jax.lax.pmean(loss_of(state.params, training=False), AXIS)}
 
 
 def make_train_step(
