@@ -4,6 +4,7 @@ import hashlib
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pinnerformer_jax.config import DataConfig
@@ -21,12 +22,12 @@ def connection():
 
 def add_events(connection, rows, name="usable"):
     """(user, item, second, action, surface, duration) -> the view that number_users and write_shards read."""
+    names = ("user_id", "item_id", "micros", "action", "surface", "duration")
+    rows = pa.table([pa.array(column) for column in zip(*rows, strict=True)], names)
     connection.execute(
-        f"CREATE TABLE {name} (user_id VARCHAR, item_id VARCHAR, micros BIGINT, action VARCHAR,"
-        "surface VARCHAR, duration FLOAT)"
+        f"CREATE TABLE {name} AS SELECT * REPLACE (round(micros * 1000000)::BIGINT AS micros, "
+        "duration::FLOAT AS duration) FROM rows"
     )
-    rows = [(user, item, round(second * 10**6), *rest) for user, item, second, *rest in rows]
-    connection.executemany(f"INSERT INTO {name} VALUES (?, ?, ?, ?, ?, ?)", rows)
 
 
 def halves(user):

@@ -92,7 +92,8 @@ def write_shards(
             CAST(floor(e.micros / 1000000) AS BIGINT) AS time, e.duration
         FROM events AS e JOIN users AS u USING (user_id) JOIN items AS i USING (item_id)
             LEFT JOIN action_ids AS a USING (action) LEFT JOIN surface_ids AS s USING (surface)
-        ORDER BY u.number, e.micros, md5_number_lower(concat_ws('|', item_id, action, surface, duration))"""
+        ORDER BY u.number, e.micros,
+            md5_number_lower(concat_ws('|', e.item_id, e.action, e.surface, e.duration))"""
     batches = iter(connection.sql(query).to_arrow_reader(_BATCH))
     positives, rest = 0, None
     for shard, size in enumerate(sizes):
