@@ -42,6 +42,11 @@ CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
         (lambda: DataConfig(evaluation_share=0.6, validation_share=0.5), r"no user is left to train"),
         (lambda: DataConfig(positives=()), r"data.positives"),
         (lambda: DataConfig(evaluation_days=-1), r"data.evaluation_days"),
+        (lambda: DataConfig(events="log.parquet"), r"data.events = 'log.parquet': a tuple"),
+        (
+            lambda: DataConfig(sequence_actions=("view",), positives=(PositiveRule(action="like"),)),
+            r"data.positives = 'like': is not in data.sequence_actions",
+        ),
         (lambda: PositiveRule(min_duration=-3), r"data.positives.min_duration"),
         (lambda: ItemsConfig(title="name"), r"items.table = '': name the table"),
         (lambda: EvaluationConfig(cutoffs=()), r"evaluation.cutoffs"),
