@@ -107,10 +107,8 @@ class Checkpoints:
                 best_fn=_validation_loss,
                 best_mode="min",
                 preservation_policy=AnyPreservationPolicy([LatestN(1), best]),
-                save_interval_steps=0 if read_only else 1,
                 create=not read_only,
                 cleanup_tmp_directories=not read_only,
-                read_only=read_only,
             ),
             item_names=("params", "rest"),
         )
