@@ -14,11 +14,11 @@ import pytest
 from logs import COLUMNS, DAYS, START, given, make_events, without_vectors, write_items, write_parquet
 
 from pinnerformer_jax.config import ColumnsConfig, PositiveRule, to_dict
-from pinnerformer_jax.data import ingest, rejects, tfds_in
+from pinnerformer_jax.data import rejects, tfds_in
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import DAY, format_time
 from pinnerformer_jax.data.ingest import prepare
-from pinnerformer_jax.data.timelines import EVALUATION, TRAIN, VALIDATION, Timelines
+from pinnerformer_jax.data.timelines import EVALUATION, ROLES, TRAIN, VALIDATION, Timelines
 from pinnerformer_jax.ingest import main, summary
 
 
@@ -101,7 +101,7 @@ def test_a_log_as_plain_python_reads_it(tmp_path):
     assert counts["after_window"] > 0
     assert counts["of_small_users"] > 0
     roles = [role for role, _, _ in want.values()]
-    assert counts["users"] == {name: roles.count(role) for name, role in ingest.ROLES.items()}
+    assert counts["users"] == {name: roles.count(role) for name, role in ROLES.items()}
     assert counts["evaluated_users"] == sum(r == EVALUATION and len(e) > cut for r, cut, e in want.values())
     assert counts["small_users"] == 40 - len(want)
 

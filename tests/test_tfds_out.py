@@ -10,8 +10,8 @@ import pytest
 import tensorflow_datasets as tfds
 from prepared import write_prepared
 
-from pinnerformer_jax.data.tfds_out import SPLITS, publish
-from pinnerformer_jax.data.timelines import COLUMNS, EVALUATION, TRAIN, VALIDATION, Timelines
+from pinnerformer_jax.data.tfds_out import publish
+from pinnerformer_jax.data.timelines import COLUMNS, EVALUATION, ROLES, TRAIN, VALIDATION, Timelines
 
 SPLIT = 1_700_000_000
 
@@ -36,7 +36,7 @@ def test_round_trip_is_exact(tmp_path):
     folder = publish(prepared, tmp_path / "tfds")
     builder = tfds.builder_from_directory(folder)
     timelines = Timelines.open(prepared)
-    for split, role in SPLITS.items():
+    for split, role in ROLES.items():
         source, users = builder.as_data_source(split), timelines.with_role(role)
         assert len(source) == len(users) > 0
         for example, user, user_id in zip(source, users, timelines.user_ids(users), strict=True):

@@ -21,8 +21,7 @@ from pinnerformer_jax.data.contracts import DAY, format_time, parse_time, positi
 from pinnerformer_jax.data.log_reader import first_line, literal, open_log
 from pinnerformer_jax.data.timelines import (
     EVALUATION,
-    TRAIN,
-    VALIDATION,
+    ROLES,
     Manifest,
     open_shard,
     write_manifest,
@@ -31,8 +30,6 @@ from pinnerformer_jax.files import atomic_folder, sha256
 
 if TYPE_CHECKING:
     import duckdb
-
-ROLES = {"train": TRAIN, "validation": VALIDATION, "evaluation": EVALUATION}
 
 
 def prepare(config: Config, report: Callable[[str], None] = print) -> Manifest:

@@ -27,9 +27,7 @@ import pyarrow.parquet as pq
 import tensorflow_datasets as tfds
 
 from pinnerformer_jax.data.tfds_prepare import prepare
-from pinnerformer_jax.data.timelines import COLUMNS, EVALUATION, TRAIN, VALIDATION, Timelines
-
-SPLITS = {"train": TRAIN, "validation": VALIDATION, "evaluation": EVALUATION}
+from pinnerformer_jax.data.timelines import COLUMNS, ROLES, Timelines
 
 
 def publish(
@@ -94,7 +92,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         del dl_manager  # nothing to download
         return {
             split: self._generate_examples(users)
-            for split, role in SPLITS.items()
+            for split, role in ROLES.items()
             if len(users := self.timelines.with_role(role))
         }
 

@@ -27,6 +27,7 @@ from pinnerformer_jax.files import sha256, write_json
 
 FORMAT = 1
 TRAIN, VALIDATION, EVALUATION = 0, 1, 2
+ROLES = {"train": TRAIN, "validation": VALIDATION, "evaluation": EVALUATION}
 COLUMNS = {
     "item": np.int32,
     "action": np.uint8,
