@@ -10,11 +10,13 @@ import pytest
 import small_run
 from jax.sharding import NamedSharding, PartitionSpec
 
+from pinnerformer_jax.config import PositiveRule
 from pinnerformer_jax.data.timelines import read_manifest
 from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.training.checkpoint import (
     Checkpoints,
     RunRecord,
+    check_ingested,
     claim,
     data_digest,
     load_for_inference,
@@ -45,6 +47,12 @@ def replicated():
 
 def abstract():
     return jax.eval_shape(lambda: create(CONFIG, SIZES)[1])
+
+
+def claim_and_train(workdir, record):
+    """As far as `claim` can tell."""
+    claim(workdir, record)
+    (workdir / "checkpoints" / "1").mkdir(parents=True)
 
 
 def equal(a, b):
@@ -164,7 +172,7 @@ def test_a_damaged_record_is_named(tmp_path):
     ],
 )
 def test_a_changed_config_is_refused_with_the_difference(tmp_path, section, field, value):
-    claim(tmp_path, RECORD)
+    claim_and_train(tmp_path, RECORD)
     old = getattr(getattr(CONFIG, section), field)
     changed = dataclasses.replace(
         CONFIG, **{section: dataclasses.replace(getattr(CONFIG, section), **{field: value})}
@@ -175,11 +183,11 @@ def test_a_changed_config_is_refused_with_the_difference(tmp_path, section, fiel
 
 
 def test_what_leaves_the_run_what_it_was_may_change(tmp_path):
-    claim(tmp_path, RECORD)
+    claim_and_train(tmp_path, RECORD)
     changed = dataclasses.replace(
         CONFIG,
         name="other",
-        data=dataclasses.replace(CONFIG.data, prepared="moved"),
+        data=dataclasses.replace(CONFIG.data, prepared="moved", events=("moved.csv",)),
         training=dataclasses.replace(CONFIG.training, log_every=1, checkpoint_every=1, input_workers=1),
         evaluation=dataclasses.replace(CONFIG.evaluation, cutoffs=(5,)),
     )
@@ -194,9 +202,28 @@ def test_other_data_are_refused(tmp_path):
     one, other = (data_digest(read_manifest(tmp_path / name)) for name in ("c", "b"))
     small_run.write_data(tmp_path / "a", seed=0)
     assert data_digest(read_manifest(tmp_path / "a")) == one != other
-    claim(tmp_path / "run", RECORD._replace(data=one))
+    claim_and_train(tmp_path / "run", RECORD._replace(data=one))
     with pytest.raises(ValueError, match=f"prepared data: {one} -> {other}"):
         claim(tmp_path / "run", RECORD._replace(data=other))
+
+
+def test_a_folder_without_a_checkpoint_is_free(tmp_path):
+    claim(tmp_path, RECORD)
+    (tmp_path / "checkpoints" / "1.orbax-checkpoint-tmp").mkdir(parents=True)
+    claim(tmp_path, RECORD._replace(data="other"))
+    assert read_record(tmp_path).data == "other"
+
+
+def test_settings_that_the_data_were_not_prepared_with_are_refused(tmp_path):
+    manifest = read_manifest(small_run.write_data(tmp_path / "data"))
+    moved = dataclasses.replace(CONFIG.data, prepared="moved", events=("x.csv",))
+    rules = dataclasses.replace(moved, positives=(PositiveRule(min_duration=5),))
+    check_ingested(manifest, dataclasses.replace(CONFIG, data=rules))
+    changed = dataclasses.replace(moved, min_user_events=9)
+    with pytest.raises(
+        ValueError, match=r"moved was prepared with other.*\n  data\.min_user_events: 2 -> 9$"
+    ):
+        check_ingested(manifest, dataclasses.replace(CONFIG, data=changed))
 
 
 def test_the_record_is_plain_json(tmp_path):

@@ -19,6 +19,8 @@ from pinnerformer_jax.training.metrics_log import Meter
 from pinnerformer_jax.training.sharding import make_mesh
 from pinnerformer_jax.training.state import create
 
+pytestmark = pytest.mark.slow  # a train step compiles
+
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):

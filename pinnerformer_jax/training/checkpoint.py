@@ -26,17 +26,18 @@ from pinnerformer_jax.files import write_json
 from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.training.state import TrainState, create
 
+_WHERE = ("data.events:", "data.prepared:", "data.memory_limit:", "items.table:")
+"""Starts of the lines of `differences` that say where the data are, not what they are."""
+
 _MAY_CHANGE = (
+    *_WHERE,
     "name:",
-    "data.events:",
-    "data.prepared:",  # where the data stand; what they are is in the digest
-    "data.memory_limit:",
     "evaluation.",
     "training.log_every:",
     "training.checkpoint_every:",
     "training.input_workers:",
 )
-"""Starts of the lines of `differences` that leave the run what it was."""
+"""Likewise, of all that leaves a run what it was."""
 
 
 class RunRecord(NamedTuple):
@@ -52,13 +53,31 @@ def data_digest(manifest: Manifest) -> str:
     return digest(dataclasses.replace(manifest, config={}, counts={}))
 
 
-def claim(workdir: Path, run: RunRecord) -> None:
-    """Make `workdir` this run's: a new folder is marked as its own, an old one must be.
+def check_ingested(manifest: Manifest, config: Config) -> None:
+    """The data and items sections must be those that the data were prepared with; what counts as positive
+    is decided anew at each training.
 
     Raises:
-        ValueError: the folder holds a run of another config or other data; says what differs.
+        ValueError: they are not; says what differs.
     """
-    if _record_path(workdir).is_file():
+    wanted = to_dict(config)
+    changed = differences(manifest.config, {name: wanted[name] for name in manifest.config})
+    changed = [line for line in changed if not line.startswith((*_WHERE, "data.positives:"))]
+    if changed:
+        raise ValueError(
+            f"{config.data.prepared} was prepared with other settings; run python -m "
+            "pinnerformer_jax.ingest again, or undo:\n  " + "\n  ".join(changed)
+        )
+
+
+def claim(workdir: Path, run: RunRecord) -> None:
+    """Make `workdir` this run's. A folder without a checkpoint is free; one with a checkpoint must be of
+    the same run.
+
+    Raises:
+        ValueError: it holds a run of another config or other data; says what differs.
+    """
+    if any(path.name.isdigit() for path in workdir.glob("checkpoints/*")):
         old = read_record(workdir)
         changed = differences(to_dict(old.config), to_dict(run.config))
         changed = [line for line in changed if not line.startswith(_MAY_CHANGE)]
@@ -67,7 +86,7 @@ def claim(workdir: Path, run: RunRecord) -> None:
         if changed:
             raise ValueError(
                 f"{workdir} holds a run that this one does not continue; choose another --workdir, "
-                f"or undo:\n  " + "\n  ".join(changed)
+                "or undo:\n  " + "\n  ".join(changed)
             )
     record = {"config": to_dict(run.config), "sizes": run.sizes._asdict(), "data": run.data}
     write_json(_record_path(workdir), record)

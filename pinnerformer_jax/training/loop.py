@@ -27,7 +27,7 @@ from pinnerformer_jax.data.timelines import VALIDATION, Timelines
 from pinnerformer_jax.data.windows import training_batches
 from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.runtime import keep_heap
-from pinnerformer_jax.training.checkpoint import Checkpoints, RunRecord, claim, data_digest
+from pinnerformer_jax.training.checkpoint import Checkpoints, RunRecord, check_ingested, claim, data_digest
 from pinnerformer_jax.training.metrics_log import Meter, MetricsLog
 from pinnerformer_jax.training.sharding import make_mesh, replicate, shard_batch
 from pinnerformer_jax.training.state import Tables, TrainState, create
@@ -62,6 +62,7 @@ def open_run(config: Config, workdir: Path) -> tuple[Run, TrainState]:
         ValueError: something does not fit, or the checkpoint is damaged; says what, and the cure.
     """
     timelines, catalog = Timelines.open(config.data.prepared), Catalog.open(config.data.prepared)
+    check_ingested(timelines.manifest, config)
     actions, surfaces = timelines.manifest.actions, timelines.manifest.surfaces
     sizes = Sizes(catalog.features.shape[1], len(actions), len(surfaces))
     table = positive_table(config.data.positives, actions, surfaces)
