@@ -3,6 +3,7 @@ that resuming is a seek; the work is vectorised NumPy on the memory map, a batch
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,8 +84,14 @@ def training_batches(
         from absl import flags
 
         flags.FLAGS.mark_as_parsed()  # Grain's workers read flags that nobody here parses
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=config.training.input_workers))
+        options = grain.MultiprocessingOptions(num_workers=config.training.input_workers)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_leave_interrupts_to_the_loop)
     return iter(dataset)
+
+
+def _leave_interrupts_to_the_loop(worker: int, workers: int) -> None:
+    """Ctrl-C reaches every process of the terminal; the loop finishes its step and needs its input."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def histories_at_split(timelines: Timelines, users: np.ndarray, max_length: int) -> tuple[Events, np.ndarray]:
