@@ -29,7 +29,7 @@ def test_pool_is_in_batch_then_random():
 
 
 def test_of_too_many_a_random_choice_and_empty_slots_last():
-    item, user, valid = batch(1)
+    _, user, valid = batch(1)
     number = jnp.arange(40, dtype=jnp.int32)  # which slot was chosen
 
     def chosen(seed):
@@ -41,7 +41,6 @@ def test_of_too_many_a_random_choice_and_empty_slots_last():
     expected = 2000 * 10 / int(valid.sum())
     assert (counts[~np.asarray(valid)] == 0).all()
     assert abs(counts[np.asarray(valid)] - expected).max() < 6 * np.sqrt(expected)
-    del item
 
 
 @pytest.mark.parametrize(("in_batch", "random"), [(100, 0), (0, 9), (100, 9), (15, 9)])

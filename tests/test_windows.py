@@ -1,4 +1,3 @@
-import dataclasses
 import pickle
 
 import numpy as np
@@ -128,6 +127,6 @@ def test_histories_at_the_split(timelines):
 
 def test_a_role_without_users_is_named(tmp_path):
     write_prepared(tmp_path / "p", {0: [(0, 1, 1, SPLIT, 0.0)]}, SPLIT)
-    windows = Windows(Timelines.open(tmp_path / "p"), dataclasses.replace(config()))
+    windows = Windows(Timelines.open(tmp_path / "p"), config())
     with pytest.raises(ValueError, match="no user of this role has two events before the split"):
         _ = windows.users

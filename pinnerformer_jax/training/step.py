@@ -47,8 +47,9 @@ def device_loss(
     the global batch, not on the number of devices.
 
     Returns:
-        The local loss, whose mean over devices is the loss of the global batch; the sketch with this
-        step's positives counted; and metrics, of the global batch.
+        The local loss, loss(params, training=bool), whose mean over devices is the loss of the global
+        batch (dropout acts in training only); the sketch with this step's positives counted; and metrics,
+        of the global batch.
     """
     objective = config.objective
     users = batch.length.shape[0]
