@@ -77,15 +77,24 @@ def test_an_epoch_holds_every_user_once(timelines):
         np.testing.assert_array_equal(seen, windows.users)
 
 
+def test_short_lives_end_in_their_later_half(tmp_path):
+    users = {0: [(k, 1, 1, SPLIT - 30 * DAY + k * 3600, 0.0) for k in range(8)]}
+    users |= {1: [(k, 1, 1, SPLIT - 30 * DAY + k * 3600, 0.0) for k in (10, 11)]}
+    write_prepared(tmp_path / "p", users, SPLIT)
+    batches = [Windows(Timelines.open(tmp_path / "p"), config()).batch(step) for step in range(20)]
+    ends = np.concatenate([b.history.item[np.arange(8), b.length - 1] for b in batches])
+    assert set(ends) == {3, 4, 5, 6, 10}
+
+
 def test_ends_are_spread_and_the_future_is_a_fair_sample(tmp_path):
     users = {0: [(k, 1, 1, SPLIT - 30 * DAY + k * 3600, 0.0) for k in range(100)]}
     write_prepared(tmp_path / "p", users, SPLIT)
     windows = Windows(Timelines.open(tmp_path / "p"), config(batch_size=200))
     batches = [windows.batch(step) for step in range(10)]
     ends = np.concatenate([b.history.item[np.arange(200), b.length - 1] for b in batches])
-    assert ends.max() < 99
-    # Density in proportion to the position: the mean of max(u, u') is 2/3.
-    assert np.mean(ends / 98) == pytest.approx(2 / 3, abs=0.03)
+    # T events in, or later, all ends alike; the last event is kept for the future.
+    assert (ends.min(), ends.max()) == (T - 1, 98)
+    assert np.mean(ends) == pytest.approx((T - 1 + 98) / 2, abs=3)
     long = np.concatenate([b.future_count > 4 * F for b in batches])
     item = np.concatenate([b.future.item for b in batches])[long]
     count = np.concatenate([b.future_count for b in batches])[long]

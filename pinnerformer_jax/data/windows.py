@@ -21,9 +21,10 @@ class Windows:
     """Training batches of the users of one role.
 
     A step takes the next B users of a stream in which every epoch holds each user once. A user's window
-    ends at a random event with another one after it, later ends being likelier in proportion to how many
-    events they make visible (our choice); it holds the T events up to there. With it go the events of
-    the next K days, never past the split: of more than F, a random F.
+    ends at a random event with another one after it, T events into the user's life or later, or in its
+    later half where that is earlier: so windows are as full as the histories that are served, while
+    their positions cover short ones too (our choice). It holds the T events up to there. With it go the
+    events of the next K days, never past the split: of more than F, a random F.
     """
 
     timelines: Timelines
@@ -51,13 +52,13 @@ class Windows:
         rng = np.random.Generator(np.random.Philox(key=training.seed, counter=[0, 0, self.role, step]))
         places = np.arange(step * size, (step + 1) * size)
         users = self.users[shuffled(places, len(self.users), training.seed)]
-        draws = rng.random((2, size)).max(axis=0)  # density in proportion to the position
-        return _assemble(self.timelines, users, self._windows, draws, rng.random(size))
+        return _assemble(self.timelines, users, self._windows, rng.random(size), rng.random(size))
 
     def _windows(self, shard: Shard, users: np.ndarray, draws: np.ndarray, phase: np.ndarray) -> Batch:
         config, width = self.config, self.config.training.future_events
         first, last = shard.offsets[users], shard.offsets[users] + shard.cut[users]
-        end = first + 1 + (draws * (last - first - 1)).astype(np.int64)
+        earliest = first + np.maximum(np.minimum(config.model.max_length, (last - first) // 2), 1)
+        end = earliest + (draws * (last - earliest)).astype(np.int64)
         start = np.maximum(first, end - config.model.max_length)
         horizon = shard.time[end - 1] + round(config.objective.horizon_days * DAY)
         count = _bisect_right(shard.time, end, last, horizon) - end
