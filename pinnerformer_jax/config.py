@@ -13,7 +13,12 @@ import json
 import runpy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+Feature = Literal["item", "action", "surface", "duration", "absolute_time", "relative_time", "position"]
+ObjectiveName = Literal["dense_all_action", "all_action", "next_action", "sasrec", "sasrec_plain"]
+LossName = Literal["sampled_softmax", "binary_cross_entropy"]
+PoolName = Literal["merged", "separate"]
 
 
 def _require(ok: bool, field_name: str, value: Any, wanted: str) -> None:
@@ -182,11 +187,19 @@ class ModelConfig:
     dropout: float = 0.0
     """Share dropped of the Transformer's input and of each sublayer's output, in training. The paper names
     none; logs of few users need some."""
+    drop_features: tuple[Feature, ...] = ()
+    """Sources left out of the user tower's input, with their part of the kernel (paper, Table 6, whose
+    "timestamp" is both times). The item tower keeps its item vectors."""
     strictly_causal: bool = False
     """The paper's `time since the latest action` and positions counted from the newest action let the
     END of the window (when it is, never what it is) reach earlier positions. True: neither does."""
 
     def __post_init__(self) -> None:
+        known, dropped = set(get_args(Feature)), self.drop_features
+        _require(
+            isinstance(dropped, tuple) and set(dropped) <= known and bool(known - {"position", *dropped}),
+            "model.drop_features", dropped, f"a tuple of {sorted(known)}; one besides position must stay",
+        )  # fmt: skip
         for name in (
             "layers",
             "width",
@@ -210,16 +223,28 @@ class ModelConfig:
 class ObjectiveConfig:
     """Dense all action (paper, section on objectives), mixed negatives, sampled softmax with logQ."""
 
+    name: ObjectiveName = "dense_all_action"
+    """Which pairs are trained, see objective/targets.py. In `sasrec` the newest position weighs as much as
+    all others together, in `sasrec_plain` as much as any other."""
+    loss: LossName = "sampled_softmax"
+    """Binary cross-entropy is SASRec's first loss: one random negative a pair, no pool and no logQ."""
+    target_actions: tuple[str, ...] = ()
+    """Actions whose positives are trained on; empty: all. Evaluation keeps all of them."""
     horizon_days: float = 28.0
     """K: a position's positives lie in the K days after it."""
     positions: int = 32
-    """P, positions a user that are trained on each step (the newest is always one)."""
+    """P, positions a user that dense all action trains on each step (the newest is always one), and
+    positives a user in all action."""
     random_negatives: int = 8192
-    """Uniformly random items in the pool."""
+    """Uniformly random items in the pool; 0: in-batch negatives alone."""
     in_batch_negatives: int = 5000
-    """At most this many of the batch's positives, over all devices, in the pool."""
+    """At most this many of the batch's positives, over all devices, in the pool; 0: random ones alone."""
+    pool: PoolName = "merged"
+    """merged: one softmax over both kinds of negatives; separate: one over each, the losses summed."""
     logq: bool = True
     """Subtract log Q, the expected number of times an item stands in the pool."""
+    refined_logq: bool = False
+    """Subtract it from the negatives only, as the positive is there with certainty (arXiv 2507.09331)."""
     initial_temperature: float = 0.1
     """tau at the start; it is learned."""
     min_temperature: float = 0.01
@@ -232,8 +257,21 @@ class ObjectiveConfig:
     """Share of the counts kept each step, so that the frequencies follow the data and cannot overflow."""
 
     def __post_init__(self) -> None:
+        for name, choices in (("name", ObjectiveName), ("loss", LossName), ("pool", PoolName)):
+            value, known = getattr(self, name), get_args(choices)
+            _require(value in known, f"objective.{name}", value, f"must be one of {known}")
         _require(self.horizon_days > 0, "objective.horizon_days", self.horizon_days, "must be > 0 days")
         _require(self.positions >= 1, "objective.positions", self.positions, "must be >= 1")
+        _require(
+            isinstance(self.target_actions, tuple), "objective.target_actions", self.target_actions, "a tuple"
+        )
+        _require(
+            self.logq or not self.refined_logq, "objective.refined_logq", True, "needs objective.logq = True"
+        )
+        _require(
+            self.pool == "merged" or min(self.random_negatives, self.in_batch_negatives) > 0,
+            "objective.pool", self.pool, "needs both random_negatives and in_batch_negatives > 0",
+        )  # fmt: skip
         pool = self.random_negatives + self.in_batch_negatives
         _require(
             min(self.random_negatives, self.in_batch_negatives) >= 0 and pool > 0,
@@ -249,6 +287,11 @@ class ObjectiveConfig:
             self.initial_temperature > self.min_temperature > 0,
             "objective.initial_temperature", self.initial_temperature, "must exceed min_temperature > 0",
         )  # fmt: skip
+
+    @property
+    def next_positive(self) -> bool:
+        """Targets are next positives: the first events after a window must be shipped, not a sample."""
+        return self.name in ("next_action", "sasrec", "sasrec_plain")
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,17 @@ CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
         (lambda: ObjectiveConfig(initial_temperature=0.01), r"objective.initial_temperature"),
         (lambda: ObjectiveConfig(horizon_days=0), r"objective.horizon_days"),
         (lambda: ObjectiveConfig(sketch_decay=1.5), r"objective.sketch_decay"),
+        (lambda: ObjectiveConfig(name="bert"), r"objective.name = 'bert': must be one of \('dense_all"),
+        (lambda: ObjectiveConfig(logq=False, refined_logq=True), r"objective.refined_logq .* needs"),
+        (lambda: ObjectiveConfig(pool="separate", random_negatives=0), r"objective.pool = 'separate': needs"),
+        (lambda: ObjectiveConfig(target_actions="like"), r"objective.target_actions = 'like': a tuple"),
+        (lambda: ModelConfig(drop_features=("items",)), r"model.drop_features = \('items',\): a tuple of"),
+        (
+            lambda: ModelConfig(
+                drop_features=("item", "action", "surface", "duration", "absolute_time", "relative_time")
+            ),
+            r"one besides position must stay",
+        ),
         (lambda: TrainingConfig(batch_size=0), r"training.batch_size = 0"),
         (lambda: TrainingConfig(warmup_share=1.0), r"training.warmup_share"),
         (lambda: TrainingConfig(learning_rate=-1.0), r"training.learning_rate"),

@@ -6,6 +6,7 @@ from pinnerformer_jax.data.contracts import (
     DAY,
     EPOCH,
     format_time,
+    only_actions,
     parse_time,
     positive_table,
     to_device_time,
@@ -36,6 +37,16 @@ def test_any_rule_makes_a_positive_and_the_mildest_counts():
 def test_a_rule_naming_an_action_the_log_lacks_says_which_there_are():
     with pytest.raises(ValueError, match=r"no action 'save' in the log; it has \['repin'"):
         positive_table((PositiveRule("save"),), ACTIONS, SURFACES)
+
+
+def test_training_on_some_actions_takes_the_others_out_of_the_table():
+    table = positive_table((PositiveRule("repin"), PositiveRule("click", 10.0)), ACTIONS, SURFACES)
+    got = only_actions(table, ACTIONS, ("click",))
+    assert got[3].tolist() == [10.0] * 3
+    assert np.isinf(np.delete(got, 3, axis=0)).all()
+    np.testing.assert_array_equal(only_actions(table, ACTIONS, ()), table)
+    with pytest.raises(ValueError, match=r"target_actions: 'hide' is no positive .* \['repin', 'click'\]"):
+        only_actions(table, ACTIONS, ("click", "hide"))
 
 
 def test_device_epoch_is_a_multiple_of_every_absolute_period():

@@ -1,6 +1,9 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import small
 from flax import nnx
 
@@ -34,6 +37,50 @@ def test_three_times_of_each_action():
     np.testing.assert_array_equal(before_latest[row, : last + 1], time[-1] - time)
     np.testing.assert_array_equal(gap[row, : last + 1], np.diff(time, prepend=time[0]))
     assert not np.any(times(batch.history, batch.length, strictly_causal=True)[1])
+
+
+@pytest.mark.parametrize(
+    "feature", ["item", "action", "surface", "duration", "absolute_time", "relative_time"]
+)
+def test_a_dropped_feature_reaches_the_input_in_nothing_and_leaves_the_others(feature):
+    """Without the feature's rows of the kernel the encoder is the whole one with those rows at zero."""
+    config = small.config().model
+    whole = ActionEncoder(config, *small.SIZES, rngs=nnx.Rngs(0))
+    part = ActionEncoder(
+        dataclasses.replace(config, drop_features=(feature,)), *small.SIZES, rngs=nnx.Rngs(1)
+    )
+    items, actions, surfaces = small.ITEM_DIM, config.action_dim, config.surface_dim
+    absolute, relative = len(ABSOLUTE_PERIODS), 2 * len(RELATIVE_PERIODS)
+    blocks = ["item"] * items + ["action"] * actions + ["surface"] * surfaces
+    blocks += (["absolute_time"] * absolute + ["relative_time"] * relative) * 2
+    blocks += ["absolute_time", "relative_time", "relative_time", "duration"]
+    kept = np.array(blocks) != feature
+    assert part.kernel.shape[0] == kept.sum() < len(blocks)
+
+    rng = np.random.default_rng(1)
+    kernel = np.where(kept[:, None], rng.normal(size=whole.kernel.shape), 0).astype(np.float32)
+    phase = rng.normal(size=absolute + relative).astype(np.float32)
+    whole.kernel[...], part.kernel[...] = jnp.asarray(kernel), jnp.asarray(kernel[kept])
+    whole.phase[...] = jnp.asarray(phase)
+    part.phase[...] = jnp.asarray(phase[kept[-4 - absolute - relative : -4]])
+    for name in ("action_table", "surface_table"):
+        if hasattr(part, name):
+            getattr(part, name)[...] = getattr(whole, name)[...]
+    batch, tables = small.batch(), small.tables()
+    got, wanted = (e(batch.history, batch.length, tables.item_features) for e in (part, whole))
+    np.testing.assert_allclose(got, wanted, rtol=2e-4, atol=2e-4)
+
+
+def test_without_any_time_there_is_no_phase_to_learn():
+    config = dataclasses.replace(small.config().model, drop_features=("absolute_time", "relative_time"))
+    encoder = ActionEncoder(config, *small.SIZES, rngs=nnx.Rngs(0))
+    assert not hasattr(encoder, "phase")
+    batch, tables = small.batch(), small.tables()
+    got = encoder(batch.history, batch.length, tables.item_features)
+    later = batch.history._replace(time=batch.history.time + DAY)
+    np.testing.assert_array_equal(got, encoder(later, batch.length, tables.item_features))
+    longer = batch.history._replace(duration=batch.history.duration + 5)
+    assert not np.allclose(got, encoder(longer, batch.length, tables.item_features))
 
 
 def test_equals_the_papers_concatenation_and_linear():

@@ -138,7 +138,55 @@ def test_without_a_negative_the_loss_is_zero_and_its_gradient_finite(loss):
 
 
 def test_every_user_weighs_the_same():
-    valid = jnp.asarray([[True, True, True], [True, False, False], [False, False, False]])
-    weights = user_weights(valid, jnp.asarray(2))
-    np.testing.assert_allclose(weights, [[1 / 6] * 3, [0.5, 0, 0], [0, 0, 0]])
-    np.testing.assert_array_equal(user_weights(valid & False, jnp.asarray(0)), 0.0)
+    weight = jnp.asarray([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0], [1.0, 1.0, 2.0], [0.0, 0.0, 0.0]])
+    got = user_weights(weight, jnp.asarray(3))
+    np.testing.assert_allclose(got, [[1 / 9] * 3, [1 / 3, 0, 0], [1 / 12, 1 / 12, 1 / 6], [0, 0, 0]])
+    np.testing.assert_array_equal(user_weights(weight * 0.0, jnp.asarray(0)), 0.0)
+
+
+def test_refined_logq_has_the_gradient_of_its_publication(loss):
+    """arXiv 2507.09331: (1 - P), not differentiated, times the positive against the negatives alone; P is the
+    estimate of the positive's probability. With log Q of the positive 0, this loss has that gradient."""
+    c = case(6, logq=True)
+    c["rows"] = c["rows"]._replace(log_q=jnp.zeros(ROWS))
+
+    def published(user, positive, pool_embedding, temperature):
+        mask = c["pool"].valid[None, :] & (c["pool"].item[None, :] != c["rows"].item[:, None])
+        mask &= c["pool"].user[None, :] != c["rows"].user[:, None]
+        logits = user @ pool_embedding.T / temperature - c["pool_log_q"][None, :]
+        negative = jax.nn.logsumexp(jnp.where(mask, logits, -jnp.inf), axis=1)
+        score = jnp.sum(user * positive, axis=1) / temperature
+        weight = jax.lax.stop_gradient(1 - jax.nn.sigmoid(score - negative))
+        return jnp.sum(weight * (negative - score) * c["rows"].weight)
+
+    names = ("user_embedding", "positive_embedding", "pool_embedding", "temperature")
+    arguments = tuple(c[name] for name in names)
+    wanted = jax.grad(published, argnums=(0, 1, 2, 3))(*arguments)
+    got = jax.grad(lambda *args: loss(**c | dict(zip(names, args, strict=True))), argnums=(0, 1, 2, 3))(
+        *arguments
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, wanted)
+
+
+def test_refined_logq_tends_to_the_full_softmax_where_the_classical_does_not():
+    rng = np.random.default_rng(0)
+    c = case(0, logq=False)
+    items = rng.normal(size=(ITEMS, DIM)).astype(np.float32)
+    items /= np.linalg.norm(items, axis=1, keepdims=True)
+    share = np.arange(1, ITEMS + 1) / np.arange(1, ITEMS + 1).sum()
+    negatives, temperature, item = 50_000, jnp.asarray(0.5), np.array([ITEMS - 1], np.int32)
+    drawn = rng.choice(ITEMS, negatives, p=share).astype(np.int32)
+    q = (negatives * share).astype(np.float32)
+    pool = Pool(jnp.asarray(drawn), jnp.full(negatives, NO_USER), jnp.ones(negatives, bool))
+    user = c["user_embedding"][:1]
+
+    def gradient(positive_log_q):
+        rows = Rows(jnp.asarray(item), jnp.zeros(1, jnp.int32), jnp.ones(1), jnp.asarray(positive_log_q))
+        return jax.grad(sampled_softmax)(
+            user, items[item], items[drawn], temperature, rows, pool, jnp.log(q)[drawn]
+        )
+
+    full = jax.grad(lambda u: -jax.nn.log_softmax(u @ items.T / temperature)[0, ITEMS - 1])(user)
+    scale = float(jnp.linalg.norm(full))
+    assert float(jnp.linalg.norm(gradient(np.zeros(1, np.float32)) - full)) < 0.03 * scale
+    assert float(jnp.linalg.norm(gradient(np.log(q[item])) - full)) > 0.1 * scale

@@ -5,7 +5,14 @@ import pytest
 import small
 
 from pinnerformer_jax.data.contracts import DAY, NO_TIME, Batch, Events
-from pinnerformer_jax.objective.targets import Targets, dense_all_action, user_keys
+from pinnerformer_jax.objective.targets import (
+    Targets,
+    all_action,
+    dense_all_action,
+    next_action,
+    sasrec,
+    user_keys,
+)
 
 HORIZON = 5 * DAY
 ALL_POSITIVE = jnp.zeros((2, 1))
@@ -48,8 +55,81 @@ def hand_written() -> Batch:
     return Batch(history, jnp.asarray([5]), future, jnp.asarray([2]))
 
 
+def weighed_pairs(targets: Targets) -> dict[tuple[int, int], float]:
+    """(position, item) -> weight, of one user whose pairs are distinct."""
+    position, item, weight = (np.asarray(v)[np.asarray(targets.valid)] for v in (
+        targets.position, targets.item, targets.weight
+    ))  # fmt: skip
+    found = dict(zip(zip(position.tolist(), item.tolist(), strict=True), weight.tolist(), strict=True))
+    assert len(found) == targets.valid.sum()
+    assert not np.asarray(targets.weight)[~np.asarray(targets.valid)].any()
+    return found
+
+
+ACTION_1 = jnp.asarray([[jnp.inf], [0.0]])  # action 1 is positive, action 0 never
+
+
+def test_next_action_is_the_newest_position_on_its_next_positive():
+    assert weighed_pairs(next_action(hand_written(), ACTION_1, horizon=HORIZON)) == {(4, 20): 1.0}
+    assert weighed_pairs(next_action(hand_written(), ACTION_1, horizon=DAY)) == {}
+    only_21 = jnp.asarray([[jnp.inf], [1.0]])
+    batch = hand_written()
+    batch = batch._replace(future=batch.future._replace(duration=jnp.asarray([[0.0, 2.0, 0.0]])))
+    assert weighed_pairs(next_action(batch, only_21, horizon=6 * DAY)) == {(4, 21): 1.0}
+
+
+@pytest.mark.parametrize(("half", "newest"), [(False, 1.0), (True, 4.0)])
+def test_sasrec_is_every_position_on_its_next_positive(half, newest):
+    got = weighed_pairs(sasrec(hand_written(), ACTION_1, horizon=HORIZON, newest_weighs_half=half))
+    # 0 and 1 share a basket: both predict 12. 3 passes over 14, no positive, and finds 20 after the window.
+    assert got == {(0, 12): 1.0, (1, 12): 1.0, (2, 13): 1.0, (3, 20): 1.0, (4, 20): newest}
+
+
+def test_sasrec_without_a_positive_after_the_newest_position_weighs_the_others_alike():
+    batch = hand_written()._replace(future_count=jnp.asarray([0]))
+    got = weighed_pairs(sasrec(batch, ACTION_1, horizon=HORIZON, newest_weighs_half=True))
+    assert got == {(0, 12): 1.0, (1, 12): 1.0, (2, 13): 1.0}
+    alone = batch._replace(length=jnp.asarray([1]), future_count=jnp.asarray([1]))
+    got = weighed_pairs(sasrec(alone, ACTION_1, horizon=8 * DAY, newest_weighs_half=True))
+    assert got == {(0, 20): 1.0}
+
+
+def test_all_action_is_the_newest_position_on_all_its_positives():
+    keys = user_keys(jax.random.key(0), 0, 1)
+
+    def pairs(positives: int, horizon: int = 6 * DAY, keys=keys):
+        return weighed_pairs(all_action(keys, hand_written(), ACTION_1, horizon=horizon, positives=positives))
+
+    assert pairs(32) == {(4, 20): 1.0, (4, 21): 1.0}
+    assert pairs(32, HORIZON) == {(4, 20): 1.0}
+    drawn = [tuple(pairs(1, keys=user_keys(jax.random.key(k), 0, 1))) for k in range(40)]
+    assert set(drawn) == {((4, 20),), ((4, 21),)}, "of more than P, a random P"
+
+
+def test_the_basket_of_the_newest_position_is_no_target():
+    batch = hand_written()
+    batch = batch._replace(future=line((20, 6, 1), (21, 7, 1), width=3))  # 20 shares the day of position 4
+    keys = user_keys(jax.random.key(0), 0, 1)
+    for targets in (
+        next_action(batch, ACTION_1, horizon=HORIZON),
+        all_action(keys, batch, ACTION_1, horizon=HORIZON, positives=8),
+    ):
+        assert set(weighed_pairs(targets)) == {(4, 21)}
+
+
+def test_a_row_of_padding_has_no_pair_under_any_objective():
+    batch, keys = hand_written()._replace(length=jnp.asarray([0])), user_keys(jax.random.key(0), 0, 1)
+    for targets in (
+        next_action(batch, ALL_POSITIVE, horizon=HORIZON),
+        all_action(keys, batch, ALL_POSITIVE, horizon=HORIZON, positives=8),
+        sasrec(batch, ALL_POSITIVE, horizon=HORIZON, newest_weighs_half=True),
+    ):
+        assert not targets.valid.any()
+        assert not targets.weight.any()
+
+
 def test_pairs_of_a_hand_written_timeline():
-    table = jnp.asarray([[jnp.inf], [0.0]])  # action 1 is positive, action 0 never
+    table = ACTION_1
     counts = pairs_over_seeds(hand_written(), table, 600, positions=5)
     assert set(counts) == {
         *((0, item) for item in (12, 13)),  # day 5 is still inside (0, 5]

@@ -28,6 +28,18 @@ def everywhere(batch) -> jax.Array:
     return jnp.tile(jnp.arange(width)[None, :], (users, 1))
 
 
+def test_without_positional_encoding_the_table_is_gone_and_counts_as_zero():
+    whole, part = build(layers=1), build(layers=1, drop_features=("position",))
+    whole.user.position_table[...] = jnp.zeros_like(whole.user.position_table[...])
+    assert not hasattr(part.user, "position_table")
+    whole_state = nnx.to_pure_dict(nnx.state(whole, nnx.Param))
+    del whole_state["user"]["position_table"]
+    part = nnx.merge(nnx.graphdef(part), whole_state)
+    batch, tables = small.batch(), small.tables()
+    args = (batch.history, batch.length, (batch.length - 1)[:, None], tables.item_features)
+    np.testing.assert_allclose(part.user(*args), whole.user(*args), atol=1e-6)
+
+
 def test_outputs_are_unit_rows():
     model, batch, tables = build(), small.batch(), small.tables()
     users = model.user(batch.history, batch.length, everywhere(batch), tables.item_features)

@@ -1,3 +1,4 @@
+import dataclasses
 import pickle
 
 import numpy as np
@@ -100,6 +101,19 @@ def test_ends_are_spread_and_the_future_is_a_fair_sample(tmp_path):
     count = np.concatenate([b.future_count for b in batches])[long]
     place = (item - ends[long][:, None] - 0.5) / count[:, None]
     assert place.mean() == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("name", ["next_action", "sasrec", "sasrec_plain"])
+def test_objectives_on_the_next_positive_get_the_first_events_after_the_window(tmp_path, name):
+    users = {0: [(k, 1, 1, SPLIT - 30 * DAY + k * 3600, 0.0) for k in range(100)]}
+    write_prepared(tmp_path / "p", users, SPLIT)
+    settings = dataclasses.replace(config(), objective=ObjectiveConfig(name=name, horizon_days=10))
+    batch = Windows(Timelines.open(tmp_path / "p"), settings).batch(0)
+    ends = batch.history.item[np.arange(8), batch.length - 1]
+    np.testing.assert_array_equal(batch.future_count, np.minimum(99 - ends, F))
+    assert (batch.future_count == F).any()
+    for row, (end, count) in enumerate(zip(ends, batch.future_count, strict=True)):
+        assert batch.future.item[row, :count].tolist() == list(range(end + 1, end + 1 + count))
 
 
 def test_grain_gives_the_same_batches_and_a_resume_is_a_seek(timelines):

@@ -82,6 +82,27 @@ def positive_table(rules: tuple[PositiveRule, ...], actions: list[str], surfaces
     return table
 
 
+def only_actions(table: np.ndarray, actions: list[str], wanted: tuple[str, ...]) -> np.ndarray:
+    """A `positive_table` in which only events of some actions can be positive.
+
+    Args:
+        table: float32 [A, S].
+        actions: names by id, `actions[0]` the unknown.
+        wanted: names; empty: all.
+
+    Raises:
+        ValueError: a name is not in the log, or no rule makes that action a positive.
+    """
+    for name in wanted:
+        possible = [a for a, row in zip(actions[1:], table[1:], strict=True) if np.isfinite(row).any()]
+        if name not in possible:
+            raise ValueError(
+                f"objective.target_actions: {name!r} is no positive by data.positives; these are: {possible}"
+            )
+    kept = np.array([not wanted or name in wanted for name in actions])
+    return np.where(kept[:, None], table, np.float32(np.inf))
+
+
 def parse_time(text: str, field_name: str) -> int:
     """ISO date or time (UTC if it names no zone) -> seconds since 1970.
 

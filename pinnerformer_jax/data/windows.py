@@ -62,6 +62,8 @@ class Windows:
         start = np.maximum(first, end - config.model.max_length)
         horizon = shard.time[end - 1] + round(config.objective.horizon_days * DAY)
         count = _bisect_right(shard.time, end, last, horizon) - end
+        if config.objective.next_positive:
+            count = np.minimum(count, width)  # the first F, where others get a random F
         return Batch(
             history=_gather(shard, start, np.arange(config.model.max_length)[None, :], end - start),
             length=(end - start).astype(np.int32),

@@ -8,6 +8,8 @@ the kernel instead of into every token (`cos(a + phi) = cos a cos phi - sin a si
 
 from __future__ import annotations
 
+from functools import reduce
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,8 +30,6 @@ RELATIVE_PERIODS = np.unique(np.rint(np.geomspace(1, 28 * DAY, 32)).astype(np.in
 """Seconds; the paper's 32, log-spaced from one second to four weeks. Rounded to whole seconds, so that
 the phase `t mod p` is exact integer arithmetic for any t."""
 
-_PERIODS = len(ABSOLUTE_PERIODS) + 2 * len(RELATIVE_PERIODS)
-_LOGS = 4  # three times and the duration
 _LOG_SCALE = 0.125
 """Our choice: brings logs of seconds (0 to 21) to the size of the other inputs."""
 
@@ -76,46 +76,85 @@ class ActionEncoder(nnx.Module):
     def __init__(
         self, config: ModelConfig, item_dim: int, actions: int, surfaces: int, *, rngs: nnx.Rngs
     ) -> None:
-        self.sizes = (item_dim, config.action_dim, config.surface_dim, _PERIODS, _PERIODS, _LOGS)
+
+        def uses(feature: str) -> bool:
+            return feature not in config.drop_features
+
+        self.item, self.action, self.surface = uses("item"), uses("action"), uses("surface")
+        self.duration = uses("duration")
+        self.absolute_time, self.relative_time = uses("absolute_time"), uses("relative_time")
+        periods = self.absolute_time * len(ABSOLUTE_PERIODS) + self.relative_time * 2 * len(RELATIVE_PERIODS)
+        self.sizes = (
+            self.item * item_dim,
+            self.action * config.action_dim,
+            self.surface * config.surface_dim,
+            periods,  # cosines
+            periods,  # sines
+            self.absolute_time + self.relative_time * 2 + self.duration,  # logs
+        )
         self.strictly_causal = config.strictly_causal
         self.dtype = jnp.dtype(config.compute_dtype)
         init = nnx.initializers.lecun_normal()
         unit = nnx.initializers.normal(1.0)
         self.kernel = nnx.Param(init(rngs.params(), (sum(self.sizes), config.width), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(config.width))
-        self.phase = nnx.Param(jnp.zeros(_PERIODS))
-        self.action_table = nnx.Param(unit(rngs.params(), (actions, config.action_dim), jnp.float32))
-        self.surface_table = nnx.Param(unit(rngs.params(), (surfaces, config.surface_dim), jnp.float32))
+        if periods:
+            self.phase = nnx.Param(jnp.zeros(periods))
+        if self.action:
+            self.action_table = nnx.Param(unit(rngs.params(), (actions, config.action_dim), jnp.float32))
+        if self.surface:
+            self.surface_table = nnx.Param(unit(rngs.params(), (surfaces, config.surface_dim), jnp.float32))
 
     def __call__(
         self, events: Events, length: Int[Array, " b"], item_features: Float[Array, "n d"]
     ) -> Float[Array, "b t h"]:
         """Encode; an unknown action or surface (0) adds nothing, as the paper drops it."""
         kernels = jnp.split(self.kernel[...], np.cumsum(self.sizes)[:-1].tolist())
-        item_kernel, action_kernel, surface_kernel, cos_kernel, sin_kernel, log_kernel = kernels
-        cos_phase, sin_phase = jnp.cos(self.phase[...])[:, None], jnp.sin(self.phase[...])[:, None]
-        rotated = jnp.concatenate(
-            [cos_phase * cos_kernel + sin_phase * sin_kernel, cos_phase * sin_kernel - sin_phase * cos_kernel]
-        )
+        item_kernel, action_kernel, surface_kernel, *number_kernels = kernels
+        parts = []
+        if self.item:
+            item_scale = self.sizes[0] ** 0.5  # unit rows -> unit variance a number, our choice
+            items = item_features[events.item].astype(self.dtype)
+            parts.append(items @ (item_kernel * item_scale).astype(self.dtype))
+        if self.absolute_time or self.relative_time or self.duration:
+            numbers, kernel = self._numbers(events, length, *number_kernels)
+            parts.append(numbers.astype(self.dtype) @ kernel.astype(self.dtype))
+        if self.action:
+            parts.append(_known(self.action_table[...] @ action_kernel, events.action).astype(self.dtype))
+        if self.surface:
+            parts.append(_known(self.surface_table[...] @ surface_kernel, events.surface).astype(self.dtype))
+        return reduce(jnp.add, parts) + self.bias[...].astype(self.dtype)[None, None, :]
 
+    def _numbers(
+        self,
+        events: Events,
+        length: Int[Array, " b"],
+        cos_kernel: Float[Array, "p h"],
+        sin_kernel: Float[Array, "p h"],
+        log_kernel: Float[Array, "l h"],
+    ) -> tuple[Float[Array, "b t n"], Float[Array, "n h"]]:
+        """Waves and logs of times and duration, and the kernel they are multiplied with."""
         absolute, *relative = times(events, length, strictly_causal=self.strictly_causal)
-        angle = jnp.concatenate(
-            [angles(absolute, ABSOLUTE_PERIODS), *(angles(t, RELATIVE_PERIODS) for t in relative)], axis=-1
-        )  # [B, T, periods]
-        waves = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
-        seconds = [absolute.astype(jnp.float32) + float(EPOCH), *(t.astype(jnp.float32) for t in relative)]
-        logs = log_seconds(jnp.stack([*seconds, events.duration], axis=-1))  # [B, T, 4]
-
-        item_scale = self.sizes[0] ** 0.5  # unit rows -> unit variance a number, our choice
-        items = item_features[events.item].astype(self.dtype)
-        return (
-            items @ (item_kernel * item_scale).astype(self.dtype)
-            + jnp.concatenate([waves, logs], axis=-1).astype(self.dtype)
-            @ jnp.concatenate([rotated, log_kernel]).astype(self.dtype)
-            + _known(self.action_table[...] @ action_kernel, events.action).astype(self.dtype)
-            + _known(self.surface_table[...] @ surface_kernel, events.surface).astype(self.dtype)
-            + self.bias[...].astype(self.dtype)[None, None, :]
-        )
+        angle, seconds = [], []
+        if self.absolute_time:
+            angle.append(angles(absolute, ABSOLUTE_PERIODS))
+            seconds.append(absolute.astype(jnp.float32) + float(EPOCH))
+        if self.relative_time:
+            angle += [angles(t, RELATIVE_PERIODS) for t in relative]
+            seconds += [t.astype(jnp.float32) for t in relative]
+        if self.duration:
+            seconds.append(events.duration)
+        logs = log_seconds(jnp.stack(seconds, axis=-1))
+        if not angle:
+            return logs, log_kernel
+        turn = jnp.concatenate(angle, axis=-1)  # [B, T, periods]
+        cos_phase, sin_phase = jnp.cos(self.phase[...])[:, None], jnp.sin(self.phase[...])[:, None]
+        kernel = [
+            cos_phase * cos_kernel + sin_phase * sin_kernel,
+            cos_phase * sin_kernel - sin_phase * cos_kernel,
+            log_kernel,
+        ]
+        return jnp.concatenate([jnp.cos(turn), jnp.sin(turn), logs], axis=-1), jnp.concatenate(kernel)
 
 
 def _known(table: Float[Array, "v h"], ids: Int[Array, "b t"]) -> Float[Array, "b t h"]:

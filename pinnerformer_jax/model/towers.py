@@ -121,7 +121,10 @@ class UserTower(nnx.Module):
         self.dropout = config.dropout
         self.encoder = ActionEncoder(config, *sizes, rngs=rngs)
         init = nnx.initializers.normal(0.02)
-        self.position_table = nnx.Param(init(rngs.params(), (config.max_length, config.width), jnp.float32))
+        self.positions = "position" not in config.drop_features
+        if self.positions:
+            shape = (config.max_length, config.width)
+            self.position_table = nnx.Param(init(rngs.params(), shape, jnp.float32))
         self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
         self.norm = nnx.LayerNorm(config.width, dtype=jnp.float32, rngs=rngs)
         self.head = MLP(config.width, config.width, config.output_dim, self.dtype, rngs=rngs)
@@ -152,7 +155,8 @@ class UserTower(nnx.Module):
         if not self.strictly_causal:  # 0 is the newest action, so that the served position is always 0
             index = jnp.maximum(length[:, None] - 1 - index, 0)  # [B, T]
         stream = self.encoder(events, length, item_features)
-        stream = stream + self.position_table[...].astype(self.dtype)[index]
+        if self.positions:
+            stream = stream + self.position_table[...].astype(self.dtype)[index]
         dropout = Dropout(self.dropout, dropout_keys)
         stream = dropout(stream)
         for block in self.blocks[:-1]:

@@ -125,17 +125,16 @@ def _chunks(by_row: tuple) -> tuple:
     return jax.tree.map(split, by_row)
 
 
-def user_weights(valid: Bool[Array, "b p"], users: Int[Array, ""]) -> Float[Array, "b p"]:
+def user_weights(weight: Float[Array, "b p"], users: Int[Array, ""]) -> Float[Array, "b p"]:
     """Weights of a batch's pairs under which every user counts the same and, summed over all devices, they
-    are one: 1 / (the user's valid pairs) / (users with any).
+    are one: each pair's share of its user's weight / (users with any).
 
     Args:
-        valid: pairs of this device.
-        users: users with a valid pair, over all devices.
+        weight: of this device's pairs, see `targets.Targets`; a user's add up to 0 or at least 1.
+        users: users with a pair, over all devices.
     """
-    each = valid.astype(jnp.float32)
-    pairs = jnp.maximum(jnp.sum(each, axis=1, keepdims=True), 1.0)
-    return each / pairs / jnp.maximum(users, 1).astype(jnp.float32)
+    of_user = jnp.maximum(jnp.sum(weight, axis=1, keepdims=True), 1.0)
+    return weight / of_user / jnp.maximum(users, 1).astype(jnp.float32)
 
 
 def _negative(rows: Rows, pool: Pool) -> Bool[Array, "r n"]:

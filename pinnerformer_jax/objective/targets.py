@@ -1,8 +1,13 @@
-"""Which (user embedding, item) pairs are trained: dense all action (paper, "objectives").
+"""Which (user embedding, item) pairs are trained (paper, "objectives"): one function an objective.
 
-A random set of positions {s_i}; each e_{s_i} is trained on ONE positive drawn uniformly from those
-in (t_s, t_s + K]. Everything here runs inside the jitted step. B users, T actions, F events after
-the window, P positions.
+dense_all_action  a random set of positions, each on ONE positive drawn from its next K days
+all_action        the newest position on up to P positives drawn from its next K days
+next_action       the newest position on its next positive
+sasrec            every position on its next positive
+
+An event counts for a position if it is strictly later, by at most K: what shares a timestamp with the
+position (one basket) is not predicted from it. Everything here runs inside the jitted step.
+B users, T actions, F events after the window, P positions.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ class Targets(NamedTuple):
     position: jax.Array  # int32, index into the history; 0 where not valid
     item: jax.Array  # int32, the positive; 0 where not valid
     valid: jax.Array  # bool, there is such a pair
+    weight: jax.Array  # float32, against the user's other pairs; 0 where not valid
 
 
 def user_keys(key: jax.Array, first_user: Int[Array, ""] | int, users: int) -> jax.Array:
@@ -44,9 +50,8 @@ def dense_all_action(
     """Pairs of the dense all-action objective.
 
     Positions are drawn without replacement among those that have a positive; the newest of them, the
-    one that serving resembles most, always is one (our choice; the paper says random). An event counts
-    for a position if it is strictly later, by at most the horizon: what shares a timestamp with the
-    position (one basket) is not predicted from it.
+    one that serving resembles most, always is one (our choice; the paper says random). Each is trained on
+    ONE positive drawn uniformly from those in (t_s, t_s + K].
 
     Args:
         keys: [B], see `user_keys`.
@@ -56,40 +61,130 @@ def dense_all_action(
         horizon: K, in seconds.
         positions: P; min(P, T) are drawn.
     """
-    history, future = batch.history, batch.future
-    index = jnp.arange(history.item.shape[1])[None, :]
-    shipped = jnp.minimum(batch.future_count, future.item.shape[1])
-    real = index < batch.length[:, None]  # [B, T]
-    real_future = jnp.arange(future.item.shape[1])[None, :] < shipped[:, None]  # [B, F]
-    in_history = _Counter(history, is_positive(history, real, positive_table))
-    in_future = _Counter(future, is_positive(future, real_future, positive_table))
-    each = (batch.future_count / jnp.maximum(shipped, 1))[:, None]  # events a shipped one stands for
+    later = _LaterPositives(batch, positive_table, horizon)
+    index = jnp.arange(batch.history.item.shape[1])[None, :]
+    eligible = later.real & (later.count > 0)
 
-    start = history.time  # [B, T]
-    # Padding's time is the largest int32; keep start + horizon from wrapping there.
-    end = jnp.where(real, start, 0) + horizon
-    first, counted = in_history.within(start, end)
-    first_future, counted_future = in_future.within(start, end)
-    weight = counted.astype(jnp.float32) + each * counted_future.astype(jnp.float32)  # [B, T] positives
-    eligible = real & (weight > 0)
-
-    draws = jax.vmap(lambda key: jax.random.uniform(key, (2, history.item.shape[1])))(keys)  # [B, 2, T]
+    draws = jax.vmap(lambda key: jax.random.uniform(key, (2, index.shape[1])))(keys)  # [B, 2, T]
     newest = index == jnp.max(jnp.where(eligible, index, -1), axis=1, keepdims=True)
     priority = jnp.where(eligible, draws[:, 0] + newest.astype(jnp.float32), -1.0)
-    priority, position = jax.lax.top_k(priority, min(positions, history.item.shape[1]))  # [B, P]
-    valid = priority >= 0
+    priority, position = jax.lax.top_k(priority, min(positions, index.shape[1]))  # [B, P]
+    spot = draws[:, 1, : position.shape[1]] * jnp.take_along_axis(later.count, position, axis=1)
+    return _targets(position, later.nth(position, spot), priority >= 0)
 
-    def chosen(values: jax.Array) -> jax.Array:
-        return jnp.take_along_axis(values, position, axis=1)
 
-    spot = draws[:, 1, : position.shape[1]] * chosen(weight)  # uniform in [0, positives)
-    spot_future = (spot - chosen(counted).astype(jnp.float32)) / each
-    item = jnp.where(
-        spot_future < 0,
-        in_history.nth(chosen(first), spot, chosen(counted)),
-        in_future.nth(chosen(first_future), spot_future, chosen(counted_future)),
+def all_action(
+    keys: jax.Array, batch: Batch, positive_table: Float[Array, "a s"], *, horizon: int, positives: int
+) -> Targets:
+    """Pairs of the all-action objective: the newest position on positives drawn without replacement from
+    its next K days.
+
+    Args:
+        keys: [B], see `user_keys`.
+        batch: histories and the events after them; of more than F, a uniformly random F is drawn from.
+        positive_table: seconds an event must last to be positive, by action and surface.
+        horizon: K, in seconds.
+        positives: P, the paper's 32; min(P, F) at most.
+    """
+    future, newest = batch.future, _newest(batch)
+    width = future.item.shape[1]
+    start = jnp.take_along_axis(batch.history.time, newest, axis=1)  # [B, 1]
+    later = (future.time > start) & (future.time - start <= horizon)
+    eligible = later & is_positive(future, _shipped(batch), positive_table)
+    draws = jax.vmap(lambda key: jax.random.uniform(key, (width,)))(keys)  # [B, F]
+    priority, event = jax.lax.top_k(jnp.where(eligible, draws, -1.0), min(positives, width))  # [B, P]
+    valid = (priority >= 0) & (batch.length > 0)[:, None]
+    return _targets(
+        jnp.broadcast_to(newest, event.shape), jnp.take_along_axis(future.item, event, axis=1), valid
     )
-    return Targets(jnp.where(valid, position, 0), jnp.where(valid, item, 0), valid)
+
+
+def next_action(batch: Batch, positive_table: Float[Array, "a s"], *, horizon: int) -> Targets:
+    """Pairs of the next-action objective, P = 1: the newest position on its next positive.
+
+    Args:
+        batch: histories and the events after them; of more than F these must be the first, not a sample.
+        positive_table: seconds an event must last to be positive, by action and surface.
+        horizon: K, in seconds: a positive later than that is none (our choice, as for every objective).
+    """
+    later = _LaterPositives(batch, positive_table, horizon)
+    newest = _newest(batch)
+    valid = jnp.take_along_axis(later.real & (later.count > 0), newest, axis=1)
+    return _targets(newest, later.nth(newest, jnp.zeros(newest.shape)), valid)
+
+
+def sasrec(
+    batch: Batch, positive_table: Float[Array, "a s"], *, horizon: int, newest_weighs_half: bool
+) -> Targets:
+    """Pairs of SASRec, P = T: every position on its next positive, which lies in the history or after it.
+
+    Args:
+        batch: histories and the events after them; of more than F these must be the first, not a sample.
+        positive_table: seconds an event must last to be positive, by action and surface.
+        horizon: K, in seconds, as for `next_action`.
+        newest_weighs_half: the newest position weighs as much as all others together (paper, Table 10).
+    """
+    later = _LaterPositives(batch, positive_table, horizon)
+    valid = later.real & (later.count > 0)
+    position = jnp.broadcast_to(jnp.arange(valid.shape[1])[None, :], valid.shape)
+    targets = _targets(position, later.nth(position, jnp.zeros(valid.shape)), valid)
+    if not newest_weighs_half:
+        return targets
+    newest = position == _newest(batch)
+    others = jnp.sum(valid & ~newest, axis=1, keepdims=True).astype(jnp.float32)
+    return targets._replace(weight=jnp.where(newest & valid, jnp.maximum(others, 1.0), targets.weight))
+
+
+def _targets(position: jax.Array, item: jax.Array, valid: jax.Array) -> Targets:
+    """Pairs of equal weight."""
+    return Targets(jnp.where(valid, position, 0), jnp.where(valid, item, 0), valid, valid.astype(jnp.float32))
+
+
+def _newest(batch: Batch) -> Int[Array, "b 1"]:
+    return jnp.maximum(batch.length - 1, 0)[:, None]
+
+
+def _shipped(batch: Batch) -> Bool[Array, "b f"]:
+    """Which events of the future are real."""
+    width = batch.future.item.shape[1]
+    return jnp.arange(width)[None, :] < jnp.minimum(batch.future_count, width)[:, None]
+
+
+class _LaterPositives:
+    """The positives in (t, t + K] of every position's time t, in the history and after it: how many there
+    are, and the item of any of them.
+
+    Where only F of `future_count` events were shipped, each counts for the future_count / F it stands for.
+    """
+
+    def __init__(self, batch: Batch, positive_table: Float[Array, "a s"], horizon: int) -> None:
+        history, future = batch.history, batch.future
+        shipped = jnp.minimum(batch.future_count, future.item.shape[1])
+        self.real = jnp.arange(history.item.shape[1])[None, :] < batch.length[:, None]  # [B, T]
+        self.history = _Counter(history, is_positive(history, self.real, positive_table))
+        self.future = _Counter(future, is_positive(future, _shipped(batch), positive_table))
+        self.each = (batch.future_count / jnp.maximum(shipped, 1))[:, None]  # events a shipped one stands for
+
+        start = history.time  # [B, T]
+        # Padding's time is the largest int32; keep start + horizon from wrapping there.
+        end = jnp.where(self.real, start, 0) + horizon
+        self.first, self.counted = self.history.within(start, end)
+        self.first_future, self.counted_future = self.future.within(start, end)
+        self.count = self.counted.astype(jnp.float32) + self.each * self.counted_future.astype(jnp.float32)
+
+    def nth(self, position: Int[Array, "b p"], spot: Float[Array, "b p"]) -> Int[Array, "b p"]:
+        """Item of the positive at `spot`, in [0, count) of its position, oldest first."""
+
+        def chosen(values: jax.Array) -> jax.Array:
+            return jnp.take_along_axis(values, position, axis=1)
+
+        counted = chosen(self.counted)
+        spot_future = (spot - counted.astype(jnp.float32)) / self.each
+        return jnp.where(
+            spot_future < 0,
+            self.history.nth(chosen(self.first), spot, counted),
+            self.future.nth(chosen(self.first_future), spot_future, chosen(self.counted_future)),
+        )
 
 
 class _Counter:

@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.catalog import Catalog
-from pinnerformer_jax.data.contracts import Batch, positive_table
+from pinnerformer_jax.data.contracts import Batch, only_actions, positive_table
 from pinnerformer_jax.data.timelines import VALIDATION, Timelines
 from pinnerformer_jax.data.windows import training_batches
 from pinnerformer_jax.model.towers import Sizes
@@ -66,6 +66,7 @@ def open_run(config: Config, workdir: Path) -> tuple[Run, TrainState]:
     actions, surfaces = timelines.manifest.actions, timelines.manifest.surfaces
     sizes = Sizes(catalog.features.shape[1], len(actions), len(surfaces))
     table = positive_table(config.data.positives, actions, surfaces)
+    table = only_actions(table, actions, config.objective.target_actions)
     mesh = make_mesh()
     if config.training.batch_size % mesh.size:
         raise ValueError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,21 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
-from pinnerformer_jax.config import Config
+from pinnerformer_jax.config import Config, ObjectiveConfig
 from pinnerformer_jax.data.contracts import DAY, Batch
 from pinnerformer_jax.model.towers import PinnerFormer
 from pinnerformer_jax.objective import frequency
+from pinnerformer_jax.objective.bce import binary_cross_entropy, random_negatives
 from pinnerformer_jax.objective.loss import Rows, chunked_sampled_softmax, user_weights
-from pinnerformer_jax.objective.negatives import log_q, mixed_pool
-from pinnerformer_jax.objective.targets import dense_all_action, user_keys
+from pinnerformer_jax.objective.negatives import Pool, log_q, mixed_pool
+from pinnerformer_jax.objective.targets import (
+    Targets,
+    all_action,
+    dense_all_action,
+    next_action,
+    sasrec,
+    user_keys,
+)
 from pinnerformer_jax.training.optimiser import make_optimiser
 from pinnerformer_jax.training.sharding import AXIS
 from pinnerformer_jax.training.state import Tables, TrainState
@@ -57,35 +65,26 @@ def device_loss(
     step_key = jax.random.fold_in(jax.random.key(config.training.seed), state.step)
     target_key, pool_key, dropout_key = jax.random.split(step_key, 3)
 
-    targets = dense_all_action(
-        user_keys(target_key, first_user, users),
-        batch,
-        tables.positive_table,
-        horizon=round(objective.horizon_days * DAY),
-        positions=objective.positions,
-    )
+    keys = user_keys(target_key, first_user, users)
+    targets = draw_targets(objective, keys, batch, tables.positive_table)
     user = jnp.broadcast_to((first_user + jnp.arange(users))[:, None], targets.item.shape)
     item, user, valid = (values.reshape(-1) for values in (targets.item, user, targets.valid))  # [B * P]
-    all_item, all_user, all_valid = jax.lax.all_gather((item, user, valid), AXIS, tiled=True)
-    sketch = frequency.update(state.sketch, all_item, all_valid, decay=objective.sketch_decay)
-    pool = mixed_pool(
-        pool_key,
-        all_item,
-        all_user,
-        all_valid,
-        in_batch=objective.in_batch_negatives,
-        random=objective.random_negatives,
-        corpus=corpus,
-    )
-    if objective.logq:
-        correction = partial(log_q, sketch, pool=pool, random=objective.random_negatives, corpus=corpus)
-        positive_log_q, pool_log_q = correction(item), correction(pool.item)
-    else:
-        positive_log_q, pool_log_q = jnp.zeros(item.shape), jnp.zeros(pool.item.shape)
+    positives = jax.lax.all_gather((item, user, valid), AXIS, tiled=True)
+    sketch = frequency.update(state.sketch, positives[0], positives[2], decay=objective.sketch_decay)
 
     counts = jnp.stack([jnp.sum(jnp.any(targets.valid, axis=1)), jnp.sum(valid), jnp.sum(batch.length)])
     with_pairs, pairs, tokens = jax.lax.psum(counts, AXIS)
-    weights = user_weights(targets.valid, with_pairs).reshape(-1) * jax.lax.axis_size(AXIS)
+    weights = user_weights(targets.weight, with_pairs).reshape(-1) * jax.lax.axis_size(AXIS)
+
+    if objective.loss == "binary_cross_entropy":
+        keys = user_keys(pool_key, first_user, users)
+        negative, counted = random_negatives(keys, batch, targets, corpus=corpus)
+        negative, counted = negative.reshape(-1), counted.reshape(-1)
+        negatives = jax.lax.psum(jnp.sum(counted & valid), AXIS)
+    else:
+        rows = Rows(item, user, weights, jnp.zeros(item.shape))
+        contrasts = draw_contrasts(objective, pool_key, rows, positives, sketch, corpus)
+        negatives = sum(jnp.sum(contrast.pool.valid) for contrast in contrasts)
 
     def loss_of(params: Any, *, training: bool) -> jax.Array:
         model: PinnerFormer = nnx.merge(graphdef, params)
@@ -95,19 +94,87 @@ def device_loss(
             targets.position,
             tables.item_features,
             user_keys(dropout_key, first_user, users) if training else None,
-        )
-        return chunked_sampled_softmax(
-            embedding.reshape(item.shape[0], -1),
-            model.items(tables.item_features[item]),
-            model.items(tables.item_features[pool.item]),
-            temperature(config, params),
-            Rows(item, user, weights, positive_log_q),
-            pool,
-            pool_log_q,
-        )
+        ).reshape(item.shape[0], -1)
+        positive, tau = model.items(tables.item_features[item]), temperature(config, params)
+        if objective.loss == "binary_cross_entropy":
+            against = model.items(tables.item_features[negative])
+            return binary_cross_entropy(embedding, positive, against, tau, weights, counted)
+        losses = [
+            chunked_sampled_softmax(
+                embedding, positive, model.items(tables.item_features[pool.item]), tau, rows, pool, pool_log_q
+            )
+            for rows, pool, pool_log_q in contrasts
+        ]
+        return sum(losses[1:], losses[0])
 
-    metrics = {"users": with_pairs, "pairs": pairs, "tokens": tokens, "negatives": jnp.sum(pool.valid)}
+    metrics = {"users": with_pairs, "pairs": pairs, "tokens": tokens, "negatives": negatives}
     return loss_of, sketch, metrics
+
+
+def draw_targets(
+    objective: ObjectiveConfig, keys: jax.Array, batch: Batch, positive_table: jax.Array
+) -> Targets:
+    """The pairs of the objective that the config names; keys [B], one a user."""
+    horizon = round(objective.horizon_days * DAY)
+    match objective.name:
+        case "dense_all_action":
+            return dense_all_action(
+                keys, batch, positive_table, horizon=horizon, positions=objective.positions
+            )
+        case "all_action":
+            return all_action(keys, batch, positive_table, horizon=horizon, positives=objective.positions)
+        case "next_action":
+            return next_action(batch, positive_table, horizon=horizon)
+        case "sasrec":
+            return sasrec(batch, positive_table, horizon=horizon, newest_weighs_half=True)
+        case "sasrec_plain":
+            return sasrec(batch, positive_table, horizon=horizon, newest_weighs_half=False)
+
+
+class Contrast(NamedTuple):
+    """One softmax: the pairs, their negatives, and log Q of each."""
+
+    rows: Rows
+    pool: Pool
+    pool_log_q: jax.Array
+
+
+def draw_contrasts(
+    objective: ObjectiveConfig,
+    key: jax.Array,
+    rows: Rows,
+    positives: tuple[jax.Array, jax.Array, jax.Array],
+    sketch: frequency.Sketch,
+    corpus: int,
+) -> list[Contrast]:
+    """The softmaxes whose losses are summed: one over the merged pool, or one a kind of negatives.
+
+    Args:
+        objective: sizes, and what is corrected.
+        key: the step's; the same on every device.
+        rows: this device's pairs, without log Q.
+        positives: item, user and valid, over all devices.
+        sketch: frequency of the positives.
+        corpus: random negatives are rows 0 : corpus of the catalogue.
+    """
+    kinds = [(objective.in_batch_negatives, objective.random_negatives)]
+    if objective.pool == "separate":
+        kinds = [(objective.in_batch_negatives, 0), (0, objective.random_negatives)]
+    # With Q the expected count, the denominator estimates the full softmax's sum over the other items; the
+    # positive, in it with certainty, then stands as it is. The gradient of that is the refined loss's.
+    corrects_positive = objective.logq and not objective.refined_logq
+    contrasts = []
+    for in_batch, random in kinds:
+        pool = mixed_pool(key, *positives, in_batch=in_batch, random=random, corpus=corpus)
+        correction = partial(log_q, sketch, pool=pool, random=random, corpus=corpus)
+        contrasts.append(
+            Contrast(
+                rows._replace(log_q=correction(rows.item)) if corrects_positive else rows,
+                pool,
+                correction(pool.item) if objective.logq else jnp.zeros(pool.item.shape),
+            )
+        )
+    return contrasts
 
 
 def temperature(config: Config, params: Any) -> jax.Array:
