@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -31,7 +32,9 @@ def protocol(users=23, items=140, seed=0, index=70):
             new=np.array(
                 [item not in seen for own, seen in zip(wanted, touched, strict=True) for item in own]
             ),
+            by_action=np.ones((sum(map(len, wanted)), 1), bool),
         ),
+        actions=[""],
         reachable=np.arange(items) % 9 != 0,
         index=np.isin(np.arange(items), rng.choice(items, index, replace=False))
         & (np.arange(items) % 9 != 0),
@@ -171,6 +174,25 @@ def test_recall_by_history_length_adds_up():
     assert sum(line["n_pairs"] for line in lines) == len(case.targets.item)
     total = sum(line["recall@10"] * line["n_pairs"] for line in lines) / len(case.targets.item)
     assert total == pytest.approx(values(results)["paper", "recall@10"])
+
+
+def test_recall_by_action_splits_the_same_hits():
+    case = protocol()
+    scores = np.random.default_rng(2).normal(size=(23, 140)).astype(np.float32)
+    pairs = len(case.targets.item)
+    kinds = np.stack([np.zeros(pairs), np.arange(pairs) % 3 > 0, np.arange(pairs) % 3 == 0, np.zeros(pairs)])
+    user = np.repeat(np.arange(23), np.diff(case.targets.offsets))
+    scores[user, case.targets.item] += kinds[2]  # save is easier
+    targets = dataclasses.replace(case.targets, by_action=kinds.T.astype(bool))
+    case = dataclasses.replace(case, targets=targets, actions=["", "like", "save", "hide"])
+    for size in (5, 256):
+        config = EvaluationConfig(batch_size=size)
+        results = compare({"m": lambda users: scores[users]}, case, np.zeros(140, np.int32), config)
+        found = {row["metric"]: row for row in results["rows"] if row["protocol"] == "by_action"}
+        assert set(found) == {"recall@10 like", "recall@10 save"}
+        hits = sum(found[f"recall@10 {a}"]["value"] * kinds[k].sum() for k, a in ((1, "like"), (2, "save")))
+        assert hits / pairs == pytest.approx(values(results)["paper", "recall@10"])
+        assert found["recall@10 save"]["value"] > found["recall@10 like"]["value"]
 
 
 def test_coverage_curve_starts_at_nothing_and_ends_at_everything():

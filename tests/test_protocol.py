@@ -52,6 +52,17 @@ def test_who_is_evaluated_on_what(prepared):
     assert targets.offsets.tolist() == [0, 3, 4]
     assert targets.item.tolist() == [0, 1, 4, 2]
     assert targets.new.tolist() == [False, True, True, True]
+    assert protocol.actions == ["", "view", "like"]
+    view, like = [False, True, False], [False, False, True]
+    assert targets.by_action.tolist() == [like, like, view, like]
+
+
+def test_an_item_may_be_a_target_by_several_actions(tmp_path):
+    users = {"a": [event(0, -1), event(1, 1, VIEW, duration=10.0), event(1, 2), event(2, 3)]}
+    prepared = write_prepared(tmp_path / "p", users, T, roles={"a": EVALUATION})
+    _, protocol = read(prepared)
+    assert protocol.targets.item.tolist() == [1, 2]
+    assert protocol.targets.by_action.tolist() == [[False, True, True], [False, False, True]]
 
 
 def test_history_is_everything_up_to_t(prepared):

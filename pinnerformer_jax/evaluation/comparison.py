@@ -48,6 +48,7 @@ DEFINITIONS = {
     "targets aside, that score at least as high; targets not in the random index are placed into it",
     "paper interest_entropy@50": "entropy in nats of the topics of a user's 50 nearest index items, mean",
     "paper p90_coverage@10": "smallest share of the index that makes up 90 % of all users' top 10",
+    "by_action recall@10": "as paper recall@10, of the pairs that a positive of that action made",
     "full": "all items with a vector compete, a user's targets with each other too; mean over users of "
     "hits / targets (recall), NDCG with an ideal of min(k, targets) hits, any hit (hit_rate)",
     "new_items": "as full, with every item the user had touched up to t taken out of candidates and targets",
@@ -161,10 +162,16 @@ def _paper(
     targets = user, protocol.targets.item[number]
     game = contest(scores, jnp.asarray(protocol.index), targets, NOTHING, max(PAPER_K, ENTROPY_K))
     top = retrieved(game, protocol.index, ENTROPY_K)[:users]
-    hits = np.bincount(user, placed_hits(game, PAPER_K), users)
-    recall = Statistic(hits, np.bincount(user, minlength=users).astype(float))
-    entropy = _mean(interest_entropy(top, topics))
-    return {("paper", "recall@10"): recall, ("paper", "interest_entropy@50"): entropy}, top
+    hit, by_action = placed_hits(game, PAPER_K), protocol.targets.by_action
+    statistics = {
+        ("paper", "recall@10"): _share(hit, user, users),
+        ("paper", "interest_entropy@50"): _mean(interest_entropy(top, topics)),
+    }
+    found = np.flatnonzero(by_action.any(axis=0))
+    for action in found if len(found) > 1 else ():
+        own = by_action[number, action]
+        statistics["by_action", f"recall@10 {protocol.actions[action]}"] = _share(hit[own], user[own], users)
+    return statistics, top
 
 
 def _full_and_new(
@@ -206,6 +213,11 @@ def intervals(statistics: list[Statistic], seed: int) -> tuple[np.ndarray, np.nd
     low, high = np.full((2, len(statistics)), np.nan)
     low[some], high[some] = np.nanpercentile(drawn_values[:, some], [2.5, 97.5], axis=0)
     return low, high
+
+
+def _share(hit: np.ndarray, user: np.ndarray, users: int) -> Statistic:
+    """Hits over pairs."""
+    return Statistic(np.bincount(user, hit, users), np.bincount(user, minlength=users).astype(float))
 
 
 def _mean(values: np.ndarray) -> Statistic:

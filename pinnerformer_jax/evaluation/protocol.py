@@ -3,7 +3,7 @@
 t is the end of training. A user is evaluated who never trained (role EVALUATION), had an event up to
 t, and has a target: an item that a positive event of the window after t is about and that has a vector.
 
-Dimensions: U evaluated users, E their events up to t, R (user, target item) pairs, N items.
+Dimensions: U evaluated users, E their events up to t, R (user, target item) pairs, N items, A actions.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Targets:
     offsets: np.ndarray  # int64 [U + 1]
     item: np.ndarray  # int32 [R]
     new: np.ndarray  # bool [R]: the user had not touched it up to t
+    by_action: np.ndarray  # bool [R, A]: a positive event of that action is about it
 
     def of(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The targets of some users: whose each is, as a place in `users`, and its number."""
@@ -58,6 +59,7 @@ class Protocol:
     targets: Targets
     reachable: np.ndarray  # bool [N] items with a vector: the candidates of `full` and `new_items`
     index: np.ndarray  # bool [N] the random items of `paper`
+    actions: list[str]  # names by id; [0] is "", the unknown
     split_time: int  # t, seconds since 1970
     window_end: int  # last second of the window
     eligible: int  # users that qualify; more than U if a sample is evaluated
@@ -105,10 +107,10 @@ def decide(
     manifest, items = timelines.manifest, len(reachable)
     table = positive_table(rules, manifest.actions, manifest.surfaces)
     with_history, without_history = _held_out(timelines)
-    user, item = _window_positives(timelines, with_history, table, items)
+    user, item, by_action = _window_positives(timelines, with_history, table, items)
     within_reach = reachable[item]
     unreachable = int((~within_reach).sum())
-    user, item = user[within_reach], item[within_reach]
+    user, item, by_action = user[within_reach], item[within_reach], by_action[within_reach]
     eligible = np.unique(user)
     if len(eligible) == 0:
         raise ValueError(
@@ -126,7 +128,7 @@ def decide(
     if 0 < config.max_users < len(eligible):
         users = np.sort(rng.choice(eligible, config.max_users, replace=False))
         chosen = np.isin(user, users)
-        user, item = user[chosen], item[chosen]
+        user, item, by_action = user[chosen], item[chosen], by_action[chosen]
 
     history = histories(timelines, users, table)
     place = np.searchsorted(users, user)
@@ -135,6 +137,7 @@ def decide(
         offsets=np.searchsorted(place, np.arange(len(users) + 1)),
         item=item.astype(np.int32),
         new=~np.isin(place * items + item, touched),
+        by_action=by_action,
     )
     return Protocol(
         users=users,
@@ -142,6 +145,7 @@ def decide(
         targets=targets,
         reachable=reachable,
         index=index,
+        actions=manifest.actions,
         split_time=manifest.split_time,
         window_end=manifest.evaluation_end,
         eligible=len(eligible),
@@ -160,16 +164,23 @@ def _held_out(timelines: Timelines) -> tuple[np.ndarray, int]:
 
 def _window_positives(
     timelines: Timelines, users: np.ndarray, table: np.ndarray, items: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct (user, item) pairs of positives in the window, by user and item."""
-    pairs = []
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The distinct (user, item) pairs of positives in the window, by user and item, and bool [pairs, A]: by
+    which actions."""
+    pairs, kinds = [], []
     for first, shard in timelines.by_shard():
         local = users[(users >= first) & (users < first + shard.users)] - first
         cut = shard.offsets[local] + shard.cut[local]
         owner, event = flat_ranges(cut, shard.offsets[local + 1] - cut)
         wanted = positives(shard, event, table) & (shard.time[event] <= timelines.manifest.evaluation_end)
-        pairs.append(np.unique((first + local[owner[wanted]]) * items + shard.item[event[wanted]]))
-    return np.divmod(np.concatenate(pairs), items)
+        pair, which = np.unique(
+            (first + local[owner[wanted]]) * items + shard.item[event[wanted]], return_inverse=True
+        )
+        kind = np.zeros((len(pair), len(table)), bool)
+        kind[which, shard.action[event[wanted]]] = True
+        pairs.append(pair)
+        kinds.append(kind)
+    return *np.divmod(np.concatenate(pairs), items), np.concatenate(kinds)
 
 
 def histories(timelines: Timelines, users: np.ndarray, table: np.ndarray) -> History:

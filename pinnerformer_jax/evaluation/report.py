@@ -14,7 +14,12 @@ from pinnerformer_jax.evaluation import figures
 from pinnerformer_jax.evaluation.comparison import MODEL
 from pinnerformer_jax.files import write_json, write_text
 
-PROTOCOLS = {"paper": "Paper", "full": "Full catalogue", "new_items": "New items only"}
+PROTOCOLS = {
+    "paper": "Paper",
+    "by_action": "Paper, by action",
+    "full": "Full catalogue",
+    "new_items": "New items only",
+}
 
 
 def print_results(results: Mapping[str, Any], console: Console) -> None:
