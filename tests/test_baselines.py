@@ -143,7 +143,9 @@ def test_random_is_a_function_of_seed_user_and_item():
 def test_all_of_them_score_every_item(world):
     timelines, catalog, protocol = world
     found = baselines(timelines, protocol, catalog.features, RULES, seed=0)
-    assert list(found) == ["random", "popularity", "item_knn", "own_most_frequent", "last_items_mean"]
+    assert list(found) == [
+        "random", "popularity", "item_knn", "own_most_frequent", "last_items_mean", "pinnersage_mean",
+    ]  # fmt: skip
     for scorer in found.values():
         scores = np.asarray(scorer(np.array([0, 1, 1])))
         assert scores.shape == (3, 8)

@@ -19,6 +19,7 @@ from pinnerformer_jax.config import PositiveRule
 from pinnerformer_jax.data.contracts import DAY, positive_table
 from pinnerformer_jax.data.timelines import TRAIN, Timelines
 from pinnerformer_jax.evaluation.comparison import Scorer, inner_products
+from pinnerformer_jax.evaluation.pinnersage import cluster_users, weighted_mean
 from pinnerformer_jax.evaluation.protocol import History, Protocol, histories
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def baselines(
         "item_knn": item_knn(protocol, neighbours(interactions(timelines, table, items)), share),
         "own_most_frequent": own_most_frequent(protocol.history, share),
         "last_items_mean": last_items_mean(protocol.history, features),
+        "pinnersage_mean": weighted_mean(cluster_users(protocol, features), features),
     }
 
 

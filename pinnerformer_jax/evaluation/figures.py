@@ -26,7 +26,11 @@ VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", ACCENT: "accent", BAR: "b
 
 def label(method: str) -> str:
     """A method's name for people."""
-    return {MODEL: "PinnerFormer", "item_knn": "Item-kNN"}.get(method, method.replace("_", " ").capitalize())
+    return {
+        MODEL: "PinnerFormer",
+        "item_knn": "Item-kNN",
+        "pinnersage_mean": "PinnerSage, weighted mean",
+    }.get(method, method.replace("_", " ").capitalize())
 
 
 def loss_curve(lines: Sequence[Mapping[str, float]]) -> str | None:
