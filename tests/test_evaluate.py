@@ -67,6 +67,7 @@ def test_one_command_evaluates_and_reports(run, capsys):
     methods = {row["method"] for row in results["rows"]}
     assert methods == {
         "pinnerformer", "random", "popularity", "item_knn", "own_most_frequent", "last_items_mean",
+        "pinnersage_mean",
     }  # fmt: skip
     for method in methods:
         own = {(row["protocol"], row["metric"]) for row in results["rows"] if row["method"] == method}

@@ -109,12 +109,21 @@ def histories_at_split(timelines: Timelines, users: np.ndarray, max_length: int)
         Histories [B, T] in device time, and their lengths, int32 [B].
     """
 
-    def of_shard(shard: Shard, users: np.ndarray) -> tuple[Events, np.ndarray]:
-        count = np.minimum(shard.cut[users], max_length)
-        start = shard.offsets[users] + shard.cut[users] - count
-        return _gather(shard, start, np.arange(max_length)[None, :], count), count.astype(np.int32)
+    return _assemble(timelines, users, lambda shard, u: _newest(shard, u, shard.cut[u], max_length))
 
-    return _assemble(timelines, users, of_shard)
+
+def histories_up_to(
+    timelines: Timelines, users: np.ndarray, counts: np.ndarray, max_length: int
+) -> tuple[Events, np.ndarray]:
+    """Like `histories_at_split`, of each user's first `counts` [B] events, wherever the split is."""
+    return _assemble(timelines, users, lambda shard, u, n: _newest(shard, u, n, max_length), counts)
+
+
+def _newest(shard: Shard, users: np.ndarray, end: np.ndarray, width: int) -> tuple[Events, np.ndarray]:
+    """The newest `width` of each user's first `end` events, and how many they are."""
+    count = np.minimum(end, width)
+    start = shard.offsets[users] + end - count
+    return _gather(shard, start, np.arange(width)[None, :], count), count.astype(np.int32)
 
 
 def _assemble(timelines: Timelines, users: np.ndarray, read: Callable, *arguments: np.ndarray) -> tuple:

@@ -1,0 +1,177 @@
+"""How much recall a user vector loses by its age (paper, Table 2): the same model, users embedded once at t,
+daily, or anew after every event.
+
+A schedule is a list of moments for each user, the first of them t. An event of the window is a target of
+the newest vector from strictly before it, made of the actions up to that vector's moment. So every
+schedule has the same targets: each positive event of the window, also where a user repeats an item.
+
+Dimensions: U evaluated users, E their events in the window, M moments, V vectors, D output, N items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from pinnerformer_jax.config import EvaluationConfig, PositiveRule
+from pinnerformer_jax.data.contracts import DAY, Events, positive_table
+from pinnerformer_jax.data.timelines import Timelines
+from pinnerformer_jax.data.windows import histories_up_to
+from pinnerformer_jax.evaluation.comparison import MAX_SCORES, PAPER_K, Statistic, inner_products
+from pinnerformer_jax.evaluation.metrics import NOTHING, contest, placed_hits
+from pinnerformer_jax.evaluation.protocol import Protocol, flat_ranges, positives
+
+
+class Window(NamedTuple):
+    """What evaluated users did in the window, user by user, oldest first."""
+
+    user: np.ndarray  # int64 [E] place among the evaluated users
+    time: np.ndarray  # int64 [E] seconds since 1970
+    item: np.ndarray  # int32 [E]
+    target: np.ndarray  # bool [E] positive, of an item with a vector
+
+
+class Moments(NamedTuple):
+    """When users are embedded, by user and time; everybody at t."""
+
+    user: np.ndarray  # int64 [M]
+    time: np.ndarray  # int64 [M]
+
+
+class Embedded(NamedTuple):
+    """Outcome of a schedule."""
+
+    recall: Statistic  # the paper's Recall@10
+    vectors: int  # V, as many as targets needed
+
+
+def staleness(
+    embed: Callable[[Events, np.ndarray], np.ndarray],
+    items: np.ndarray,
+    timelines: Timelines,
+    protocol: Protocol,
+    rules: tuple[PositiveRule, ...],
+    config: EvaluationConfig,
+    max_length: int,
+) -> dict[str, Embedded]:
+    """Recall@10 of "once", "daily" and "real time".
+
+    As in the paper's protocol a target is placed into the random index and none of the user's positives of
+    the whole window compete with it, whatever the schedule.
+
+    Args:
+        embed: `Embedder.users`: histories [B, T] and lengths [B] -> float32 [B, D].
+        items: [N, D] item embeddings.
+        timelines: a prepared folder.
+        protocol: users, targets and index.
+        rules: what a positive is.
+        config: batch size.
+        max_length: T.
+    """
+    manifest = timelines.manifest
+    table = positive_table(rules, manifest.actions, manifest.surfaces)
+    window = read_window(timelines, protocol, table)
+    return {
+        name: evaluate(embed, items, timelines, protocol, window, moments, config, max_length)
+        for name, moments in schedules(window, protocol).items()
+    }
+
+
+def read_window(timelines: Timelines, protocol: Protocol, table: np.ndarray) -> Window:
+    """Every event of the evaluated users in (t, end of the window]."""
+    parts = []
+    for first, shard in timelines.by_shard():
+        place = np.flatnonzero((protocol.users >= first) & (protocol.users < first + shard.users))
+        local = protocol.users[place] - first
+        cut = shard.offsets[local] + shard.cut[local]
+        owner, event = flat_ranges(cut, shard.offsets[local + 1] - cut)
+        inside = shard.time[event] <= protocol.window_end
+        owner, event = owner[inside], event[inside]
+        target = positives(shard, event, table) & protocol.reachable[shard.item[event]]
+        parts.append((place[owner], shard.time[event], shard.item[event], target))
+    return Window(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def schedules(window: Window, protocol: Protocol) -> dict[str, Moments]:
+    """The paper's three: at t, at t and every 24 hours after it, at t and at every event (which is before
+    every next one)."""
+    users = np.arange(len(protocol.users))
+    days = np.arange(protocol.split_time, protocol.window_end, DAY)
+    started = np.full(len(users), protocol.split_time)
+    return {
+        "once": Moments(users, started),
+        "daily": Moments(np.repeat(users, len(days)), np.tile(days, len(users))),
+        "real time": _sorted(np.concatenate([users, window.user]), np.concatenate([started, window.time])),
+    }
+
+
+def evaluate(
+    embed: Callable[[Events, np.ndarray], np.ndarray],
+    items: np.ndarray,
+    timelines: Timelines,
+    protocol: Protocol,
+    window: Window,
+    moments: Moments,
+    config: EvaluationConfig,
+    max_length: int,
+) -> Embedded:
+    """One schedule; the arguments are those of `staleness`."""
+    seen = visible(window, moments, protocol)
+    wanted = np.flatnonzero(window.target)
+    user, item = window.user[wanted], window.item[wanted]
+    # A vector is what a user had done by then: moments with nothing between them share it.
+    counts = seen[newest_before(window, moments, protocol)[wanted]]
+    rows, row = np.unique(np.stack([user, counts], axis=1), axis=0, return_inverse=True)
+    owner, vectors = rows[:, 0], len(rows)
+
+    size = max(1, min(config.batch_size, vectors, MAX_SCORES // len(items)))
+    embeddings = []
+    for start in range(0, vectors, size):
+        chunk = np.minimum(np.arange(start, start + size), vectors - 1)  # one shape, one program
+        embeddings.append(
+            embed(*histories_up_to(timelines, protocol.users[owner[chunk]], rows[chunk, 1], max_length))
+        )
+    score = inner_products(np.concatenate(embeddings)[:vectors], items)
+
+    index, offsets = jnp.asarray(protocol.index), protocol.targets.offsets
+    count = np.diff(offsets)[owner]  # targets that stand aside for each vector
+    hits = []
+    for start in range(0, vectors, size):
+        chunk = np.arange(start, min(start + size, vectors))
+        place, number = protocol.targets.of(owner[chunk])
+        scores = score(np.pad(chunk, (0, size - len(chunk)), mode="edge"))
+        game = contest(scores, index, (place, protocol.targets.item[number]), NOTHING, PAPER_K)
+        hits.append(placed_hits(game, PAPER_K))
+    # Where in `hits` an event's item is: after those of earlier vectors, at its place among its user's.
+    pair = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) * len(items) + protocol.targets.item
+    among = np.searchsorted(pair, user * len(items) + item) - offsets[user]
+    hit = np.concatenate(hits)[(np.cumsum(count) - count)[row] + among]
+    users = len(protocol.users)
+    return Embedded(
+        Statistic(np.bincount(user, hit, users), np.bincount(user, minlength=users).astype(float)), vectors
+    )
+
+
+def newest_before(window: Window, moments: Moments, protocol: Protocol) -> np.ndarray:
+    """int64 [E]: the number of each event's newest moment strictly before it."""
+    return np.searchsorted(_order(moments, protocol), _order(window, protocol), side="left") - 1
+
+
+def visible(window: Window, moments: Moments, protocol: Protocol) -> np.ndarray:
+    """int64 [M]: how many events each moment's user had had by then, the history included."""
+    first = np.searchsorted(window.user, moments.user)
+    after_t = np.searchsorted(_order(window, protocol), _order(moments, protocol), side="right") - first
+    return protocol.history.length[moments.user] + after_t
+
+
+def _order(events: Window | Moments, protocol: Protocol) -> np.ndarray:
+    """int64: numbers that sort by user, then time."""
+    span = protocol.window_end - protocol.split_time + 1
+    return events.user * span + (events.time - protocol.split_time)
+
+
+def _sorted(user: np.ndarray, time: np.ndarray) -> Moments:
+    return Moments(*np.unique(np.stack([user, time]), axis=1))
