@@ -1,0 +1,113 @@
+"""Throughput of each part on the machine at hand.
+
+    python -m pinnerformer_jax.bench step --config configs/demo.py [--model.width 256 ...]
+
+Times are of warm, synchronised calls in alternating order: medians, and quartiles beside them. A table for
+people comes first; the last line of stdout is JSON with the date, the machine, the command, the sizes and
+every figure. Users are made up (the config gives the sizes, no data need be prepared), and nothing but jax,
+flax, optax and numpy is needed.
+
+Any setting of pinnerformer_jax/config.py goes on the command line by its name, such as
+--model.compute-dtype bfloat16 or --training.batch-size 512.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import jax
+
+from pinnerformer_jax.bench import accelerator, attention, collectives, embed, loss, retrieval, step, sweep
+from pinnerformer_jax.bench import input as host_input
+from pinnerformer_jax.bench.overrides import override
+from pinnerformer_jax.bench.report import finish, record
+from pinnerformer_jax.command_line import errors_as_messages
+from pinnerformer_jax.config import load_config
+from pinnerformer_jax.runtime import share_heap
+
+
+def _parser() -> argparse.ArgumentParser:
+    """A verb's flags are named as the keywords of its module's `measure`."""
+    layout = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+    parser = argparse.ArgumentParser(prog="python -m pinnerformer_jax.bench", description=__doc__, **layout)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="WHAT")
+
+    def add_verb(name: str, module: ModuleType, **defaults: int | float) -> argparse.ArgumentParser:
+        """With the flags that many share, where `defaults` has them."""
+        summary = module.__doc__.splitlines()[0]
+        verb = verbs.add_parser(name, help=summary, description=f"{module.__doc__}\n\n{_SETTINGS}", **layout)
+        verb.set_defaults(module=module)
+        verb.add_argument("--config", required=True, metavar="FILE", help="sizes, such as configs/demo.py")
+        verb.add_argument("--json", type=Path, metavar="FILE", help="write the JSON here too")
+        for flag, explanation in _SHARED.items():
+            if flag in defaults:
+                value = defaults[flag]
+                verb.add_argument(
+                    f"--{flag}", type=type(value), default=value, help=f"{explanation} ({value:g})"
+                )
+        return verb
+
+    def add_sizes(verb: argparse.ArgumentParser, first: int) -> None:
+        verb.add_argument(
+            "--from", dest="first", type=int, default=first, help="first batch size (%(default)s)"
+        )
+        verb.add_argument("--to", dest="last", type=int, help="last batch size; without: until memory ends")
+
+    step_verb = add_verb("step", step, items=100_000, seconds=20.0)
+    add_verb("loss", loss, items=100_000, seconds=20.0)
+    add_verb("attention", attention, seconds=20.0)
+    add_verb("embed", embed, items=100_000, seconds=20.0)
+    input_verb = add_verb("input", host_input, seconds=20.0)
+    input_verb.add_argument("--prepared", metavar="DIR", help="prepared timelines; without: made-up ones")
+    add_verb("retrieval", retrieval, items=50_000, seconds=20.0)
+    sweep_verb = add_verb("sweep", sweep, items=100_000, seconds=10.0)
+    add_sizes(sweep_verb, 16)
+    sweep_verb.add_argument("--png", type=Path, default=Path("sweep.png"), help="the curve (%(default)s)")
+    collectives_verb = add_verb("collectives", collectives, items=10_000)
+    collectives_verb.add_argument(
+        "--devices", type=int, default=8, help="1, 2, 4 ... up to so many, simulated on a CPU (%(default)s)"
+    )
+    accelerator_verb = add_verb("accelerator", accelerator, items=100_000, seconds=8.0)
+    add_sizes(accelerator_verb, 64)
+    accelerator_verb.add_argument(
+        "--limit", type=float, default=420.0, help="seconds after which no part begins (%(default)s)"
+    )
+    accelerator_verb.add_argument(
+        "--folder", type=Path, default=Path("benchmarks"), help="for JSON and PNG (%(default)s)"
+    )
+    for verb in (step_verb, sweep_verb):
+        verb.add_argument(
+            "--lengths", dest="kind", default="full",
+            help="full, uniform (1 to T), or a folder of prepared timelines (%(default)s)",
+        )  # fmt: skip
+    for verb in (step_verb, sweep_verb, accelerator_verb):
+        verb.add_argument(
+            "--peak-tflops", type=float, help="of one device, by its vendor: a second MFU against it"
+        )
+    return parser
+
+
+_SHARED = {"items": "items of the catalogue", "seconds": "to spend on each comparison, beside compiling"}
+_SETTINGS = "Any setting goes by its name: --model.compute-dtype bfloat16 --training.batch-size 512"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a verb."""
+    values, others = _parser().parse_known_args(argv)
+    keywords = vars(values)
+    verb, module, file, json_file = (keywords.pop(name) for name in ("verb", "module", "config", "json"))
+    share_heap()
+    if "devices" in keywords:
+        jax.config.update("jax_num_cpu_devices", keywords["devices"])
+    with errors_as_messages():
+        config = override(load_config(file), others)
+        figures = module.measure(config, **keywords)
+        module.show(figures)
+        finish(record(verb, config, figures), json_file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""What devices tell each other in a train step: collectives in the compiled program, and their bytes."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import jax
+
+from pinnerformer_jax.bench import flops
+from pinnerformer_jax.bench.report import table
+from pinnerformer_jax.bench.workload import prepare
+from pinnerformer_jax.config import Config
+
+_KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+_INSTRUCTION = re.compile(rf"= (?P<shape>.+?) (?P<kind>{'|'.join(_KINDS)})(?:-start)?\(")
+_ARRAY = re.compile(r"(?P<type>[a-z]+[0-9]*)\[(?P<dims>[0-9,]*)\]")
+
+
+def count(hlo: str) -> dict[str, dict[str, int]]:
+    """Collectives of a compiled program's text: how many of each kind, and the bytes of their results.
+
+    An asynchronous pair counts once, by its start. (Of an asynchronous all-gather the start's result also
+    holds the operand, which then counts too.)
+    """
+    found: dict[str, dict[str, int]] = {}
+    for match in _INSTRUCTION.finditer(hlo):
+        kind = found.setdefault(match["kind"], {"count": 0, "bytes": 0})
+        kind["count"] += 1
+        kind["bytes"] += sum(_bytes(array) for array in _ARRAY.finditer(match["shape"]))
+    return found
+
+
+def _bytes(array: re.Match[str]) -> int:
+    bits = 8 if array["type"] == "pred" else int(re.sub(r"\D", "", array["type"]))
+    return math.prod(int(size) for size in array["dims"].split(",") if size) * bits // 8
+
+
+def measure(config: Config, *, devices: int, items: int) -> dict[str, Any]:
+    """Count on 1, 2, 4 ... devices.
+
+    Returns:
+        Figures: what the design says must be told (`gradient_bytes`: the parameters, the loss, and three
+        counts; `positive_bytes`: item, user and validity of every pair of the global batch), and what the
+        programs tell, by number of devices. The bytes are those of the results, which every device holds.
+    """
+    by_devices = {}
+    parameters = 0
+    for shift in range(devices.bit_length()):
+        work = prepare(config, "full", items, 1 << shift)
+        parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(work.state.params))
+        by_devices[str(1 << shift)] = count(work.compiled.as_text())
+    pairs = config.training.batch_size * flops.positions(config)
+    return {
+        "gradient_bytes": parameters + 4 + 3 * 4,
+        "positive_bytes": pairs * (4 + 4 + 1),
+        "by_devices": by_devices,
+    }
+
+
+def show(figures: dict[str, Any]) -> None:
+    """A line a number of devices."""
+    rows = []
+    for devices, kinds in figures["by_devices"].items():
+        row: list[Any] = [devices]
+        for kind in ("all-reduce", "all-gather"):
+            row += [kinds.get(kind, {}).get("count", 0), kinds.get(kind, {}).get("bytes", 0)]
+        others = sum(
+            facts["count"] for kind, facts in kinds.items() if kind not in ("all-reduce", "all-gather")
+        )
+        rows.append([*row, others])
+    table(
+        "Collectives of a step",
+        ("devices", "all-reduce", "bytes", "all-gather", "bytes", "others"),
+        rows,
+    )
+    print(
+        f"by design: {figures['gradient_bytes']:,} bytes of gradients, loss and counts are reduced, "
+        f"{figures['positive_bytes']:,} bytes of positives gathered"
+    )

@@ -1,0 +1,56 @@
+"""Embedding users, as the daily job does, beside the forward pass of training."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+from pinnerformer_jax.bench.report import table
+from pinnerformer_jax.bench.timing import alternate
+from pinnerformer_jax.bench.workload import SIZES, lengths, make_batch, make_tables
+from pinnerformer_jax.config import Config
+from pinnerformer_jax.model.inference import Embedder
+from pinnerformer_jax.training.sharding import make_mesh, replicate, shard_batch
+from pinnerformer_jax.training.state import create
+from pinnerformer_jax.training.step import make_validation_step
+
+
+def measure(config: Config, *, items: int, seconds: float) -> dict[str, Any]:
+    """Users a second from host arrays to host arrays, at half, one, two and four times the config's batch;
+    and of the validation step, which is the training step's forward pass with its sampling and loss."""
+    tables = make_tables(items)
+    graphdef, state = create(config, SIZES)
+    embedder = Embedder(graphdef, state.params, tables.item_features)
+    size = config.training.batch_size
+    runs: dict[str, Any] = {}
+    sizes: dict[str, int] = {}
+    for users in sorted({max(size // 2, 1), size, 2 * size, 4 * size}):
+        resized = _with_batch(config, users)
+        batch = make_batch(resized, lengths("full", resized), items)
+        runs[f"embed {users}"] = partial(embedder.users, batch.history, batch.length)
+        sizes[f"embed {users}"] = users
+    mesh = make_mesh(1)
+    batch = shard_batch(mesh, make_batch(config, lengths("full", config), items))
+    state, tables = replicate(mesh, (state, tables))
+    forward = make_validation_step(config, graphdef, mesh, items).lower(state, batch, tables).compile()
+    runs["training's forward pass"] = partial(forward, state, batch, tables)
+    sizes["training's forward pass"] = size
+    timings = alternate(runs, seconds)
+    return {
+        name: {"users": sizes[name], "users_per_second": sizes[name] / timing.median, **timing.milliseconds()}
+        for name, timing in timings.items()
+    }
+
+
+def _with_batch(config: Config, users: int) -> Config:
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, batch_size=users))
+
+
+def show(figures: dict[str, Any]) -> None:
+    """A line a batch size."""
+    table(
+        "User embeddings",
+        ("what", "users", "users/s", "ms"),
+        [[name, way["users"], way["users_per_second"], way["ms"]] for name, way in figures.items()],
+    )

@@ -1,0 +1,111 @@
+"""The train step: users and tokens a second, FLOP/s and MFU, memory, compile time, retraces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from pinnerformer_jax.bench.flops import step_parts
+from pinnerformer_jax.bench.report import table
+from pinnerformer_jax.bench.timing import TraceCount, alternate, keep_heap_of
+from pinnerformer_jax.bench.workload import SIZES, matmul, peak_memory, prepare
+from pinnerformer_jax.config import Config
+
+HEAD = (
+    "users a step", "users/s", "tokens/s", "step ms (quartiles)", "TFLOP/s", "MFU", "temp MiB", "compile s",
+)  # fmt: skip
+
+
+def measure(
+    config: Config, *, kind: str, items: int, seconds: float, peak_tflops: float | None = None
+) -> dict[str, Any]:
+    """Time the step, in turns with the matmul that gives the peak.
+
+    Args:
+        config: sizes; the batch is split over all devices.
+        kind: of the lengths, see `workload.lengths`.
+        items: in the catalogue.
+        seconds: to spend, beside compiling.
+        peak_tflops: what the vendor says of one device, for a second MFU.
+
+    Returns:
+        Figures. `mfu` is model FLOP/s over those of a big matmul in the compute dtype, measured in turns with
+        the step, times the number of devices (on CPU simulated devices share one machine).
+    """
+    work = prepare(config, kind, items)
+    keep_heap_of([work.compiled], work.mesh.size)
+    product, product_flops = matmul(config.model.compute_dtype)
+    jax.block_until_ready(work())
+    with TraceCount() as counter:
+        jax.block_until_ready(work())
+    timings = alternate({"step": work, "matmul": product}, seconds)
+    step = timings["step"]
+    devices = 1 if jax.default_backend() == "cpu" else work.mesh.size
+    peak = product_flops / timings["matmul"].median * devices
+    parts = step_parts(config, SIZES)
+    pace = sum(part.flops for part in parts) / step.median
+    users = config.training.batch_size
+    return {
+        "batch_size": users,
+        "users_per_second": users / step.median,
+        "tokens_per_second": work.real_tokens / step.median,
+        "real_token_share": work.real_tokens / (users * config.model.max_length),
+        **step.milliseconds(),
+        "model_tflops_per_second": pace / 1e12,
+        "matmul_tflops_per_second": peak / 1e12,
+        "matmul": timings["matmul"].milliseconds(),
+        "mfu": pace / peak,
+        "mfu_of_vendor_peak": pace / (peak_tflops * 1e12 * devices) if peak_tflops else None,
+        "temporary_bytes": work.temporary_bytes,
+        "peak_bytes_in_use": peak_memory(work.mesh.devices.flat[0]),
+        "compile_seconds": work.compile_seconds,
+        "retraces": counter.traces,
+        "loss": float(work()["loss"]),
+        "parts": [part._asdict() for part in parts],
+    }
+
+
+def row(figures: dict[str, Any]) -> list[Any]:
+    """A line under HEAD."""
+    low, high = figures["ms_quartiles"]
+    return [
+        figures["batch_size"],
+        figures["users_per_second"],
+        figures["tokens_per_second"],
+        f"{figures['ms']:,.4g} ({low:,.4g}-{high:,.4g})",
+        figures["model_tflops_per_second"],
+        f"{figures['mfu']:.1%}",
+        figures["temporary_bytes"] / 2**20,
+        figures["compile_seconds"],
+    ]
+
+
+def show(figures: dict[str, Any]) -> None:
+    """Tables of the step and of its parts."""
+    table("Train step", HEAD, [row(figures)])
+    print(
+        f"measured matmul peak {figures['matmul_tflops_per_second']:.3g} TFLOP/s; "
+        f"{figures['real_token_share']:.0%} of the tokens are real; {figures['retraces']} retraces"
+        + (
+            f"; MFU {figures['mfu_of_vendor_peak']:.1%} of the vendor's"
+            if figures["mfu_of_vendor_peak"]
+            else ""
+        )
+    )
+    total = sum(part["forward"] + part["backward"] for part in figures["parts"])
+    table(
+        "Model FLOPs of a step, and the bytes its forward matmuls must move",
+        ("part", "forward GFLOP", "backward GFLOP", "share", "MiB", "FLOP a byte"),
+        [
+            [
+                part["name"],
+                part["forward"] / 1e9,
+                part["backward"] / 1e9,
+                f"{(part['forward'] + part['backward']) / total:.1%}",
+                part["bytes"] / 2**20,
+                part["forward"] / part["bytes"],
+            ]
+            for part in figures["parts"]
+        ],
+    )

@@ -1,0 +1,155 @@
+"""A train step at a config's sizes on made-up users: real code, real shapes, no data."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from pinnerformer_jax.config import Config
+from pinnerformer_jax.data.contracts import DAY, NO_TIME, Batch, Events
+from pinnerformer_jax.data.timelines import Timelines
+from pinnerformer_jax.data.windows import Windows
+from pinnerformer_jax.model.towers import Sizes
+from pinnerformer_jax.training.sharding import make_mesh, replicate, shard_batch
+from pinnerformer_jax.training.state import Tables, TrainState, create
+from pinnerformer_jax.training.step import make_train_step
+
+NOW = 10_000 * DAY  # seconds since EPOCH
+SIZES = Sizes(item_dim=256, actions=9, surfaces=9)
+
+
+def lengths(kind: str, config: Config) -> np.ndarray:
+    """Real actions of each user's history, int32 [B].
+
+    Args:
+        kind: "full" (T each), "uniform" (1 to T), or the folder of prepared timelines whose windows have
+            the lengths.
+        config: sizes.
+    """
+    users, length = config.training.batch_size, config.model.max_length
+    if kind == "full":
+        return np.full(users, length, np.int32)
+    if kind == "uniform":
+        return np.random.default_rng(0).integers(1, length + 1, users).astype(np.int32)
+    return Windows(Timelines.open(kind), config).batch(0).length
+
+
+def make_batch(config: Config, length: np.ndarray, items: int) -> Batch:
+    """Histories of about four weeks and the four weeks after them, every future full."""
+    rng = np.random.default_rng(0)
+    users, future = config.training.batch_size, config.training.future_events
+    count = np.full(users, future, np.int32)
+    return Batch(
+        history=_events(rng, length, config.model.max_length, items, NOW - 28 * DAY),
+        length=length,
+        future=_events(rng, count, future, items, NOW),
+        future_count=count,
+    )
+
+
+def _events(rng: np.random.Generator, length: np.ndarray, width: int, items: int, start: int) -> Events:
+    shape = (len(length), width)
+    real = np.arange(width)[None, :] < length[:, None]
+
+    def integers(high: int, dtype: type[np.generic]) -> np.ndarray:
+        return np.where(real, rng.integers(0, high, shape), 0).astype(dtype)
+
+    times = start + np.sort(rng.integers(1, 28 * DAY, shape), axis=1)
+    return Events(
+        item=integers(items, np.int32),
+        action=integers(SIZES.actions, np.uint8),
+        surface=integers(SIZES.surfaces, np.uint8),
+        time=np.where(real, times, NO_TIME).astype(np.int32),
+        duration=integers(60, np.float32),
+    )
+
+
+def make_tables(items: int) -> Tables:
+    """Random unit vectors, float16 as in a catalogue; every event is a positive."""
+    features = np.random.default_rng(0).standard_normal((items, SIZES.item_dim), np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    return Tables(features.astype(np.float16), np.zeros((SIZES.actions, SIZES.surfaces), np.float32))
+
+
+@dataclass
+class Workload:
+    """A compiled train step and all it reads; calling it takes a step."""
+
+    config: Config
+    mesh: Mesh
+    graphdef: nnx.GraphDef
+    state: TrainState
+    batch: Batch
+    tables: Tables
+    compiled: jax.stages.Compiled
+    compile_seconds: float
+    real_tokens: int
+
+    def __call__(self) -> dict[str, jax.Array]:
+        """One step; its metrics."""
+        self.state, metrics = self.compiled(self.state, self.batch, self.tables)
+        return metrics
+
+    @property
+    def temporary_bytes(self) -> int:
+        """What one device's step takes beside its arguments, by XLA's analysis."""
+        return self.compiled.memory_analysis().temp_size_in_bytes
+
+
+def prepare(config: Config, kind: str, items: int, devices: int | None = None) -> Workload:
+    """Build and compile, ahead of time.
+
+    Args:
+        config: sizes.
+        kind: see `lengths`.
+        items: in the catalogue.
+        devices: the first so many; None: all.
+
+    Raises:
+        ValueError: the batch does not divide over the devices, or the prepared folder is no such.
+    """
+    length = lengths(kind, config)
+    mesh = make_mesh(devices)
+    batch = shard_batch(mesh, make_batch(config, length, items))
+    graphdef, _ = jax.eval_shape(lambda: create(config, SIZES))
+    state = jax.jit(lambda: create(config, SIZES)[1])()
+    state, tables = replicate(mesh, (state, make_tables(items)))
+    started = time.perf_counter()
+    compiled = make_train_step(config, graphdef, mesh, items).lower(state, batch, tables).compile()
+    seconds = time.perf_counter() - started
+    return Workload(
+        config, mesh, graphdef, state, batch, tables, compiled, seconds, int(np.asarray(length).sum())
+    )
+
+
+def peak_memory(device: jax.Device) -> int | None:
+    """Most bytes the process ever held on the device; None where it does not say (CPU)."""
+    statistics: dict[str, Any] | None = device.memory_stats()
+    return statistics.get("peak_bytes_in_use") if statistics else None
+
+
+def matmul(dtype: str) -> tuple[Any, float]:
+    """A chain of big square matmuls, whose pace is the peak that MFU is measured against.
+
+    Args:
+        dtype: of both operands.
+
+    Returns:
+        A callable that runs it, and its FLOPs.
+    """
+    size, count = (2048, 1) if jax.default_backend() == "cpu" else (8192, 8)
+    key = jax.random.key(0)
+    square = (jax.random.normal(key, (size, size)) / size**0.5).astype(dtype)  # products keep their size
+
+    @jax.jit
+    def chain(start: jax.Array, square: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, count, lambda _, product: jnp.matmul(product, square), start)
+
+    return (lambda: chain(square, square)), 2.0 * size**3 * count
