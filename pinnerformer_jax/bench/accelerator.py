@@ -41,7 +41,11 @@ def measure(
         limit: seconds after which no part, and no size of the sweep, is begun. The sweep has three quarters.
         seconds: to spend on each measurement.
         peak_tflops: of the vendor.
+
+    Raises:
+        ValueError: no `last` on a CPU.
     """
+    sweep.check_end(last)
     started = time.perf_counter()
     of_step = {"kind": "full", "items": items, "peak_tflops": peak_tflops}
     parts: dict[str, tuple[Callable[[], dict[str, Any]], Callable[[dict[str, Any]], None]]] = {
@@ -66,8 +70,8 @@ def measure(
             try:
                 figures[part] = run()
                 show(figures[part])
-            except jax.errors.JaxRuntimeError as error:
-                figures[part] = {"failed": str(error)[:500]}
+            except Exception as error:  # whatever it is, the machine is still there for the others
+                figures[part] = {"failed": f"{type(error).__name__}: {error}"[:500]}
         for outcome in ("left_out", "failed"):
             if outcome in figures[part]:
                 print(f"{part} {outcome.replace('_', ' ')}: {figures[part][outcome]}")

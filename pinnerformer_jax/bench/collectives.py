@@ -44,7 +44,14 @@ def measure(config: Config, *, devices: int, items: int) -> dict[str, Any]:
         Figures: what the design says must be told (`gradient_bytes`: the parameters, the loss, and three
         counts; `positive_bytes`: item, user and validity of every pair of the global batch), and what the
         programs tell, by number of devices. The bytes are those of the results, which every device holds.
+
+    Raises:
+        ValueError: there are fewer devices.
     """
+    if devices > jax.device_count():
+        raise ValueError(
+            f"--devices {devices}: there are {jax.device_count()}; JAX_PLATFORMS=cpu simulates them"
+        )
     by_devices = {}
     parameters = 0
     for shift in range(devices.bit_length()):

@@ -17,7 +17,7 @@ from pinnerformer_jax.training.step import make_validation_step
 
 
 def measure(config: Config, *, items: int, seconds: float) -> dict[str, Any]:
-    """Users a second from host arrays to host arrays, at half, one, two and four times the config's batch;
+    """Users a second from host arrays to host arrays, at a quarter, one and four times the config's batch;
     and of the validation step, which is the training step's forward pass with its sampling and loss."""
     tables = make_tables(items)
     graphdef, state = create(config, SIZES)
@@ -25,7 +25,7 @@ def measure(config: Config, *, items: int, seconds: float) -> dict[str, Any]:
     size = config.training.batch_size
     runs: dict[str, Any] = {}
     sizes: dict[str, int] = {}
-    for users in sorted({max(size // 2, 1), size, 2 * size, 4 * size}):
+    for users in sorted({max(size // 4, 1), size, 4 * size}):
         resized = _with_batch(config, users)
         batch = make_batch(resized, lengths("full", resized), items)
         runs[f"embed {users}"] = partial(embedder.users, batch.history, batch.length)

@@ -38,7 +38,8 @@ def override(config: Config, arguments: Sequence[str]) -> Config:
 
 
 def _read(name: str, value: str, kind: Any) -> Any:
-    choices = typing.get_args(kind) or ((True, False) if kind is bool else ())
+    literal = typing.get_origin(kind) is typing.Literal
+    choices = typing.get_args(kind) if literal else (True, False) if kind is bool else ()
     if choices:
         named = {str(choice).lower(): choice for choice in choices}
         if value.lower() not in named:

@@ -44,8 +44,7 @@ def measure(
     Raises:
         ValueError: no `last` on a CPU.
     """
-    if last is None and jax.default_backend() == "cpu":
-        raise ValueError("--to is needed on a CPU, where the end of memory is the end of the process")
+    check_end(last)
     sizes: Sizes = []
     ended = "--to was reached"
     size = first
@@ -67,6 +66,16 @@ def measure(
         size *= 2
     drawn = draw(sizes, f"{config.name} on {jax.devices()[0].device_kind}", png)
     return {"sizes": sizes, "ended": ended, "png": str(png) if drawn else None}
+
+
+def check_end(last: int | None) -> None:
+    """A sweep must end before the machine does.
+
+    Raises:
+        ValueError: no last batch size on a CPU.
+    """
+    if last is None and jax.default_backend() == "cpu":
+        raise ValueError("--to is needed on a CPU, where the end of memory is the end of the process")
 
 
 def show(figures: dict[str, Any]) -> None:

@@ -42,12 +42,13 @@ def lengths(kind: str, config: Config) -> np.ndarray:
 
 
 def make_batch(config: Config, length: np.ndarray, items: int) -> Batch:
-    """Histories of about four weeks and the four weeks after them, every future full."""
+    """Histories of two weeks and the two weeks after them, every future full: with a horizon of four weeks
+    every position has positives."""
     rng = np.random.default_rng(0)
     users, future = config.training.batch_size, config.training.future_events
     count = np.full(users, future, np.int32)
     return Batch(
-        history=_events(rng, length, config.model.max_length, items, NOW - 28 * DAY),
+        history=_events(rng, length, config.model.max_length, items, NOW - 14 * DAY),
         length=length,
         future=_events(rng, count, future, items, NOW),
         future_count=count,
@@ -61,7 +62,7 @@ def _events(rng: np.random.Generator, length: np.ndarray, width: int, items: int
     def integers(high: int, dtype: type[np.generic]) -> np.ndarray:
         return np.where(real, rng.integers(0, high, shape), 0).astype(dtype)
 
-    times = start + np.sort(rng.integers(1, 28 * DAY, shape), axis=1)
+    times = start + np.sort(rng.integers(1, 14 * DAY, shape), axis=1)
     return Events(
         item=integers(items, np.int32),
         action=integers(SIZES.actions, np.uint8),

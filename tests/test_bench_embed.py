@@ -1,0 +1,13 @@
+import pytest
+import small
+
+from pinnerformer_jax.bench import embed
+
+
+def test_sizes_around_the_batch_and_the_forward_pass(capsys):
+    figures = embed.measure(small.config(), items=40, seconds=0.0)
+    assert [way["users"] for way in figures.values()] == [4, 16, 64, 16]
+    for way in figures.values():
+        assert way["users_per_second"] == pytest.approx(way["users"] / way["ms"] * 1e3)
+    embed.show(figures)
+    assert "training's forward pass" in capsys.readouterr().out

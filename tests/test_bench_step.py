@@ -1,0 +1,24 @@
+import pytest
+import small
+
+from pinnerformer_jax.bench import flops, step, workload
+
+
+def test_figures_agree_with_each_other(capsys):
+    config = small.config()
+    figures = step.measure(config, kind="uniform", items=40, seconds=0.0, peak_tflops=2.0)
+    seconds = figures["ms"] / 1e3
+    tokens = workload.lengths("uniform", config).sum()
+    assert figures["users_per_second"] == pytest.approx(16 / seconds)
+    assert figures["tokens_per_second"] == pytest.approx(tokens / seconds)
+    assert figures["real_token_share"] == pytest.approx(tokens / (16 * 20))
+    pace = flops.step_flops(config, workload.SIZES) / seconds / 1e12
+    assert figures["model_tflops_per_second"] == pytest.approx(pace)
+    assert figures["mfu"] == pytest.approx(pace / figures["matmul_tflops_per_second"])
+    assert figures["mfu_of_vendor_peak"] == pytest.approx(pace / 2)
+    assert figures["retraces"] == 0
+    assert figures["temporary_bytes"] > 0
+    step.show(figures)
+    printed = capsys.readouterr().out
+    assert "0 retraces" in printed
+    assert all(part in printed for part in ("QKV", "attention", "FFN", "item tower", "logits"))
