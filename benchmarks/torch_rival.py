@@ -1,0 +1,365 @@
+"""Our train step against the same step in PyTorch, side by side on this machine.
+
+    python -m benchmarks.torch_rival --size small --seconds 120 --json small.json
+
+Both take the same weights, batch, positions, targets, negatives and log Q, and do the same work: input
+features, both towers, sampled softmax with masks, clipping, AdamW. Each contestant is a process of its own;
+they take turns (the order reversed every other round), so that they share the machine's moods but no
+threads. A variant is timed only if, with the same weights, its loss, EVERY parameter's gradient and its
+loss after three updates agree with our float32 reference; otherwise it is left out and the table says why.
+A ratio is ours over the rival's, round by round: below 1 ours is faster. Run it on a quiet machine: work of
+others slows OpenMP's barriers in PyTorch more than XLA, so the load before the start stands in the result.
+
+"whole step" is what train.py runs: it also draws positions, targets and negatives and counts them, which
+the rival is spared. Float32 on CPU; on a GPU bfloat16 towers and a float32 (TF32) loss. Needs jax, flax,
+optax, numpy and, for the rival alone, torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks import problem
+from benchmarks.problem import SIZES, Arrays, Size, Step
+
+CHECK_STEPS = 3
+TOLERANCE = {"float32": (1e-4, 2e-3, 1e-3), "bfloat16": (2e-2, 1e-1, 3e-2)}
+"""Relative, of the loss, of each gradient, of the loss after CHECK_STEPS updates."""
+
+KEPT_HEAP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**62)}
+"""What `runtime.share_heap` and `runtime.keep_heap` set in train.py; here for every contestant alike."""
+
+TURN_SECONDS = 1.0  # at least, so that a turn's first step, with cold caches, weighs little
+REST_SECONDS = 0.25  # between turns: OpenMP's threads spin for a while after their last work
+READY, DONE, OUT = "@ready", "@done", "@out"
+
+
+class Contestant(NamedTuple):
+    """One way to run the step."""
+
+    framework: str  # ours, ours whole, torch
+    pruned: bool = True
+    compiled: bool = False
+    instead_of: str = ""  # torch.compile without `inplace_buffers`, where it is wrong with them
+
+
+CONTESTANTS = {
+    "ours": Contestant("ours"),
+    "ours, whole step": Contestant("ours whole"),
+    "torch eager": Contestant("torch"),
+    "torch compiled": Contestant("torch", compiled=True),
+    "torch compiled, no inplace": Contestant("torch", compiled=True, instead_of="torch compiled"),
+    "ours, unpruned": Contestant("ours", pruned=False),
+    "torch eager, unpruned": Contestant("torch", pruned=False),
+    "torch compiled, unpruned": Contestant("torch", pruned=False, compiled=True),
+    "torch compiled, no inplace, unpruned": Contestant(
+        "torch", pruned=False, compiled=True, instead_of="torch compiled, unpruned"
+    ),
+}
+"""torch.compile 2.13 gave wrong gradients under a correct loss on CPU; `inplace_buffers=False` mends it, and
+is run where the check finds its default wrong."""
+
+
+class Wrong(Exception):
+    """A contestant that computes something else."""
+
+
+def gradient_errors(got: Arrays, wanted: Arrays) -> dict[str, float]:
+    """By parameter, |got - wanted| / |wanted|. Gradients that are zero but for rounding (the bias of the
+    keys, which softmax cancels) are measured against a thousandth of the whole gradient."""
+    whole = float(np.sqrt(sum(np.sum(np.square(g)) for g in wanted.values())))
+    return {
+        name: float(np.linalg.norm(got[name] - wanted[name]) / (np.linalg.norm(wanted[name]) + 1e-3 * whole))
+        for name in wanted
+    }
+
+
+def check(
+    loss: float, gradient: Arrays, later_loss: float, wanted: tuple[float, Arrays, float], dtype: str
+) -> str:
+    """One line on how far a contestant is from the reference.
+
+    Raises:
+        Wrong: too far.
+    """
+    errors = gradient_errors(gradient, wanted[1])
+    worst = max(errors, key=lambda name: np.nan_to_num(errors[name], nan=np.inf))
+    found = (abs(loss / wanted[0] - 1), errors[worst], abs(later_loss / wanted[2] - 1))
+    bad = [name for name, error in errors.items() if not error <= TOLERANCE[dtype][1]]
+    line = f"loss {found[0]:.0e}, worst gradient {found[1]:.0e} ({worst}), loss later {found[2]:.0e}"
+    if not all(error <= limit for error, limit in zip(found, TOLERANCE[dtype], strict=True)):
+        raise Wrong(f"{line}; {len(bad)} of {len(errors)} gradients are off")
+    return line
+
+
+def torch_side(
+    who: Contestant, size: Size, dtype: str, inputs: Arrays, params: Arrays
+) -> tuple[float, Arrays, Step]:
+    """(loss, gradients, step) of the rival."""
+    import torch
+
+    from benchmarks import torch_model
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_float32_matmul_precision("high")
+    config = problem.make_config(size, dtype)
+    model = torch_model.PinnerFormer(
+        config.model,
+        size.of_data(),
+        config.objective.min_temperature,
+        pruned=who.pruned,
+        autocast=dtype == "bfloat16",
+    )
+    torch_model.copy_weights(model, params)
+    model.to(device)
+    tensors = {
+        name: torch.from_numpy(v.astype(np.int64) if name in ("position", "action", "surface") else v)
+        for name, v in inputs.items()
+    }
+    tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+    loss_of = model
+    if who.compiled:
+        options = {"inplace_buffers": False} if who.instead_of else None
+        loss_of = torch.compile(model, fullgraph=True, dynamic=False, options=options)
+    loss = loss_of(tensors)
+    loss.backward()
+    gradient = torch_model.gradients(model)
+
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    training = config.training
+    optimiser = torch.optim.AdamW(
+        [{"params": decayed}, {"params": others, "weight_decay": 0.0}],
+        lr=training.learning_rate,
+        weight_decay=training.weight_decay,
+        fused=True,
+    )
+
+    def run() -> Any:
+        optimiser.zero_grad(set_to_none=True)
+        loss = loss_of(tensors)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm, foreach=True)
+        optimiser.step()
+        return loss.detach()
+
+    return loss.item(), gradient, run
+
+
+def our_side(who: Contestant, size: Size, dtype: str, inputs: Arrays) -> tuple[float, Arrays, Step]:
+    """(loss, gradients, step) of ours."""
+    config = problem.make_config(size, dtype)
+    graphdef, params = problem.make_params(config, size)
+    loss, gradient = problem.our_gradients(config, graphdef, params, inputs, pruned=who.pruned)
+    return loss, gradient, problem.our_step(config, graphdef, params, inputs, pruned=who.pruned)
+
+
+def reference(size: Size, inputs: Arrays) -> tuple[float, Arrays, float]:
+    """Ours in float32 at full precision: loss, gradients, loss after CHECK_STEPS updates."""
+    import jax
+
+    with jax.default_matmul_precision("highest"):
+        loss, gradient, run = our_side(CONTESTANTS["ours"], size, "float32", inputs)
+        return loss, gradient, [float(run()) for _ in range(CHECK_STEPS + 1)][-1]
+
+
+def _child(name: str, size_name: str, users: int, folder: Path) -> None:
+    """A contestant's process: check, then time as many steps as each line of stdin says."""
+
+    def say(*words: object) -> None:
+        print(*words, file=answers, flush=True)
+
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    who, size = CONTESTANTS[name], _size(size_name, users)
+    inputs = problem.make_problem(size)
+    with np.load(folder / "reference.npz", allow_pickle=False) as stored:
+        kinds: dict[str, Arrays] = {"facts": {}, "params": {}, "gradient": {}}
+        for key in stored.files:
+            kind, _, rest = key.partition(":")
+            kinds[kind][rest] = stored[key]
+    facts = kinds["facts"]
+    wanted = (float(facts["loss"]), kinds["gradient"], float(facts["later"]))
+    dtype = str(facts["dtype"])
+    started = time.perf_counter()
+    try:
+        if who.framework == "ours whole":
+            config = problem.make_config(size, dtype)
+            graphdef, _ = problem.make_params(config, size)
+            run, line = problem.our_whole_step(config, graphdef, size, inputs), "draws for itself"
+            float(run())
+        else:
+            if who.framework == "torch":
+                loss, found, run = torch_side(who, size, dtype, inputs, kinds["params"])
+            else:
+                loss, found, run = our_side(who, size, dtype, inputs)
+            later = [float(run()) for _ in range(CHECK_STEPS + 1)][-1]
+            line = check(loss, found, later, wanted, dtype)
+    except (Wrong, ImportError, RuntimeError) as error:
+        say(OUT, f"{type(error).__name__}: {error}".splitlines()[0])
+        return
+    say(READY, f"{line}; set up in {time.perf_counter() - started:.0f} s")
+    for count in sys.stdin:
+        started = time.perf_counter()
+        for _ in range(int(count)):
+            loss = run()
+        float(loss)  # waits
+        say(DONE, (time.perf_counter() - started) / int(count))
+
+
+def _size(name: str, users: int) -> Size:
+    return SIZES[name]._replace(users=users or SIZES[name].users)
+
+
+class _Process:
+    """The parent's end of a contestant."""
+
+    def __init__(self, name: str, args: argparse.Namespace, folder: str) -> None:
+        environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        environment |= KEPT_HEAP if args.heap == "kept" else {}
+        command = [sys.executable, "-m", "benchmarks.torch_rival", "--size", args.size]
+        command += ["--users", str(args.users), "--child", name, folder]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        word, _, self.line = self.process.stdout.readline().strip().partition(" ")
+        self.ready = word == READY
+        if not self.ready:
+            self.line = self.line or f"ended with code {self.process.wait()}"
+        self.milliseconds: list[float] = []
+        self.steps = 1
+
+    def turn(self) -> float:
+        """Milliseconds a step, of one turn."""
+        self.process.stdin.write(f"{self.steps}\n")
+        self.process.stdin.flush()
+        word, _, seconds = self.process.stdout.readline().partition(" ")
+        if word != DONE:
+            raise RuntimeError(f"a contestant ended in its turn, code {self.process.wait()}")
+        return 1000 * float(seconds)
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def contest(args: argparse.Namespace) -> dict[str, Any]:
+    """Run it; all that is known at the end."""
+    import jax
+
+    load = os.getloadavg()[0]
+    size = _size(args.size, args.users)
+    dtype = "bfloat16" if jax.default_backend() == "gpu" else "float32"
+    processes: dict[str, _Process] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        inputs = problem.make_problem(size)
+        config = problem.make_config(size, "float32")
+        loss, gradient, later = reference(size, inputs)
+        stored = {"facts:loss": loss, "facts:later": later, "facts:dtype": dtype}
+        stored |= {f"gradient:{name}": value for name, value in gradient.items()}
+        params = problem.named(problem.make_params(config, size)[1])
+        np.savez(Path(folder) / "reference.npz", **stored, **{f"params:{n}": v for n, v in params.items()})
+        try:
+            for name in args.only or CONTESTANTS:
+                default = processes.get(CONTESTANTS[name].instead_of)
+                if default and default.ready:
+                    continue
+                processes[name] = process = _Process(name, args, folder)
+                print(f"{name}: {'passed' if process.ready else 'LEFT OUT'}: {process.line}", flush=True)
+            timed = {name: process for name, process in processes.items() if process.ready}
+            for process in timed.values():  # warm, and long enough a turn
+                process.turn()
+                process.steps = max(1, round(1000 * TURN_SECONDS / process.turn()))
+            order, end = list(timed.values()), time.perf_counter() + args.seconds
+            while time.perf_counter() < end:
+                for process in order:
+                    time.sleep(REST_SECONDS)
+                    process.milliseconds.append(process.turn())
+                order.reverse()
+        finally:
+            for process in processes.values():
+                process.close()
+    return {
+        "benchmark": "torch_rival", "size": args.size, **size._asdict(), "dtype": dtype, "heap": args.heap,
+        "device": jax.devices()[0].device_kind, "cores": os.cpu_count(),
+        "load_before": round(load, 2), "jax": jax.__version__,
+        "contestants": {
+            name: {"passed": p.ready, "check": p.line, "ms": _quartiles(p.milliseconds),
+                   "rounds": len(p.milliseconds), "ours_over_it": _ratio(name, timed)}
+            for name, p in processes.items()
+        },
+    }  # fmt: skip
+
+
+def _quartiles(values: list[float]) -> list[float] | None:
+    """[25 %, median, 75 %]"""
+    return [round(float(q), 4) for q in np.quantile(values, [0.25, 0.5, 0.75])] if values else None
+
+
+def _ratio(name: str, timed: dict[str, _Process]) -> list[float] | None:
+    """Ours over it, ours being as pruned as it is."""
+    ours = timed.get("ours, unpruned" if not CONTESTANTS[name].pruned else "ours")
+    if name not in timed or ours is None or ours is timed[name]:
+        return None
+    return _quartiles([a / b for a, b in zip(ours.milliseconds, timed[name].milliseconds, strict=True)])
+
+
+def table(result: dict[str, Any]) -> str:
+    """For people."""
+    lines = [
+        f"{result['size']}: L{result['layers']} H{result['width']} {result['heads']} heads "
+        f"T{result['length']} "
+        f"B{result['users']}, {result['in_batch'] + result['random']:,} negatives, {result['dtype']}, "
+        f"{result['device']}, heap {result['heap']}; load before the start {result['load_before']}",
+        f"{'':36}  {'step, ms: median (quartiles)':30}  ours over it: median (quartiles)",
+    ]
+    for name, row in result["contestants"].items():
+        if not row["passed"]:
+            lines.append(f"{name:36}  left out: {row['check']}")
+            continue
+        low, middle, high = row["ms"]
+        times = f"{middle:.1f} ({low:.1f}-{high:.1f})"
+        ratio = row["ours_over_it"]
+        ratio = f"{ratio[1]:.2f} ({ratio[0]:.2f}-{ratio[2]:.2f})" if ratio else ""
+        lines.append(f"{name:36}  {times:30}  {ratio}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the verb."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", choices=SIZES, default="small", help="shapes; paper is for a GPU")
+    parser.add_argument("--seconds", type=float, default=120.0, help="of timing, all contestants together")
+    parser.add_argument("--users", type=int, default=0, help="users a batch; 0: the size's own")
+    heap = "malloc of every contestant: as train.py sets it, or glibc's default"
+    parser.add_argument("--heap", choices=["kept", "default"], default="kept", help=heap)
+    parser.add_argument("--only", nargs="+", choices=CONTESTANTS, metavar="NAME", help="contestants; all")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
+    parser.add_argument("--child", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        _child(args.child[0], args.size, args.users, Path(args.child[1]))
+        return
+    result = contest(args)
+    print(table(result))
+    line = json.dumps(result)
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(line + "\n")
+    print(line)
+
+
+if __name__ == "__main__":
+    main()
