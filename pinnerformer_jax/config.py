@@ -321,6 +321,9 @@ class TrainingConfig:
     """Steps between checkpoints; the validation loss that chooses the best is taken then."""
     validation_batches: int = 8
     """Batches of validation users a validation loss is averaged over."""
+    length_parts: int = 4
+    """Equal parts that a batch, sorted by length, is cut into, each computed only as long as its longest
+    user needs; 1: everybody pays for the longest. What is learned is the same."""
     input_workers: int = 0
     """Processes that prepare batches; 0: threads of this process."""
 
@@ -332,6 +335,7 @@ class TrainingConfig:
             "checkpoint_every",
             "validation_batches",
             "future_events",
+            "length_parts",
         ):
             _require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "must be >= 1")
         _require(0 <= self.warmup_share < 1, "training.warmup_share", self.warmup_share, "must be in [0, 1)")

@@ -8,10 +8,11 @@ import optax
 import pytest
 import small
 
+from pinnerformer_jax.data.contracts import part_bounds
 from pinnerformer_jax.objective import frequency
 from pinnerformer_jax.objective.loss import Rows
 from pinnerformer_jax.training import state as training_state
-from pinnerformer_jax.training.sharding import AXIS, make_mesh, replicate, shard_batch
+from pinnerformer_jax.training.sharding import AXIS, deal, make_mesh, replicate, shard_batch
 from pinnerformer_jax.training.step import (
     device_step,
     draw_contrasts,
@@ -66,10 +67,30 @@ def test_pmap_of_the_same_function_gives_the_same(one_device):
         partial(device_step, config, graphdef, CORPUS), axis_name=AXIS, in_axes=(None, 0, None), out_axes=None
     )
     for k in range(3):
-        batch = jax.tree.map(lambda v: v.reshape(8, -1, *v.shape[1:]), small.batch(seed=k))
+        batch = jax.tree.map(lambda v: deal(v, 8).reshape(8, -1, *v.shape[1:]), small.batch(seed=k))
         state, metrics = step(state, batch, small.tables())
         assert_close(metrics, one_device[1][k])
     assert_close(gradients(jax.device_get(state)), gradients(one_device[0]))
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_sorted_batch_in_parts_is_the_same_batch(devices):
+    config, mesh = small.config(), make_mesh(devices)
+    whole = small.batch()
+    order = np.argsort(-whole.length, kind="stable")
+    whole = jax.tree.map(lambda values: np.asarray(values)[order], whole)
+    bounds = part_bounds(len(order) // devices, 4)[:-1]
+    parts = tuple(int(whole.length[devices * bound]) for bound in bounds)
+    assert parts[-1] < parts[0] <= config.model.max_length
+    results = []
+    for lengths in ((), parts):
+        graphdef, state = training_state.create(config, small.SIZES)
+        state, tables = replicate(mesh, (state, small.tables()))
+        step = make_train_step(config, graphdef, mesh, CORPUS, lengths)
+        results.append(jax.device_get(step(state, shard_batch(mesh, whole), tables)))
+    (state, metrics), (state_in_parts, metrics_in_parts) = results
+    assert_close(metrics_in_parts, metrics)
+    assert_close(gradients(state_in_parts), gradients(state))
 
 
 def test_the_same_batch_again_and_again_is_learned():

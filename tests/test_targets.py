@@ -32,7 +32,7 @@ def line(*rows: tuple[int, float, int], width: int) -> Events:
 
 
 def draw(batch: Batch, table, seed: int, **kwargs) -> Targets:
-    keys = user_keys(jax.random.key(seed), 0, batch.length.shape[0])
+    keys = user_keys(jax.random.key(seed), jnp.arange(batch.length.shape[0]))
     return dense_all_action(keys, batch, table, **{"horizon": HORIZON, "positions": 4} | kwargs)
 
 
@@ -95,21 +95,21 @@ def test_sasrec_without_a_positive_after_the_newest_position_weighs_the_others_a
 
 
 def test_all_action_is_the_newest_position_on_all_its_positives():
-    keys = user_keys(jax.random.key(0), 0, 1)
+    keys = user_keys(jax.random.key(0), jnp.arange(1))
 
     def pairs(positives: int, horizon: int = 6 * DAY, keys=keys):
         return weighed_pairs(all_action(keys, hand_written(), ACTION_1, horizon=horizon, positives=positives))
 
     assert pairs(32) == {(4, 20): 1.0, (4, 21): 1.0}
     assert pairs(32, HORIZON) == {(4, 20): 1.0}
-    drawn = [tuple(pairs(1, keys=user_keys(jax.random.key(k), 0, 1))) for k in range(40)]
+    drawn = [tuple(pairs(1, keys=user_keys(jax.random.key(k), jnp.arange(1)))) for k in range(40)]
     assert set(drawn) == {((4, 20),), ((4, 21),)}, "of more than P, a random P"
 
 
 def test_the_basket_of_the_newest_position_is_no_target():
     batch = hand_written()
     batch = batch._replace(future=line((20, 6, 1), (21, 7, 1), width=3))  # 20 shares the day of position 4
-    keys = user_keys(jax.random.key(0), 0, 1)
+    keys = user_keys(jax.random.key(0), jnp.arange(1))
     for targets in (
         next_action(batch, ACTION_1, horizon=HORIZON),
         all_action(keys, batch, ACTION_1, horizon=HORIZON, positives=8),
@@ -118,7 +118,10 @@ def test_the_basket_of_the_newest_position_is_no_target():
 
 
 def test_a_row_of_padding_has_no_pair_under_any_objective():
-    batch, keys = hand_written()._replace(length=jnp.asarray([0])), user_keys(jax.random.key(0), 0, 1)
+    batch, keys = (
+        hand_written()._replace(length=jnp.asarray([0])),
+        user_keys(jax.random.key(0), jnp.arange(1)),
+    )
     for targets in (
         next_action(batch, ALL_POSITIVE, horizon=HORIZON),
         all_action(keys, batch, ALL_POSITIVE, horizon=HORIZON, positives=8),
@@ -203,6 +206,6 @@ def test_draws_do_not_depend_on_who_shares_the_device():
     batch, table = small.batch(), small.tables().positive_table
     whole = draw(batch, table, 0)
     half = jax.tree.map(lambda v: v[8:], batch)
-    keys = user_keys(jax.random.key(0), 8, 8)
+    keys = user_keys(jax.random.key(0), 8 + jnp.arange(8))
     part = dense_all_action(keys, half, table, horizon=HORIZON, positions=4)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[8:], b), whole, part)

@@ -6,7 +6,7 @@ import pytest
 from prepared import write_prepared
 
 from pinnerformer_jax.config import Config, ModelConfig, ObjectiveConfig, TrainingConfig
-from pinnerformer_jax.data.contracts import DAY, EPOCH, NO_TIME
+from pinnerformer_jax.data.contracts import DAY, EPOCH, NO_TIME, part_bounds
 from pinnerformer_jax.data.timelines import EVALUATION, TRAIN, VALIDATION, Timelines
 from pinnerformer_jax.data.windows import Windows, histories_at_split, training_batches
 
@@ -85,6 +85,28 @@ def test_short_lives_end_in_their_later_half(tmp_path):
     batches = [Windows(Timelines.open(tmp_path / "p"), config()).batch(step) for step in range(20)]
     ends = np.concatenate([b.history.item[np.arange(8), b.length - 1] for b in batches])
     assert set(ends) == {3, 4, 5, 6, 10}
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_part_lengths_fit_every_batch_they_were_made_for(timelines, devices):
+    windows = Windows(timelines, config())
+    parts = windows.part_lengths(4, devices, range(6))
+    for step in range(6):
+        lengths = windows.batch(step).length
+        assert (np.diff(lengths) <= 0).all()
+        for device in range(devices):
+            rows = lengths[device::devices]
+            bounds = part_bounds(len(rows), 4)
+            assert all(rows[a:b].max() <= part for a, b, part in zip(bounds, bounds[1:], parts, strict=False))
+
+
+def test_part_lengths_are_no_longer_than_needed(tmp_path):
+    lives = {user: [(k, 1, 1, SPLIT - DAY + k, 0.0) for k in range(3 + 60 * (user < 2))] for user in range(8)}
+    write_prepared(tmp_path / "p", lives, SPLIT)
+    long = config()
+    long = dataclasses.replace(long, model=dataclasses.replace(long.model, max_length=40))
+    windows = Windows(Timelines.open(tmp_path / "p"), long)
+    assert windows.part_lengths(4, 1, range(3)) == (40, 16, 16, 16)
 
 
 def test_ends_are_spread_and_the_future_is_a_fair_sample(tmp_path):

@@ -47,6 +47,11 @@ class Batch(NamedTuple, Generic[Array]):
     future_count: Array  # int32 [B] how many there are in truth; > F where only a random F were taken
 
 
+def part_bounds(rows: int, parts: int) -> list[int]:
+    """Where a batch of so many rows is cut into (nearly) equal parts: parts + 1 row numbers."""
+    return [rows * k // parts for k in range(parts + 1)]
+
+
 def to_device_time(seconds: np.ndarray) -> np.ndarray:
     """int64 seconds since 1970 -> int32 seconds since EPOCH.
 

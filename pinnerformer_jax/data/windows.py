@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from pinnerformer_jax.config import Config
-from pinnerformer_jax.data.contracts import DAY, NO_TIME, Batch, Events, to_device_time
+from pinnerformer_jax.data.contracts import DAY, NO_TIME, Batch, Events, part_bounds, to_device_time
 from pinnerformer_jax.data.shuffle import shuffled
 from pinnerformer_jax.data.timelines import COLUMNS, TRAIN, Shard, Timelines
 
@@ -46,20 +46,49 @@ class Windows:
         return np.flatnonzero(enough)
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, NumPy arrays."""
+        """The batch of a step, NumPy arrays, rows by length, the longest first."""
+        users, draws, phase = self._drawn(step)
+        batch = _assemble(self.timelines, users, self._windows, draws, phase)
+        order = np.argsort(-batch.length, kind="stable")
+        return _merge([batch], order)
+
+    def part_lengths(self, parts: int, devices: int, steps: range) -> tuple[int, ...]:
+        """Positions that each part of the sorted batches of these steps needs: its longest row's, rounded
+        up to a multiple of 16, T at most. A part is a part of each device's rows."""
+        size = self.config.training.batch_size // devices
+        longest = np.zeros(parts, np.int64)
+        for step in steps:
+            users, draws, _ = self._drawn(step)
+            lengths = _assemble(self.timelines, users, self._lengths, draws)
+            first = [devices * bound for bound in part_bounds(size, parts)[:-1]]
+            longest = np.maximum(longest, np.sort(lengths)[::-1][first])
+        rounded = np.minimum(-(-longest // 16) * 16, self.config.model.max_length)
+        return tuple(rounded.tolist())
+
+    def _drawn(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         training = self.config.training
         size = training.batch_size
         rng = np.random.Generator(np.random.Philox(key=training.seed, counter=[0, 0, self.role, step]))
         places = np.arange(step * size, (step + 1) * size)
         users = self.users[shuffled(places, len(self.users), training.seed)]
-        return _assemble(self.timelines, users, self._windows, rng.random(size), rng.random(size))
+        return users, rng.random(size), rng.random(size)
+
+    def _spans(
+        self, shard: Shard, users: np.ndarray, draws: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each window its first event, its end, and the end of what may be seen after it."""
+        first, last = shard.offsets[users], shard.offsets[users] + shard.cut[users]
+        earliest = first + np.maximum(np.minimum(self.config.model.max_length, (last - first) // 2), 1)
+        end = earliest + (draws * (last - earliest)).astype(np.int64)
+        return np.maximum(first, end - self.config.model.max_length), end, last
+
+    def _lengths(self, shard: Shard, users: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        start, end, _ = self._spans(shard, users, draws)
+        return end - start
 
     def _windows(self, shard: Shard, users: np.ndarray, draws: np.ndarray, phase: np.ndarray) -> Batch:
         config, width = self.config, self.config.training.future_events
-        first, last = shard.offsets[users], shard.offsets[users] + shard.cut[users]
-        earliest = first + np.maximum(np.minimum(config.model.max_length, (last - first) // 2), 1)
-        end = earliest + (draws * (last - earliest)).astype(np.int64)
-        start = np.maximum(first, end - config.model.max_length)
+        start, end, last = self._spans(shard, users, draws)
         horizon = shard.time[end - 1] + round(config.objective.horizon_days * DAY)
         count = _bisect_right(shard.time, end, last, horizon) - end
         if config.objective.next_positive:

@@ -30,10 +30,10 @@ class Targets(NamedTuple):
     weight: jax.Array  # float32, against the user's other pairs; 0 where not valid
 
 
-def user_keys(key: jax.Array, first_user: Int[Array, ""] | int, users: int) -> jax.Array:
+def user_keys(key: jax.Array, row: Int[Array, " b"]) -> jax.Array:
     """A key a user [B], by the user's row in the GLOBAL batch, so that what is drawn for a user does not
     depend on how many devices share the batch."""
-    return jax.vmap(lambda row: jax.random.fold_in(key, row))(first_user + jnp.arange(users))
+    return jax.vmap(lambda number: jax.random.fold_in(key, number))(row)
 
 
 def is_positive(

@@ -22,9 +22,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.catalog import Catalog
-from pinnerformer_jax.data.contracts import Batch, only_actions, positive_table
+from pinnerformer_jax.data.contracts import Batch, only_actions, part_bounds, positive_table
 from pinnerformer_jax.data.timelines import VALIDATION, Timelines
-from pinnerformer_jax.data.windows import training_batches
+from pinnerformer_jax.data.windows import Windows, training_batches
 from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.runtime import keep_heap
 from pinnerformer_jax.training.checkpoint import Checkpoints, RunRecord, check_ingested, claim, data_digest
@@ -35,6 +35,9 @@ from pinnerformer_jax.training.step import Metrics, make_train_step, make_valida
 
 Step = Callable[[TrainState, Batch, Tables], tuple[TrainState, Metrics]]
 Validate = Callable[[TrainState], dict[str, float]]
+
+_SAMPLED_BATCHES = 64
+"""Batches whose lengths decide how long the parts of a batch are computed."""
 
 
 class NonFiniteError(RuntimeError):
@@ -113,8 +116,9 @@ def train(run: Run, state: TrainState) -> TrainState:
         jax.transfer_guard("disallow"),
     ):
         batches = training_batches(run.timelines, run.config, start_step=step, steps=config.steps)
-        batch = shard_batch(run.mesh, next(batches))
-        train_step, validate = _compile(run, state, batch)
+        host_batch = next(batches)
+        batch = shard_batch(run.mesh, host_batch)
+        program, validate = _compile(run, state, batch)
         meter = Meter(config.batch_size, step)
 
         def check() -> None:
@@ -131,11 +135,12 @@ def train(run: Run, state: TrainState) -> TrainState:
 
         meter.start()
         while step < config.steps and not stop.is_set():
-            state, metrics = train_step(state, batch, run.tables)
+            state, metrics = program(host_batch.length)(state, batch, run.tables)
             step += 1
             if step < config.steps:
                 asked = time.perf_counter()
-                batch = shard_batch(run.mesh, next(batches))
+                host_batch = next(batches)
+                batch = shard_batch(run.mesh, host_batch)
                 meter.waited(time.perf_counter() - asked)
             meter.push(metrics)
             check()
@@ -167,22 +172,48 @@ def _not_finite(step: int, what: str, checkpoints: Checkpoints) -> NonFiniteErro
     )
 
 
-def _compile(run: Run, state: TrainState, batch: Batch) -> tuple[Step, Validate]:
-    """Compile ahead of the first step, and say what the program costs."""
+def _compile(run: Run, state: TrainState, batch: Batch) -> tuple[Callable[[np.ndarray], Step], Validate]:
+    """Compile ahead of the first step, and say what the program costs. There are two: one whose parts are
+    as long as batches of this data mostly need, and the full one for a batch that it is too short for."""
+    parts = _part_lengths(run)
+    short = _compiled_step(run, state, batch, parts)
+    full = _compiled_step(run, state, batch, ()) if parts else short
+
+    def program(lengths: np.ndarray) -> Step:
+        bounds = part_bounds(len(lengths) // run.mesh.size, max(len(parts), 1))[:-1]
+        longest = lengths[[run.mesh.size * bound for bound in bounds]]
+        return short if parts and (longest <= np.array(parts)).all() else full
+
+    return program, _validation(run, state, batch)
+
+
+def _part_lengths(run: Run) -> tuple[int, ...]:
+    """Lengths for the parts of a batch, by a sample of the run's batches; () if nothing would be saved."""
+    config = run.config
+    every = max(config.training.steps // _SAMPLED_BATCHES, 1)
+    windows = Windows(run.timelines, config)
+    count = min(config.training.length_parts, config.training.batch_size // run.mesh.size)
+    parts = windows.part_lengths(count, run.mesh.size, range(0, config.training.steps, every))
+    return parts if min(parts) < config.model.max_length else ()
+
+
+def _compiled_step(run: Run, state: TrainState, batch: Batch, parts: tuple[int, ...]) -> Step:
     started = time.perf_counter()
-    step = make_train_step(run.config, run.graphdef, run.mesh, run.corpus)
+    step = make_train_step(run.config, run.graphdef, run.mesh, run.corpus, parts)
     compiled = step.lower(state, batch, run.tables).compile()
     memory, flops = compiled.memory_analysis(), compiled.cost_analysis()["flops"]
     if jax.default_backend() == "cpu":
         keep_heap(memory.temp_size_in_bytes * run.mesh.size)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    lengths = ", ".join(map(str, parts or (run.config.model.max_length,)))
     print(
-        f"{parameters:,} parameters; train step compiled in {time.perf_counter() - started:.1f} s. "
+        f"{parameters:,} parameters; train step of lengths {lengths} compiled in "
+        f"{time.perf_counter() - started:.1f} s. "
         f"On each of {run.mesh.size} devices: {flops / 1e9:,.3g} GFLOP a step, "
         f"{memory.argument_size_in_bytes / 2**20:,.0f} MiB of state, tables and batch, "
         f"{memory.temp_size_in_bytes / 2**20:,.0f} MiB of temporaries"
     )
-    return compiled, _validation(run, state, batch)
+    return compiled
 
 
 def _validation(run: Run, state: TrainState, batch: Batch) -> Validate:

@@ -19,8 +19,8 @@ from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
 from pinnerformer_jax.config import Config, ObjectiveConfig
-from pinnerformer_jax.data.contracts import DAY, Batch
-from pinnerformer_jax.model.towers import PinnerFormer
+from pinnerformer_jax.data.contracts import DAY, Batch, part_bounds
+from pinnerformer_jax.model.towers import PinnerFormer, UserTower
 from pinnerformer_jax.objective import frequency
 from pinnerformer_jax.objective.bce import binary_cross_entropy, random_negatives
 from pinnerformer_jax.objective.loss import Rows, chunked_sampled_softmax, user_weights
@@ -34,7 +34,7 @@ from pinnerformer_jax.objective.targets import (
     user_keys,
 )
 from pinnerformer_jax.training.optimiser import make_optimiser
-from pinnerformer_jax.training.sharding import AXIS
+from pinnerformer_jax.training.sharding import AXIS, collect, dealt_rows
 from pinnerformer_jax.training.state import Tables, TrainState
 
 Metrics = dict[str, jax.Array]
@@ -48,11 +48,12 @@ def device_loss(
     state: TrainState,
     batch: Batch,
     tables: Tables,
+    parts: tuple[int, ...] = (),
 ) -> tuple[LossOfParams, frequency.Sketch, Metrics]:
     """Draw one device's pairs and negatives; what is left is a function of the parameters alone.
 
-    Runs inside a map over the axis "data". What is drawn depends on (seed, step) and on a user's row in
-    the global batch, not on the number of devices.
+    Runs inside a map over the axis "data"; `parts` as in `in_parts`. What is drawn depends on (seed, step)
+    and on a user's row in the global batch, not on the number of devices.
 
     Returns:
         The local loss, loss(params, training=bool), whose mean over devices is the loss of the global
@@ -60,16 +61,14 @@ def device_loss(
         of the global batch.
     """
     objective = config.objective
-    users = batch.length.shape[0]
-    first_user = jax.lax.axis_index(AXIS) * users
+    row = dealt_rows(batch.length.shape[0])
     step_key = jax.random.fold_in(jax.random.key(config.training.seed), state.step)
     target_key, pool_key, dropout_key = jax.random.split(step_key, 3)
 
-    keys = user_keys(target_key, first_user, users)
-    targets = draw_targets(objective, keys, batch, tables.positive_table)
-    user = jnp.broadcast_to((first_user + jnp.arange(users))[:, None], targets.item.shape)
-    item, user, valid = (values.reshape(-1) for values in (targets.item, user, targets.valid))  # [B * P]
-    positives = jax.lax.all_gather((item, user, valid), AXIS, tiled=True)
+    targets = draw_targets(objective, user_keys(target_key, row), batch, tables.positive_table)
+    local = targets.item, jnp.broadcast_to(row[:, None], targets.item.shape), targets.valid  # [B / N, P]
+    positives = tuple(collect(values).reshape(-1) for values in local)  # [B * P]
+    item, user, valid = (values.reshape(-1) for values in local)
     sketch = frequency.update(state.sketch, positives[0], positives[2], decay=objective.sketch_decay)
 
     counts = jnp.stack([jnp.sum(jnp.any(targets.valid, axis=1)), jnp.sum(valid), jnp.sum(batch.length)])
@@ -77,8 +76,7 @@ def device_loss(
     weights = user_weights(targets.weight, with_pairs).reshape(-1) * jax.lax.axis_size(AXIS)
 
     if objective.loss == "binary_cross_entropy":
-        keys = user_keys(pool_key, first_user, users)
-        negative, counted = random_negatives(keys, batch, targets, corpus=corpus)
+        negative, counted = random_negatives(user_keys(pool_key, row), batch, targets, corpus=corpus)
         negative, counted = negative.reshape(-1), counted.reshape(-1)
         negatives = jax.lax.psum(jnp.sum(counted & valid), AXIS)
     else:
@@ -88,13 +86,9 @@ def device_loss(
 
     def loss_of(params: Any, *, training: bool) -> jax.Array:
         model: PinnerFormer = nnx.merge(graphdef, params)
-        embedding = model.user(
-            batch.history,
-            batch.length,
-            targets.position,
-            tables.item_features,
-            user_keys(dropout_key, first_user, users) if training else None,
-        ).reshape(item.shape[0], -1)
+        keys = user_keys(dropout_key, row) if training else None
+        embedding = in_parts(model.user, parts, batch, targets.position, tables.item_features, keys)
+        embedding = embedding.reshape(item.shape[0], -1)
         positive, tau = model.items(tables.item_features[item]), temperature(config, params)
         if objective.loss == "binary_cross_entropy":
             against = model.items(tables.item_features[negative])
@@ -177,6 +171,32 @@ def draw_contrasts(
     return contrasts
 
 
+def in_parts(
+    tower: UserTower,
+    parts: tuple[int, ...],
+    batch: Batch,
+    position: jax.Array,
+    item_features: jax.Array,
+    dropout_keys: jax.Array | None,
+) -> jax.Array:
+    """Embeddings [B, P, D] of rows sorted by length, longest first: cut into equal parts, each computed
+    only as long as `parts` says. Which users are drawn and what is learned of them stay the same; short
+    users merely stop paying for the padding that long ones need.
+
+    Args:
+        parts: positions each part is computed at; no user may be longer. (): all T, in one part.
+    """
+    if not parts:
+        return tower(batch.history, batch.length, position, item_features, dropout_keys)
+    bounds = part_bounds(batch.length.shape[0], len(parts))
+    embeddings = []
+    for low, high, length in zip(bounds, bounds[1:], parts, strict=False):
+        history = jax.tree.map(lambda values, a=low, b=high, t=length: values[a:b, :t], batch.history)
+        keys = None if dropout_keys is None else dropout_keys[low:high]
+        embeddings.append(tower(history, batch.length[low:high], position[low:high], item_features, keys))
+    return jnp.concatenate(embeddings)
+
+
 def temperature(config: Config, params: Any) -> jax.Array:
     """tau: above `min_temperature` by construction, so that no clamp ever stops its gradient."""
     return config.objective.min_temperature + jnp.exp(params["log_temperature"])
@@ -189,9 +209,10 @@ def device_step(
     state: TrainState,
     batch: Batch,
     tables: Tables,
+    parts: tuple[int, ...] = (),
 ) -> tuple[TrainState, Metrics]:
     """One device's part of a train step."""
-    loss_of, sketch, metrics = device_loss(config, graphdef, corpus, state, batch, tables)
+    loss_of, sketch, metrics = device_loss(config, graphdef, corpus, state, batch, tables, parts)
     loss, gradient = jax.lax.pmean(jax.value_and_grad(partial(loss_of, training=True))(state.params), AXIS)
     with jax.numpy_dtype_promotion("standard"):  # optax computes float ** int
         updates, opt_state = make_optimiser(config.training).update(gradient, state.opt_state, state.params)
@@ -222,7 +243,7 @@ def device_validation(
 
 
 def make_train_step(
-    config: Config, graphdef: nnx.GraphDef, mesh: Mesh, corpus: int
+    config: Config, graphdef: nnx.GraphDef, mesh: Mesh, corpus: int, parts: tuple[int, ...] = ()
 ) -> Callable[[TrainState, Batch, Tables], tuple[TrainState, Metrics]]:
     """The jitted step over a mesh; the state's memory is reused (donated).
 
@@ -231,11 +252,14 @@ def make_train_step(
         graphdef: structure of the model, from `state.create`.
         mesh: from `sharding.make_mesh`.
         corpus: random negatives are rows 0 : corpus of the catalogue.
+        parts: lengths that the parts of a sorted batch are computed at, see `in_parts`.
 
     Returns:
         step(state, batch, tables) -> (state, metrics): the batch split over the mesh, all else replicated.
     """
-    return _map(partial(device_step, config, graphdef, corpus), mesh, PartitionSpec(), donate=True)
+    return _map(
+        partial(device_step, config, graphdef, corpus, parts=parts), mesh, PartitionSpec(), donate=True
+    )
 
 
 def make_validation_step(
