@@ -42,9 +42,12 @@ def test_the_end_of_memory_ends_the_curve(tmp_path):
     assert figures["ended"] == "memory ended at 32"
 
 
-def test_another_error_is_raised(tmp_path):
+def test_another_error_keeps_what_was_measured_and_is_raised_where_nothing_was(tmp_path):
+    figures = run(tmp_path, measure_step=fake(largest=16, error="INTERNAL: broken"))
+    assert sizes(figures) == [4, 8, 16]
+    assert figures["ended"] == "failed at 32: INTERNAL: broken"
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
-        run(tmp_path, measure_step=fake(largest=16, error="INTERNAL: broken"))
+        run(tmp_path, measure_step=fake(largest=1, error="INTERNAL: broken"))
 
 
 def test_time_ends_it_too(tmp_path):

@@ -23,7 +23,7 @@ from pinnerformer_jax.data.timelines import (
     Timelines,
     shard_path,
     write_manifest,
-)  # fmt: skip
+)
 from pinnerformer_jax.data.windows import Windows, training_batches
 from pinnerformer_jax.training.sharding import make_mesh, shard_batch
 

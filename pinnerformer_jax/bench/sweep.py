@@ -58,9 +58,12 @@ def measure(
                 measure_step(dataclasses.replace(config, training=training), seconds=seconds, **of_step)
             )
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
+            if "RESOURCE_EXHAUSTED" in str(error):
+                ended = f"memory ended at {size}"
+            elif sizes:  # what was measured is not thrown away
+                ended = f"failed at {size}: {str(error)[:500]}"
+            else:
                 raise
-            ended = f"memory ended at {size}"
             break
         print(f"batch size {size}: {sizes[-1]['users_per_second']:,.0f} users/s", flush=True)
         size *= 2
