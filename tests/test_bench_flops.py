@@ -91,6 +91,12 @@ def test_the_papers_size():
     assert flops.step_flops(Config(), workload.SIZES) / users == pytest.approx(60e9, rel=0.03)
 
 
+def test_another_objective_is_refused():
+    other = dataclasses.replace(SMALL, objective=ObjectiveConfig(name="next_action"))
+    with pytest.raises(ValueError, match=r"objective\.name = 'next_action'"):
+        flops.step_flops(other, workload.SIZES)
+
+
 def test_small_batches_have_no_more_in_batch_negatives_than_pairs():
     few = dataclasses.replace(SMALL, training=TrainingConfig(batch_size=2))
     assert flops.negatives(few) == 2 * 16 + 256

@@ -50,7 +50,17 @@ def positions(config: Config) -> int:
 
 
 def step_parts(config: Config, sizes: Sizes) -> list[Part]:
-    """The parts of one step over the global batch."""
+    """The parts of one step over the global batch.
+
+    Raises:
+        ValueError: another objective or loss than the paper's, whose FLOPs are not these.
+    """
+    objective = config.objective
+    if (objective.name, objective.loss) != ("dense_all_action", "sampled_softmax"):
+        raise ValueError(
+            f"objective.name = {objective.name!r}, objective.loss = {objective.loss!r}: benchmarks count "
+            "the FLOPs of 'dense_all_action' with 'sampled_softmax'; set these"
+        )
     model, users = config.model, config.training.batch_size
     length, width, layers, output = model.max_length, model.width, model.layers, model.output_dim
     chosen, pool = users * positions(config), negatives(config)  # rows

@@ -33,6 +33,7 @@ def measure(
         Figures. `mfu` is model FLOP/s over those of a big matmul in the compute dtype, measured in turns with
         the step, times the number of devices (on CPU simulated devices share one machine).
     """
+    parts = step_parts(config, SIZES)
     work = prepare(config, kind, items)
     keep_heap_of([work.compiled], work.mesh.size)
     product, product_flops = matmul(config.model.compute_dtype)
@@ -43,7 +44,6 @@ def measure(
     step = timings["step"]
     devices = 1 if jax.default_backend() == "cpu" else work.mesh.size
     peak = product_flops / timings["matmul"].median * devices
-    parts = step_parts(config, SIZES)
     pace = sum(part.flops for part in parts) / step.median
     users = config.training.batch_size
     return {

@@ -178,12 +178,15 @@ def _merge(parts: list, back: np.ndarray) -> tuple:
 def _gather(shard: Shard, start: np.ndarray, index: np.ndarray, count: np.ndarray) -> Events:
     """Events start + index of each user, [B, width]; past the first `count` columns is padding."""
     real = np.arange(index.shape[1])[None, :] < count[:, None]
-    where = np.where(real, start[:, None] + index, 0)
-
-    columns = {name: getattr(shard, name)[where] for name in COLUMNS}
-    columns["time"] = to_device_time(columns["time"])
-    padding = {"time": np.int32(NO_TIME)}
-    return Events(**{n: np.where(real, v, padding.get(n, v.dtype.type(0))) for n, v in columns.items()})
+    where = (start[:, None] + index)[real]  # only what is real is read
+    columns = {}
+    for name in COLUMNS:
+        values = np.take(getattr(shard, name), where)
+        if name == "time":
+            values = to_device_time(values)
+        columns[name] = np.full(real.shape, NO_TIME if name == "time" else 0, values.dtype)
+        columns[name][real] = values
+    return Events(**columns)
 
 
 def _subset(count: np.ndarray, width: int, phase: np.ndarray) -> np.ndarray:
