@@ -188,13 +188,14 @@ def _compile(run: Run, state: TrainState, batch: Batch) -> tuple[Callable[[np.nd
 
 
 def _part_lengths(run: Run) -> tuple[int, ...]:
-    """Lengths for the parts of a batch, by a sample of the run's batches; () if nothing would be saved."""
+    """Lengths for the parts of a batch, by a sample of the run's batches; () if less than a fifth of the
+    positions would be saved, which is not worth the second program's compile time."""
     config = run.config
     every = max(config.training.steps // _SAMPLED_BATCHES, 1)
     windows = Windows(run.timelines, config)
     count = min(config.training.length_parts, config.training.batch_size // run.mesh.size)
     parts = windows.part_lengths(count, run.mesh.size, range(0, config.training.steps, every))
-    return parts if min(parts) < config.model.max_length else ()
+    return parts if sum(parts) <= 0.8 * config.model.max_length * count else ()
 
 
 def _compiled_step(run: Run, state: TrainState, batch: Batch, parts: tuple[int, ...]) -> Step:
@@ -205,10 +206,9 @@ def _compiled_step(run: Run, state: TrainState, batch: Batch, parts: tuple[int, 
     if jax.default_backend() == "cpu":
         keep_heap(memory.temp_size_in_bytes * run.mesh.size)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    lengths = ", ".join(map(str, parts or (run.config.model.max_length,)))
+    lengths = f" for parts of lengths {', '.join(map(str, parts))}" if parts else ""
     print(
-        f"{parameters:,} parameters; train step of lengths {lengths} compiled in "
-        f"{time.perf_counter() - started:.1f} s. "
+        f"{parameters:,} parameters; train step{lengths} compiled in {time.perf_counter() - started:.1f} s. "
         f"On each of {run.mesh.size} devices: {flops / 1e9:,.3g} GFLOP a step, "
         f"{memory.argument_size_in_bytes / 2**20:,.0f} MiB of state, tables and batch, "
         f"{memory.temp_size_in_bytes / 2**20:,.0f} MiB of temporaries"
