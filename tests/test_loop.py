@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import small_run
 from jax.sharding import NamedSharding, PartitionSpec
+from prepared import write_prepared
 
 from pinnerformer_jax.training import loop
 from pinnerformer_jax.training.checkpoint import Checkpoints, load_for_inference
@@ -152,6 +153,26 @@ def test_nothing_is_compiled_after_the_first_step(prepared, tmp_path, monkeypatc
     assert compiled  # the log is on
     late = [record.getMessage() for record in caplog.records[seen[0] :] if record in compiled]
     assert late == []
+
+
+def test_parts_of_a_batch_give_the_losses_of_the_whole(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    users = {
+        f"user-{k}": [
+            (int(item), 1, 1, small_run.SPLIT - 3600 * (n - hour), 0.0)
+            for hour, item in enumerate(rng.integers(0, 50, n))
+        ]
+        for k, n in enumerate([40] * 4 + [6] * 28)
+    }
+    data = write_prepared(tmp_path / "data", users, small_run.SPLIT, items=50)
+    losses = []
+    for parts in (4, 1):
+        config = small_run.config(data, batch_size=32, steps=4, length_parts=parts)
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, max_length=32))
+        train(*open_run(config, tmp_path / f"run-{parts}"))
+        losses.append([line["loss"] for line in lines_of(tmp_path / f"run-{parts}") if "loss" in line])
+    assert "for parts of lengths 32, 16, 16, 16 compiled" in capsys.readouterr().out
+    np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
 def test_no_array_is_shipped_by_accident(prepared, tmp_path, monkeypatch):
