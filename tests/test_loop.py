@@ -138,7 +138,8 @@ def test_a_validation_loss_that_is_not_finite_is_not_saved(prepared, tmp_path, m
         train(*open_run(small_run.config(prepared), tmp_path))
 
 
-def test_nothing_is_compiled_after_the_first_step(prepared, tmp_path, monkeypatch, caplog):
+def test_nothing_is_compiled_after_the_first_step(finished, prepared, tmp_path, monkeypatch, caplog):
+    # `finished` ran before, so that what saving a checkpoint compiles on its first use is compiled.
     seen = []
     push = Meter.push
 

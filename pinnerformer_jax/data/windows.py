@@ -48,9 +48,11 @@ class Windows:
     def batch(self, step: int) -> Batch:
         """The batch of a step, NumPy arrays, rows by length, the longest first."""
         users, draws, phase = self._drawn(step)
-        batch = _assemble(self.timelines, users, self._windows, draws, phase)
-        order = np.argsort(-batch.length, kind="stable")
-        return _merge([batch], order)
+        lengths = _assemble(self.timelines, users, self._lengths, draws)
+        order = np.argsort(
+            -lengths, kind="stable"
+        )  # before reading, so that nothing is copied twice
+        return _assemble(self.timelines, users[order], self._windows, draws[order], phase[order])
 
     def part_lengths(self, parts: int, devices: int, steps: range) -> tuple[int, ...]:
         """Positions that each part of the sorted batches of these steps needs: its longest row's, rounded

@@ -180,8 +180,8 @@ def in_parts(
     dropout_keys: jax.Array | None,
 ) -> jax.Array:
     """Embeddings [B, P, D] of rows sorted by length, longest first: cut into equal parts, each computed
-    only as long as `parts` says. Which users are drawn and what is learned of them stay the same; short
-    users merely stop paying for the padding that long ones need.
+    only as long as `parts` says. Users, pairs and negatives stay the same, and so do loss and gradient
+    without dropout; its masks have the parts' shapes, which depend on the number of devices too.
 
     Args:
         parts: positions each part is computed at; no user may be longer. (): all T, in one part.
