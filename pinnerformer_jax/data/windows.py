@@ -49,9 +49,7 @@ class Windows:
         """The batch of a step, NumPy arrays, rows by length, the longest first."""
         users, draws, phase = self._drawn(step)
         lengths = _assemble(self.timelines, users, self._lengths, draws)
-        order = np.argsort(
-            -lengths, kind="stable"
-        )  # before reading, so that nothing is copied twice
+        order = np.argsort(-lengths, kind="stable")  # before reading, so that nothing is copied twice
         return _assemble(self.timelines, users[order], self._windows, draws[order], phase[order])
 
     def part_lengths(self, parts: int, devices: int, steps: range) -> tuple[int, ...]:
