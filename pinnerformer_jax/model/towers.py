@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from pinnerformer_jax.config import ModelConfig
 from pinnerformer_jax.data.contracts import Events
 from pinnerformer_jax.model.attention import causal_attention, chosen_attention
-from pinnerformer_jax.model.features import ActionEncoder
+from pinnerformer_jax.model.features import ActionEncoder, project
 
 
 class Sizes(NamedTuple):
@@ -58,12 +58,20 @@ class Dropout:
         return jnp.where(kept, stream / jnp.asarray(1 - self.rate, stream.dtype), jnp.zeros_like(stream))
 
 
+class Linear(nnx.Linear):
+    """nnx.Linear as a matrix product, for the reason that `project` gives."""
+
+    def __call__(self, inputs: Float[Array, "*dims i"]) -> Float[Array, "*dims o"]:
+        """Apply to the last axis."""
+        return super().__call__(inputs.reshape(-1, inputs.shape[-1])).reshape(*inputs.shape[:-1], -1)
+
+
 class MLP(nnx.Module):
     """Linear, GELU, Linear."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int, dtype: jnp.dtype, *, rngs: nnx.Rngs) -> None:
-        self.up = nnx.Linear(inputs, hidden, dtype=dtype, rngs=rngs)
-        self.down = nnx.Linear(hidden, outputs, dtype=dtype, rngs=rngs)
+        self.up = Linear(inputs, hidden, dtype=dtype, rngs=rngs)
+        self.down = Linear(hidden, outputs, dtype=dtype, rngs=rngs)
 
     def __call__(self, inputs: Float[Array, "*dims i"]) -> Float[Array, "*dims o"]:
         """Apply to the last axis."""
@@ -77,8 +85,8 @@ class Block(nnx.Module):
         width, dtype = config.width, jnp.dtype(config.compute_dtype)
         self.heads, self.dtype = config.heads, dtype
         self.attention_norm = nnx.LayerNorm(width, dtype=jnp.float32, rngs=rngs)
-        self.qkv = nnx.Linear(width, 3 * width, dtype=dtype, rngs=rngs)
-        self.out = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
+        self.qkv = Linear(width, 3 * width, dtype=dtype, rngs=rngs)
+        self.out = Linear(width, width, dtype=dtype, rngs=rngs)
         self.ffn_norm = nnx.LayerNorm(width, dtype=jnp.float32, rngs=rngs)
         self.ffn = MLP(width, 4 * width, width, dtype, rngs=rngs)
 
@@ -97,8 +105,8 @@ class Block(nnx.Module):
         width = stream.shape[-1]
         kernel, bias = self.qkv.kernel[...].astype(self.dtype), self.qkv.bias[...].astype(self.dtype)
         there = jnp.take_along_axis(normed, position[:, :, None], axis=1)
-        query = there @ kernel[:, :width] + bias[None, None, :width]
-        key_value = normed @ kernel[:, width:] + bias[None, None, width:]
+        query = project(there, kernel[:, :width]) + bias[None, None, :width]
+        key_value = project(normed, kernel[:, width:]) + bias[None, None, width:]
         key, value = jnp.split(key_value, 2, axis=-1)
         mixed = chosen_attention(self._split(query), self._split(key), self._split(value), position)
         return self._finish(jnp.take_along_axis(stream, position[:, :, None], axis=1), mixed, dropout)
