@@ -49,11 +49,14 @@ def sampled_softmax(
         pool: the negatives.
         pool_log_q: log Q of the negatives; zeros (like rows.log_q) for no correction.
     """
-    positive = jnp.sum(user_embedding * positive_embedding, axis=-1) / temperature - rows.log_q
-    logits = user_embedding @ pool_embedding.T / temperature - pool_log_q[None, :]  # [R, N]
+    scaled = user_embedding / temperature  # here, and not at the logits: R x D numbers instead of R x N
+    positive = jnp.sum(scaled * positive_embedding, axis=-1) - rows.log_q
+    logits = scaled @ pool_embedding.T - pool_log_q[None, :]  # [R, N]
     logits = jnp.where(_negative(rows, pool), logits, -jnp.inf)
-    everything = jnp.concatenate([positive[:, None], logits], axis=1)
-    return jnp.sum((jax.nn.logsumexp(everything, axis=1) - positive) * rows.weight)
+    # log-sum-exp over the positive and the logits, without a copy of the logits beside the positive
+    largest = jax.lax.stop_gradient(jnp.maximum(jnp.max(logits, axis=1), positive))
+    total = jnp.exp(positive - largest) + jnp.sum(jnp.exp(logits - largest[:, None]), axis=1)
+    return jnp.sum((largest + jnp.log(total) - positive) * rows.weight)
 
 
 @jax.custom_vjp
