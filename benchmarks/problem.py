@@ -17,6 +17,7 @@ from pinnerformer_jax.data.contracts import DAY, EPOCH, NO_TIME, Batch, Events
 from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.objective.loss import Rows, chunked_sampled_softmax
 from pinnerformer_jax.objective.negatives import Pool
+from pinnerformer_jax.training.item_table import ItemTable
 from pinnerformer_jax.training.optimiser import make_optimiser
 from pinnerformer_jax.training.sharding import make_mesh, replicate, shard_batch
 from pinnerformer_jax.training.state import Tables, build_model, create
@@ -194,7 +195,7 @@ def our_whole_step(config: Config, graphdef: nnx.GraphDef, size: Size, inputs: A
         time=(last[:, None] + later).astype(np.int32)
     )
     batch = Batch(history, inputs["length"], future, np.full(size.users, size.length, np.int32))
-    tables = Tables(inputs["item_features"], np.zeros((ACTIONS, SURFACES), np.float32))
+    tables = Tables(ItemTable(inputs["item_features"]), np.zeros((ACTIONS, SURFACES), np.float32))
     state = [replicate(mesh, jax.jit(lambda: create(config, size.of_data())[1])())]
     batch, tables = shard_batch(mesh, batch), replicate(mesh, tables)
 

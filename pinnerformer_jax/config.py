@@ -19,6 +19,7 @@ Feature = Literal["item", "action", "surface", "duration", "absolute_time", "rel
 ObjectiveName = Literal["dense_all_action", "all_action", "next_action", "sasrec", "sasrec_plain"]
 LossName = Literal["sampled_softmax", "binary_cross_entropy"]
 PoolName = Literal["merged", "separate"]
+ItemDtype = Literal["float16", "int8"]
 
 
 def _require(ok: bool, field_name: str, value: Any, wanted: str) -> None:
@@ -327,6 +328,11 @@ class TrainingConfig:
     draws other numbers. Used where it saves a fifth of the positions or more."""
     input_workers: int = 0
     """Processes that prepare batches; 0: threads of this process."""
+    shard_items: bool = False
+    """Split the catalogue's vectors over the devices by rows, for one that does not fit on each; the numbers
+    stay the same, the step tells more."""
+    item_dtype: ItemDtype = "float16"
+    """How the catalogue's vectors are held on the devices: float16, or int8 with a scale a row."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -339,6 +345,8 @@ class TrainingConfig:
             "length_parts",
         ):
             _require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "must be >= 1")
+        known = get_args(ItemDtype)
+        _require(self.item_dtype in known, "training.item_dtype", self.item_dtype, f"must be one of {known}")
         _require(0 <= self.warmup_share < 1, "training.warmup_share", self.warmup_share, "must be in [0, 1)")
         _require(self.learning_rate > 0, "training.learning_rate", self.learning_rate, "must be > 0")
         _require(self.clip_norm > 0, "training.clip_norm", self.clip_norm, "must be > 0")

@@ -9,6 +9,7 @@ import numpy as np
 from pinnerformer_jax.config import Config, ModelConfig, ObjectiveConfig, TrainingConfig
 from pinnerformer_jax.data.contracts import DAY, EPOCH, NO_TIME, Batch, Events
 from pinnerformer_jax.model.towers import Sizes
+from pinnerformer_jax.training.item_table import ItemTable
 from pinnerformer_jax.training.state import Tables
 
 ITEMS, ITEM_DIM, ACTIONS, SURFACES = 60, 12, 4, 3
@@ -65,4 +66,4 @@ def tables(seed: int = 0) -> Tables:
     positive = np.full((ACTIONS, SURFACES), np.inf, np.float32)
     positive[1:3, 1] = 10.0
     positive[3, :] = 0.0
-    return Tables(jnp.asarray(features), jnp.asarray(positive))
+    return Tables(ItemTable(jnp.asarray(features)), jnp.asarray(positive))

@@ -51,7 +51,7 @@ def test_formula_equals_xlas_count(case):
     """XLA counts what is no matmul too (softmax, GELU, norms, waves and their gradients): 1 to 2.2 % here,
     less the wider the model. Never fewer than the matmuls, so the formula is a lower bound."""
     batch = workload.make_batch(case, workload.lengths("full", case), ITEMS)
-    features = jnp.asarray(workload.make_tables(ITEMS).item_features)
+    features = jnp.asarray(workload.make_features(ITEMS))
     facts = inputs(case, ITEMS)[4:]
     rows, pool, _ = facts
     users, chosen = case.training.batch_size, flops.positions(case)

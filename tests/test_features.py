@@ -105,7 +105,7 @@ def test_equals_the_papers_concatenation_and_linear():
     action[0], surface[0] = 0, 0  # the unknown is dropped
     concatenated = np.concatenate(
         [
-            np.asarray(tables.item_features)[history.item] * small.ITEM_DIM**0.5,
+            np.asarray(tables.item_features.values)[history.item] * small.ITEM_DIM**0.5,
             action[history.action],
             surface[history.surface],
             np.cos(angle),

@@ -9,6 +9,7 @@ import small
 from pinnerformer_jax.config import load_config
 from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.training import state as training_state
+from pinnerformer_jax.training.item_table import ItemTable
 from pinnerformer_jax.training.sharding import make_mesh, replicate, shard_batch
 from pinnerformer_jax.training.step import make_train_step
 
@@ -25,7 +26,7 @@ def test_the_papers_size_compiles_and_takes_a_step_on_cpu():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(1000, 256)).astype(np.float32)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
-    tables = training_state.Tables(features, np.zeros((small.ACTIONS, small.SURFACES), np.float32))
+    tables = training_state.Tables(ItemTable(features), np.zeros((small.ACTIONS, small.SURFACES), np.float32))
     mesh = make_mesh(1)
     graphdef, state = training_state.create(config, Sizes(256, small.ACTIONS, small.SURFACES))
     assert 40e6 < sum(leaf.size for leaf in jax.tree.leaves(state.params)) < 50e6

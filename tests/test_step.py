@@ -12,6 +12,7 @@ from pinnerformer_jax.data.contracts import part_bounds
 from pinnerformer_jax.objective import frequency
 from pinnerformer_jax.objective.loss import Rows
 from pinnerformer_jax.training import state as training_state
+from pinnerformer_jax.training.item_table import ItemTable
 from pinnerformer_jax.training.sharding import AXIS, deal, make_mesh, replicate, shard_batch
 from pinnerformer_jax.training.step import (
     device_step,
@@ -218,7 +219,7 @@ def test_a_step_that_is_not_finite_is_remembered():
     tables = small.tables()
     for k in range(4):
         bad = k == 1
-        features = tables.item_features * (jnp.nan if bad else 1.0)
+        features = ItemTable(tables.item_features.values * (jnp.nan if bad else 1.0))
         state, metrics = step(state, small.batch(seed=k), tables._replace(item_features=features))
         assert int(metrics["failed_step"]) == (-1 if k == 0 else 1)
 

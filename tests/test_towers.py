@@ -45,7 +45,7 @@ def test_outputs_are_unit_rows():
     users = model.user(batch.history, batch.length, everywhere(batch), tables.item_features)
     assert users.shape == (16, 20, 16)
     np.testing.assert_allclose(jnp.linalg.norm(users, axis=-1), 1.0, atol=1e-5)
-    items = model.items(tables.item_features)
+    items = model.items(tables.item_features.values)
     np.testing.assert_allclose(jnp.linalg.norm(items, axis=-1), 1.0, atol=1e-5)
 
 

@@ -14,6 +14,7 @@ from pinnerformer_jax.bench.workload import prepare
 from pinnerformer_jax.config import Config
 
 _KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+_SHOWN = ("all-reduce", "all-gather", "reduce-scatter")
 _INSTRUCTION = re.compile(rf"= (?P<shape>.+?) (?P<kind>{'|'.join(_KINDS)})(?:-start)?\(")
 _ARRAY = re.compile(r"(?P<type>[a-z]+[0-9]*)\[(?P<dims>[0-9,]*)\]")
 
@@ -44,6 +45,7 @@ def measure(config: Config, *, devices: int, items: int) -> dict[str, Any]:
         Figures: what the design says must be told (`gradient_bytes`: the parameters, the loss, and three
         counts; `positive_bytes`: item, user and validity of every pair of the global batch), and what the
         programs tell, by number of devices. The bytes are those of the results, which every device holds.
+        Where the item table is split, what its look-ups tell is in the programs' figures alone.
 
     Raises:
         ValueError: there are fewer devices.
@@ -71,15 +73,13 @@ def show(figures: dict[str, Any]) -> None:
     rows = []
     for devices, kinds in figures["by_devices"].items():
         row: list[Any] = [devices]
-        for kind in ("all-reduce", "all-gather"):
+        for kind in _SHOWN:
             row += [kinds.get(kind, {}).get("count", 0), kinds.get(kind, {}).get("bytes", 0)]
-        others = sum(
-            facts["count"] for kind, facts in kinds.items() if kind not in ("all-reduce", "all-gather")
-        )
+        others = sum(facts["count"] for kind, facts in kinds.items() if kind not in _SHOWN)
         rows.append([*row, others])
     table(
         "Collectives of a step",
-        ("devices", "all-reduce", "bytes", "all-gather", "bytes", "others"),
+        ("devices", *(name for kind in _SHOWN for name in (kind, "bytes")), "others"),
         rows,
     )
     print(

@@ -8,7 +8,7 @@ from typing import Any
 
 from pinnerformer_jax.bench.report import table
 from pinnerformer_jax.bench.timing import alternate
-from pinnerformer_jax.bench.workload import SIZES, lengths, make_batch, make_tables
+from pinnerformer_jax.bench.workload import SIZES, lengths, make_batch, make_features, make_tables
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.training.sharding import make_mesh, replicate, shard_batch
@@ -19,9 +19,8 @@ from pinnerformer_jax.training.step import make_validation_step
 def measure(config: Config, *, items: int, seconds: float) -> dict[str, Any]:
     """Users a second from host arrays to host arrays, at a quarter, one and four times the config's batch;
     and of the validation step, which is the training step's forward pass with its sampling and loss."""
-    tables = make_tables(items)
     graphdef, state = create(config, SIZES)
-    embedder = Embedder(graphdef, state.params, tables.item_features)
+    embedder = Embedder(graphdef, state.params, make_features(items))
     size = config.training.batch_size
     runs: dict[str, Any] = {}
     sizes: dict[str, int] = {}
@@ -32,7 +31,7 @@ def measure(config: Config, *, items: int, seconds: float) -> dict[str, Any]:
         sizes[f"embed {users}"] = users
     mesh = make_mesh(1)
     batch = shard_batch(mesh, make_batch(config, lengths("full", config), items))
-    state, tables = replicate(mesh, (state, tables))
+    state, tables = replicate(mesh, state), make_tables(config, mesh, items)
     forward = make_validation_step(config, graphdef, mesh, items).lower(state, batch, tables).compile()
     runs["training's forward pass"] = partial(forward, state, batch, tables)
     sizes["training's forward pass"] = size

@@ -17,6 +17,7 @@ from pinnerformer_jax.data.contracts import DAY, NO_TIME, Batch, Events
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.data.windows import Windows
 from pinnerformer_jax.model.towers import Sizes
+from pinnerformer_jax.training.item_table import place
 from pinnerformer_jax.training.sharding import make_mesh, replicate, shard_batch
 from pinnerformer_jax.training.state import Tables, TrainState, create
 from pinnerformer_jax.training.step import make_train_step
@@ -72,11 +73,17 @@ def _events(rng: np.random.Generator, length: np.ndarray, width: int, items: int
     )
 
 
-def make_tables(items: int) -> Tables:
-    """Random unit vectors, float16 as in a catalogue; every event is a positive."""
+def make_features(items: int) -> np.ndarray:
+    """Random unit vectors, float16 as in a catalogue."""
     features = np.random.default_rng(0).standard_normal((items, SIZES.item_dim), np.float32)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
-    return Tables(features.astype(np.float16), np.zeros((SIZES.actions, SIZES.surfaces), np.float32))
+    return features.astype(np.float16)
+
+
+def make_tables(config: Config, mesh: Mesh, items: int) -> Tables:
+    """What the step reads, held as the config says; every event is a positive."""
+    positive_table = np.zeros((SIZES.actions, SIZES.surfaces), np.float32)
+    return Tables(place(mesh, make_features(items), config.training), replicate(mesh, positive_table))
 
 
 @dataclass
@@ -121,7 +128,7 @@ def prepare(config: Config, kind: str, items: int, devices: int | None = None) -
     batch = shard_batch(mesh, make_batch(config, length, items))
     graphdef, _ = jax.eval_shape(lambda: create(config, SIZES))
     state = jax.jit(lambda: create(config, SIZES)[1])()
-    state, tables = replicate(mesh, (state, make_tables(items)))
+    state, tables = replicate(mesh, state), make_tables(config, mesh, items)
     started = time.perf_counter()
     compiled = make_train_step(config, graphdef, mesh, items).lower(state, batch, tables).compile()
     seconds = time.perf_counter() - started

@@ -28,6 +28,7 @@ from pinnerformer_jax.data.windows import Windows, training_batches
 from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.runtime import keep_heap
 from pinnerformer_jax.training.checkpoint import Checkpoints, RunRecord, check_ingested, claim, data_digest
+from pinnerformer_jax.training.item_table import place
 from pinnerformer_jax.training.metrics_log import Meter, MetricsLog
 from pinnerformer_jax.training.sharding import make_mesh, replicate, shard_batch
 from pinnerformer_jax.training.state import Tables, TrainState, create
@@ -85,7 +86,7 @@ def open_run(config: Config, workdir: Path) -> tuple[Run, TrainState]:
             state = jax.jit(lambda: create(config, sizes)[1], out_shardings=replicated)()
         else:
             state = checkpoints.restore(abstract, replicated)
-    tables = replicate(mesh, Tables(np.asarray(catalog.features), table))
+    tables = Tables(place(mesh, catalog.features, config.training), replicate(mesh, table))
     return Run(config, workdir, mesh, timelines, catalog.trained, tables, graphdef), state
 
 

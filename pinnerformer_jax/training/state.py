@@ -13,6 +13,7 @@ from flax import nnx
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.model.towers import PinnerFormer, Sizes
 from pinnerformer_jax.objective import frequency
+from pinnerformer_jax.training.item_table import ItemTable
 from pinnerformer_jax.training.optimiser import make_optimiser
 
 
@@ -29,7 +30,7 @@ class TrainState(NamedTuple):
 class Tables(NamedTuple):
     """What every step reads and none changes."""
 
-    item_features: jax.Array  # [N, D_item] unit rows
+    item_features: ItemTable  # unit rows
     positive_table: jax.Array  # float32 [A, S], see contracts.positive_table
 
 

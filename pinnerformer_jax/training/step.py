@@ -18,7 +18,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
-from pinnerformer_jax.config import Config, ObjectiveConfig
+from pinnerformer_jax.config import Config, ObjectiveConfig, TrainingConfig
 from pinnerformer_jax.data.contracts import DAY, Batch, part_bounds
 from pinnerformer_jax.model.towers import PinnerFormer, UserTower
 from pinnerformer_jax.objective import frequency
@@ -33,6 +33,7 @@ from pinnerformer_jax.objective.targets import (
     sasrec,
     user_keys,
 )
+from pinnerformer_jax.training.item_table import ItemTable
 from pinnerformer_jax.training.optimiser import make_optimiser
 from pinnerformer_jax.training.sharding import AXIS, collect, dealt_rows
 from pinnerformer_jax.training.state import Tables, TrainState
@@ -95,7 +96,13 @@ def device_loss(
             return binary_cross_entropy(embedding, positive, against, tau, weights, counted)
         losses = [
             chunked_sampled_softmax(
-                embedding, positive, model.items(tables.item_features[pool.item]), tau, rows, pool, pool_log_q
+                embedding,
+                positive,
+                model.items(tables.item_features.common(pool.item)),
+                tau,
+                rows,
+                pool,
+                pool_log_q,
             )
             for rows, pool, pool_log_q in contrasts
         ]
@@ -176,7 +183,7 @@ def in_parts(
     parts: tuple[int, ...],
     batch: Batch,
     position: jax.Array,
-    item_features: jax.Array,
+    item_features: ItemTable,
     dropout_keys: jax.Array | None,
 ) -> jax.Array:
     """Embeddings [B, P, D] of rows sorted by length, longest first: cut into equal parts, each computed
@@ -255,26 +262,28 @@ def make_train_step(
         parts: lengths that the parts of a sorted batch are computed at, see `in_parts`.
 
     Returns:
-        step(state, batch, tables) -> (state, metrics): the batch split over the mesh, all else replicated.
+        step(state, batch, tables) -> (state, metrics): the batch split over the mesh, the item table as the
+        config says, all else replicated.
     """
-    return _map(
-        partial(device_step, config, graphdef, corpus, parts=parts), mesh, PartitionSpec(), donate=True
-    )
+    function = partial(device_step, config, graphdef, corpus, parts=parts)
+    return _map(function, mesh, config.training, donate=True)
 
 
 def make_validation_step(
     config: Config, graphdef: nnx.GraphDef, mesh: Mesh, corpus: int
 ) -> Callable[[TrainState, Batch, Tables], Metrics]:
     """Like `make_train_step`, without an update: loss(state, batch, tables) -> metrics."""
-    return _map(partial(device_validation, config, graphdef, corpus), mesh, PartitionSpec(), donate=False)
+    return _map(partial(device_validation, config, graphdef, corpus), mesh, config.training, donate=False)
 
 
-def _map(function: Callable, mesh: Mesh, out_specs: PartitionSpec, *, donate: bool) -> Callable:
+def _map(function: Callable, mesh: Mesh, config: TrainingConfig, *, donate: bool) -> Callable:
+    whole, split = PartitionSpec(), PartitionSpec(AXIS)
+    tables = Tables(item_features=split if config.shard_items else whole, positive_table=whole)
     mapped = jax.shard_map(
         function,
         mesh=mesh,
-        in_specs=(PartitionSpec(), PartitionSpec(AXIS), PartitionSpec()),
-        out_specs=out_specs,
+        in_specs=(whole, split, tables),
+        out_specs=whole,
         check_vma=False,
     )
     return jax.jit(mapped, donate_argnums=(0,) if donate else ())

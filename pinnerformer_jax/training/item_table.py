@@ -1,0 +1,82 @@
+"""The catalogue's vectors on the devices, as the step looks them up: whole on each or split by rows, as
+float16 or as int8 with a scale a row.
+
+C items, D numbers of a vector, N devices, R rows that a device asks for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from pinnerformer_jax.config import TrainingConfig
+from pinnerformer_jax.training.sharding import AXIS
+
+_CHUNK = 1 << 16
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=("values", "scale"), meta_fields=("sharded",))
+@dataclass(frozen=True)
+class ItemTable:
+    """`table[ids]` are the ids' vectors, so that towers take it as they take an array."""
+
+    values: jax.Array  # float16, float32 or int8 [C, D]; of the device's own C / N items where sharded
+    scale: jax.Array | None = None  # float32 [C]: what int8 values are multiplied with
+    sharded: bool = False  # device i holds rows i C / N : (i + 1) C / N; look-ups are inside a map over AXIS
+
+    def __getitem__(self, ids: Int[Array, "*dims"]) -> Float[Array, "*dims d"]:
+        """Vectors of this device's ids.
+
+        Where sharded, every device hears the ids of all, gives the rows it owns and zero for the others,
+        and their sum comes back to who asked: exact, as one term is not zero. Each device receives
+        (N - 1) R ids and sends (N - 1) R rows, as they are stored.
+        """
+        if not self.sharded:
+            return self._decode(self.values[ids], None if self.scale is None else self.scale[ids])
+        wanted = jax.lax.all_gather(ids.reshape(-1), AXIS)  # [N, R]
+        values, scale = jax.lax.psum_scatter(self._own(wanted), AXIS)
+        return self._decode(values, scale).reshape(*ids.shape, -1)
+
+    def common(self, ids: Int[Array, " r"]) -> Float[Array, "r d"]:
+        """Vectors of ids that are the same on every device: R rows are reduced, whatever N."""
+        return self._decode(*jax.lax.psum(self._own(ids), AXIS)) if self.sharded else self[ids]
+
+    def _own(self, ids: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        """Rows as stored, zero for those of other devices."""
+        local = ids - jax.lax.axis_index(AXIS) * len(self.values)
+        mine = (local >= 0) & (local < len(self.values))
+        local = jnp.where(mine, local, 0)
+        scale = None if self.scale is None else jnp.where(mine, self.scale[local], 0)
+        return jnp.where(mine[..., None], self.values[local], 0), scale
+
+    @staticmethod
+    def _decode(values: jax.Array, scale: jax.Array | None) -> jax.Array:
+        return values if scale is None else values.astype(jnp.float32) * scale[..., None]
+
+
+def place(mesh: Mesh, features: Float[np.ndarray, "c d"], config: TrainingConfig) -> ItemTable:
+    """Put the catalogue's vectors, perhaps memory-mapped, on the devices as the config says."""
+    features = np.asarray(features)
+    if config.shard_items:  # rows of zeros that nobody asks for, until the devices have as many each
+        features = np.pad(features, ((0, -len(features) % mesh.size), (0, 0)))
+    values, scale = quantised(features) if config.item_dtype == "int8" else (features, None)
+    rows = NamedSharding(mesh, PartitionSpec(AXIS) if config.shard_items else PartitionSpec())
+    return ItemTable(*jax.device_put((values, scale), rows), sharded=config.shard_items)
+
+
+def quantised(features: Float[np.ndarray, "c d"]) -> tuple[np.ndarray, np.ndarray]:
+    """int8 values and float32 scale of each row, the largest number of a row being 127; a row of zeros
+    stays so."""
+    values, scale = np.empty(features.shape, np.int8), np.empty(len(features), np.float32)
+    for start in range(0, len(features), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        chunk = np.asarray(features[rows], np.float32)
+        scale[rows] = np.abs(chunk).max(axis=1) / 127
+        values[rows] = np.rint(chunk / np.maximum(scale[rows, None], np.finfo(np.float32).tiny))
+    return values, scale

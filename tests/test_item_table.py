@@ -1,0 +1,98 @@
+"""The item table: whole or split by rows, float16 or int8."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+from jax.sharding import PartitionSpec
+
+from pinnerformer_jax.config import TrainingConfig
+from pinnerformer_jax.training.item_table import ItemTable, place, quantised
+from pinnerformer_jax.training.sharding import AXIS, make_mesh, replicate, shard_batch
+from pinnerformer_jax.training.state import Tables, create
+from pinnerformer_jax.training.step import make_train_step, make_validation_step
+
+FEATURES = np.random.default_rng(0).standard_normal((61, 12)).astype(np.float16)  # 61: not a multiple of 8
+
+
+def looked_up(config: TrainingConfig, devices: int, ids: np.ndarray, *, common: bool) -> np.ndarray:
+    mesh = make_mesh(devices)
+    table = place(mesh, FEATURES, config)
+    held = PartitionSpec(AXIS) if config.shard_items else PartitionSpec()
+    asked, told = (PartitionSpec(), PartitionSpec()) if common else (PartitionSpec(AXIS), PartitionSpec(AXIS))
+    rows = jax.shard_map(
+        lambda table, ids: table.common(ids) if common else table[ids],
+        mesh=mesh, in_specs=(held, asked), out_specs=told, check_vma=False,
+    )  # fmt: skip
+    return np.asarray(jax.jit(rows)(table, ids))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+@pytest.mark.parametrize("devices", [1, 2, 8])
+def test_split_rows_are_those_of_the_whole_table(devices, dtype):
+    ids = np.random.default_rng(1).integers(0, len(FEATURES), (16, 5)).astype(np.int32)
+    ids[0] = [0, 60, 60, 7, 8]  # first, last, twice, either side of a border of 8 rows
+    whole = TrainingConfig(item_dtype=dtype)
+    split = dataclasses.replace(whole, shard_items=True)
+    wanted = looked_up(whole, 1, ids, common=False)
+    np.testing.assert_array_equal(looked_up(split, devices, ids, common=False), wanted)
+    np.testing.assert_array_equal(looked_up(split, devices, ids[:, 0], common=True), wanted[:, 0])
+    if dtype == "float16":
+        np.testing.assert_array_equal(wanted, FEATURES[ids])
+
+
+def test_each_device_holds_its_share_alone():
+    table = place(make_mesh(8), FEATURES, TrainingConfig(shard_items=True, item_dtype="int8"))
+    assert {shard.data.shape for shard in table.values.addressable_shards} == {(8, 12)}
+    assert {shard.data.shape for shard in table.scale.addressable_shards} == {(8,)}
+
+
+def test_quantised_rows_are_half_a_step_off_at_most():
+    rows = FEATURES.astype(np.float32)
+    rows[3] = 0.0
+    rows[4] *= 1e-3
+    values, scale = quantised(rows)
+    assert values.dtype == np.int8
+    assert np.abs(values[np.arange(61) != 3]).max(axis=1).tolist() == [127] * 60
+    assert not values[3].any()
+    assert scale[3] == 0
+    assert (np.abs(values * scale[:, None] - rows) <= scale[:, None] / 2 + 1e-7).all()
+
+
+def trained(shard_items: bool, item_dtype: str, devices: int) -> tuple[list[float], float]:
+    """Losses of three steps, and the validation loss after them."""
+    config = small.config(shard_items=shard_items, item_dtype=item_dtype)
+    graphdef, state = create(config, small.SIZES)
+    mesh, plain = make_mesh(devices), small.tables()
+    features = np.asarray(plain.item_features.values, np.float16)
+    tables = Tables(place(mesh, features, config.training), replicate(mesh, plain.positive_table))
+    state = replicate(mesh, state)
+    step = make_train_step(config, graphdef, mesh, small.ITEMS, parts=(20, 12) if devices < 8 else ())
+    losses = []
+    for seed in range(3):
+        state, metrics = step(state, shard_batch(mesh, small.batch(seed)), tables)
+        losses.append(float(metrics["loss"]))
+    validation = make_validation_step(config, graphdef, mesh, small.ITEMS)
+    return losses, float(validation(state, shard_batch(mesh, small.batch(9)), tables)["loss"])
+
+
+@pytest.mark.parametrize(("dtype", "devices"), [("float16", 2), ("float16", 8), ("int8", 8)])
+def test_training_does_not_see_that_the_table_is_split(dtype, devices):
+    whole, split = trained(False, dtype, devices), trained(True, dtype, devices)
+    assert split == whole
+    assert split[0][0] != split[0][2]
+
+
+def test_int8_changes_the_loss_little():
+    exact, rounded = trained(False, "float16", 1), trained(False, "int8", 1)
+    assert rounded != exact
+    np.testing.assert_allclose(rounded[0], exact[0], rtol=0.01)
+
+
+def test_it_stands_in_for_an_array():
+    table = ItemTable(jnp.asarray(FEATURES))
+    np.testing.assert_array_equal(table[np.array([[3, 4]])], FEATURES[[[3, 4]]])
+    np.testing.assert_array_equal(table.common(np.array([5])), FEATURES[[5]])
