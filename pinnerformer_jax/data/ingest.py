@@ -60,7 +60,7 @@ def prepare(config: Config, report: Callable[[str], None] = print) -> Manifest:
         work.mkdir()
         try:
             with duckdb.connect(work / "log.duckdb") as connection:
-                _set_up(connection, config.data.memory_limit, work)
+                set_up_engine(connection, config.data.memory_limit, work)
                 manifest = _prepare(connection, config, folder, work, failed, _timed(report))
         except duckdb.OperationalError as error:
             raise ValueError(
@@ -155,7 +155,7 @@ def _target(setting: str) -> Path:
     return path.resolve()
 
 
-def _set_up(connection: duckdb.DuckDBPyConnection, limit: str, work: Path) -> None:
+def set_up_engine(connection: duckdb.DuckDBPyConnection, limit: str, work: Path) -> None:
     """Bound the engine's memory, and let it show how far long steps are on a terminal."""
     import duckdb
 

@@ -52,7 +52,7 @@ def open_log(
 
     folder.mkdir(parents=True, exist_ok=True)
     parquet, copies = [], []
-    for number, file in enumerate(_files(setting, patterns, folder)):
+    for number, file in enumerate(log_files(setting, patterns, folder)):
         if file.name.lower().endswith(_PARQUET):
             parquet.append(file)
         else:
@@ -84,7 +84,7 @@ def first_line(error: Exception) -> str:
     return str(error).strip().split("\n\nLINE ")[0].replace("\n", " ")
 
 
-def _files(setting: str, patterns: Sequence[str], folder: Path) -> list[Path]:
+def log_files(setting: str, patterns: Sequence[str], folder: Path) -> list[Path]:
     """The files that the patterns name, each once, in the patterns' order and by name within a glob."""
     if not patterns:
         raise ValueError(f"{setting} is empty: name Parquet or CSV files, or globs of them")

@@ -138,17 +138,17 @@ def histories_at_split(timelines: Timelines, users: np.ndarray, max_length: int)
         Histories [B, T] in device time, and their lengths, int32 [B].
     """
 
-    return _assemble(timelines, users, lambda shard, u: _newest(shard, u, shard.cut[u], max_length))
+    return _assemble(timelines, users, lambda shard, u: newest(shard, u, shard.cut[u], max_length))
 
 
 def histories_up_to(
     timelines: Timelines, users: np.ndarray, counts: np.ndarray, max_length: int
 ) -> tuple[Events, np.ndarray]:
     """Like `histories_at_split`, of each user's first `counts` [B] events, wherever the split is."""
-    return _assemble(timelines, users, lambda shard, u, n: _newest(shard, u, n, max_length), counts)
+    return _assemble(timelines, users, lambda shard, u, n: newest(shard, u, n, max_length), counts)
 
 
-def _newest(shard: Shard, users: np.ndarray, end: np.ndarray, width: int) -> tuple[Events, np.ndarray]:
+def newest(shard: Shard, users: np.ndarray, end: np.ndarray, width: int) -> tuple[Events, np.ndarray]:
     """The newest `width` of each user's first `end` events, and how many they are."""
     count = np.minimum(end, width)
     start = shard.offsets[users] + end - count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,6 +14,9 @@ from pinnerformer_jax.data.contracts import Events
 from pinnerformer_jax.model.towers import PinnerFormer
 
 ITEM_CHUNK = 8192
+
+SHORTEST = 16
+"""Positions of the first length bucket; each further one is twice as long."""
 
 
 class Embedder:
@@ -49,6 +53,43 @@ class Embedder:
             float32 [B, D], unit rows.
         """
         return np.asarray(self._users(self._params, self._features, history, length))
+
+    def users_by_length(
+        self,
+        read: Callable[[np.ndarray, int], tuple[Events, np.ndarray]],
+        length: np.ndarray,
+        max_length: int,
+        batch_size: int,
+    ) -> np.ndarray:
+        """`users` for many, in buckets of like length, each computed only as long as it needs: positions
+        count back from the newest action, so that padding less changes nothing but rounding.
+
+        Args:
+            read: of users' places in `length`, [B], and a width: their histories and lengths, at most so
+                many events.
+            length: int [U], events of each user, at least one.
+            max_length: T; the longest bucket.
+            batch_size: B, users at a time; the last batch of a bucket is filled up with repetitions.
+
+        Returns:
+            float32 [U, D], unit rows.
+        """
+        embeddings: np.ndarray | None = None
+        shorter, width = 0, min(SHORTEST, max_length)
+        while shorter < max_length:
+            longest = length.max(initial=0) if width == max_length else width
+            bucket = np.flatnonzero((length > shorter) & (length <= longest))
+            for start in range(0, len(bucket), batch_size):
+                chunk = bucket[start : start + batch_size]
+                filled = np.pad(chunk, (0, batch_size - len(chunk)), mode="edge")  # one shape, one program
+                vectors = self.users(*read(filled, width))[: len(chunk)]
+                if embeddings is None:
+                    embeddings = np.empty((len(length), vectors.shape[1]), np.float32)
+                embeddings[chunk] = vectors
+            shorter, width = width, min(2 * width, max_length)
+        if embeddings is None:
+            raise ValueError("no user to embed")
+        return embeddings
 
     def items(self) -> np.ndarray:
         """Embedding of every item, float32 [N, D], unit rows."""

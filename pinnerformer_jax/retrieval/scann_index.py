@@ -120,15 +120,25 @@ class ScannIndex:
             np.pad(rows, short, constant_values=-1).astype(np.int32),
         )
 
-    def save(self, path: str | Path) -> None:
-        """Write the index as a folder; one that stands there is replaced once the new one is whole."""
+    def save(self, path: str | Path, model_version: str = "") -> None:
+        """Write the index as a folder; one that stands there is replaced once the new one is whole.
+
+        Args:
+            path: the folder.
+            model_version: of the vectors, for `version_of`.
+        """
         path = Path(path)
         new, old = (path.with_name(f".{path.name}.{os.getpid()}.{which}") for which in ("new", "old"))
         try:
             new.mkdir(parents=True)
             self.searcher.serialize(str(new), relative_path=True)
             files = {file.name: sha256(file) for file in sorted(new.iterdir())}
-            facts = {"items": self.items, "dim": self.dim, "vectors_sha256": self.vectors_sha256}
+            facts = {
+                "items": self.items,
+                "dim": self.dim,
+                "vectors_sha256": self.vectors_sha256,
+                "model_version": model_version,
+            }
             settings = asdict(self.settings)
             write_json(
                 new / "manifest.json", {"format": FORMAT, **facts, "settings": settings, "files": files}
@@ -175,6 +185,11 @@ class ScannIndex:
         return cls(searcher, manifest["items"], manifest["dim"], manifest["vectors_sha256"], settings)
 
 
+def version_of(path: Path) -> str:
+    """The model version that a saved index names; "" if none was given."""
+    return json.loads((path / "manifest.json").read_text(encoding="utf-8")).get("model_version", "")
+
+
 def against_exact(index: ScannIndex, vectors: np.ndarray, queries: np.ndarray, k: int) -> dict[str, float]:
     """ScaNN's recall of the k exact nearest items, and the speed of both on these queries.
 
@@ -194,15 +209,24 @@ def against_exact(index: ScannIndex, vectors: np.ndarray, queries: np.ndarray, k
             start = time.perf_counter()
             search()
             seconds[name].append(time.perf_counter() - start)
-    user = np.repeat(np.arange(len(queries)), k) * len(vectors)
-    truth = user + rows["exact"].ravel()
-    found = (user + rows["scann"].ravel())[rows["scann"].ravel() >= 0]
     return {
         "k": k,
-        "recall": float(np.isin(truth, found).mean()),
+        "recall": recall(rows["scann"], rows["exact"], len(vectors)),
         "exact_qps": len(many) / statistics.median(seconds["exact"]),
         "scann_qps": len(many) / statistics.median(seconds["scann"]),
     }
+
+
+def recall(found: np.ndarray, nearest: np.ndarray, items: int) -> float:
+    """Share of the exact nearest that were found.
+
+    Args:
+        found: int [Q, k] rows; -1 is none.
+        nearest: int [Q, k] rows, by exact search.
+        items: how many rows there are.
+    """
+    query = np.arange(len(nearest))[:, None] * items
+    return float(np.isin(query + nearest, (query + found)[found >= 0]).mean())
 
 
 def checksum(vectors: np.ndarray) -> str:

@@ -1,0 +1,74 @@
+"""Items for a user, from what the daily job published.
+
+    python -m pinnerformer_jax.recommend --snapshots DIR --user ID [-k 10] [--hide-seen]
+
+Without a vector (an unknown or deleted user, or one with too few events) these are the most popular items.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pinnerformer_jax.command_line import errors_as_messages
+from pinnerformer_jax.serving.recommender import Recommendations, Recommender
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from rich.table import Table
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the verb; the exit code."""
+    from rich.console import Console
+
+    parser = argparse.ArgumentParser(
+        prog="python -m pinnerformer_jax.recommend",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--snapshots", type=Path, required=True, metavar="DIR", help="where states are published"
+    )
+    parser.add_argument("--user", required=True, metavar="ID", help="as in the log")
+    parser.add_argument("-k", type=int, default=10, help="how many items (%(default)s)")
+    parser.add_argument(
+        "--hide-seen", action="store_true", help="leave out items of the user's newest events"
+    )
+    values = parser.parse_args(argv)
+    with errors_as_messages():
+        recommender = Recommender.open(values.snapshots)
+        user_id = _user_id(values.user, recommender.user_type())
+        found = recommender.recommend(user_id, values.k, exclude_seen=values.hide_seen)
+    Console().print(_table(values.user, found))
+    return 0
+
+
+def _user_id(text: str, user_type: pa.DataType) -> Any:
+    import pyarrow as pa
+
+    try:
+        return pa.scalar(text).cast(user_type).as_py()
+    except pa.ArrowInvalid:
+        raise ValueError(f"--user {text!r}: user ids are of type {user_type}") from None
+
+
+def _table(user: str, found: Recommendations) -> Table:
+    from rich.table import Table
+
+    origin = "no vector: the most popular items" if found.cold else "by nearest vectors"
+    table = Table(title=f"User {user}, {origin}", caption=f"model {found.model_version}, {found.date}")
+    table.add_column("item")
+    table.add_column("title")
+    table.add_column("score", justify="right")
+    for item in found.items:
+        table.add_row(str(item.id), item.title, "" if found.cold else f"{item.score:.3f}")
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,324 @@
+"""The newest events of each user, in the log's own terms, and how a day's log is merged into them.
+
+    events.parquet     user_id, item_id (as they came), action, surface, micros (since 1970), duration [s];
+                       by user, then in the order of the timelines
+    rejects.parquet    rows of the day's log that were set aside: file, row, reason, raw values
+
+An embedding needs a user's newest T events and no others, so no more are kept: the store grows with the
+users, not with time. Ids and names stay those of the log, not numbers of a catalogue, so that the store
+outlives the model. It starts from the prepared timelines (whole seconds: within one, their finer order is
+lost), and does so again, united with what came since, when the model's data or T change.
+
+The day's log goes by the rules of ingest: the run's own columns, scope, actions and rejects. Besides,
+- an item that the catalogue has not is set aside ("item without a feature vector"): it counts from the next
+  training on, whose catalogue knows it;
+- what lies after the day, or of deleted users, is left out; what the store already has is not taken twice,
+  so that logs may overlap;
+- users are embedded from data.min_user_events on, whether they are new or not.
+
+Everything is DuckDB's: within data.memory_limit, spilled to disk beside the state.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from pinnerformer_jax.config import DataConfig, PositiveRule
+from pinnerformer_jax.data import event_mapping, rejects
+from pinnerformer_jax.data.log_reader import literal, open_log
+from pinnerformer_jax.data.timeline_writer import write_shards
+from pinnerformer_jax.data.timelines import TRAIN, Shard, Timelines, open_shard
+from pinnerformer_jax.evaluation.protocol import flat_ranges
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+_FACTS = "user_id, item_id, action, surface, micros, duration"
+_ORDER = "micros, md5_number_lower(concat_ws('|', item_id, action, surface, duration))"  # as in write_shards
+_INTEGER = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
+
+
+class Histories(NamedTuple):
+    """The users to embed, by id, and what the store has of them."""
+
+    user_ids: pa.Array  # [U], ascending
+    newest: np.ndarray  # int64 [U] microseconds since 1970 of the newest event
+    events: Shard  # memory-mapped, at most T events a user
+
+
+def load_catalogue(connection: duckdb.DuckDBPyConnection, timelines: Timelines) -> None:
+    """Create the tables `items`, `action_ids` and `surface_ids`, as `write_shards` reads them."""
+    file = literal(timelines.path / "catalog" / "items.parquet")
+    connection.execute(
+        f"CREATE TABLE items AS SELECT item_id, file_row_number AS number FROM read_parquet({file}, "
+        "file_row_number = true)"
+    )
+    for kind, names in (("action", timelines.manifest.actions), ("surface", timelines.manifest.surfaces)):
+        connection.execute(f"CREATE TABLE {kind}_ids ({kind} VARCHAR, id BIGINT)")
+        rows = [(name, number) for number, name in enumerate(names) if number]
+        if rows:
+            connection.executemany(f"INSERT INTO {kind}_ids VALUES (?, ?)", rows)
+
+
+def load_stored(
+    connection: duckdb.DuckDBPyConnection,
+    base: Path | None,
+    timelines: Timelines | None,
+    max_length: int,
+    end: int,
+) -> int:
+    """Create the table `stored` from the events of a state and, or, of prepared timelines.
+
+    Args:
+        connection: where `items` is.
+        base: folder of the state.
+        timelines: of which each user's newest events before `end` are taken.
+        max_length: how many.
+        end: microseconds since 1970.
+
+    Returns:
+        Events that were left out, as the catalogue does not have their item (any more).
+    """
+    old = f"read_parquet({literal(base / 'events.parquet')})" if base else None
+    if timelines:
+        _load_timelines(connection, timelines, max_length, end)
+        if old:
+            connection.execute(
+                f"INSERT INTO prepared SELECT {_FACTS} FROM {old} ANTI JOIN prepared USING ({_FACTS})"
+            )
+        old = "prepared"
+    connection.execute(f"CREATE TABLE stored AS SELECT {_FACTS} FROM {old} SEMI JOIN items USING (item_id)")
+    return _one(connection, f"SELECT count(*) FROM {old}") - _one(connection, "SELECT count(*) FROM stored")
+
+
+def _load_timelines(
+    connection: duckdb.DuckDBPyConnection, timelines: Timelines, max_length: int, end: int
+) -> None:
+    """Create the table `prepared`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    ids = pq.read_table(timelines.path / "catalog" / "items.parquet", columns=["item_id"])["item_id"]
+    names = {kind: pa.array(getattr(timelines.manifest, f"{kind}s")) for kind in ("action", "surface")}
+    for number, shard in enumerate(timelines.shards):
+        before = np.concatenate([[0], np.cumsum(shard.time * 10**6 < end)])
+        count = before[shard.offsets[1:]] - before[shard.offsets[:-1]]
+        kept = np.minimum(count, max_length)
+        owner, event = flat_ranges(shard.offsets[:-1] + count - kept, kept)
+        users = pq.read_table(shard.path / "users.parquet", columns=["user_id"])["user_id"]
+        part = pa.table(
+            {
+                "user_id": users.take(pa.array(owner)),
+                "item_id": ids.take(pa.array(shard.item[event])),
+                "action": names["action"].take(pa.array(shard.action[event])),
+                "surface": names["surface"].take(pa.array(shard.surface[event])),
+                "micros": shard.time[event] * 10**6,
+                "duration": shard.duration[event],
+            }
+        )
+        connection.register("part", part)
+        connection.execute(f"{'INSERT INTO' if number else 'CREATE TABLE'} prepared {'' if number else 'AS '}"
+                           f"SELECT {_FACTS} FROM part")  # fmt: skip
+        connection.unregister("part")
+
+
+def load_log(
+    connection: duckdb.DuckDBPyConnection,
+    files: list[Path],
+    data: DataConfig,
+    end: int,
+    work: Path,
+    rejected: Path,
+) -> dict[str, Any]:
+    """Create the table `arrived` from the day's log, and write its rejects.
+
+    Args:
+        connection: where `stored` and `items` are.
+        files: the log; none: nothing arrived.
+        data: the run's rules.
+        end: microseconds since 1970; what is later is left out.
+        work: folder for copies of CSV files.
+        rejected: file for the rejects.
+
+    Returns:
+        Counts, which add up to `rows`, of what became of the log's rows.
+
+    Raises:
+        ValueError: the log does not fit the rules, its ids are of another type than the stored ones, or
+            more than data.max_reject_share of it is bad (items that the catalogue has not aside).
+    """
+    connection.execute("CREATE TABLE arrived AS FROM stored LIMIT 0")
+    if not files:
+        return {}
+    open_log(connection, "log", "--events", [str(file) for file in files], work)
+    columns = data.columns
+    for kind in ("user", "item"):
+        expression = _as_stored(connection, kind, getattr(columns, kind))
+        columns = dataclasses.replace(columns, **{kind: expression})
+    event_mapping.stage(connection, "log", dataclasses.replace(data, columns=columns), "items")
+    rejects.mark_duplicates(connection)
+    counts = rejects.count(connection)
+    rejects.write(connection, rejected)
+    rows, in_scope = connection.execute("SELECT count(*), count(*) FILTER (in_scope) FROM staged").fetchone()
+    bad = {reason: n for reason, n in counts.items() if reason != rejects.NO_VECTOR}
+    if bad:
+        rejects.check_share(bad, in_scope, data.max_reject_share, rejected)
+    chosen = ", ".join(literal(action) for action in data.sequence_actions)
+    good = "FROM staged ANTI JOIN duplicates USING (file, row) WHERE in_scope AND reason IS NULL"
+    taken = f"action IN ({chosen})" if chosen else "true"
+    accepted, after = connection.execute(
+        f"SELECT count(*) FILTER ({taken}), count(*) FILTER ({taken} AND micros >= {end}) {good}"
+    ).fetchone()
+    connection.execute(f"INSERT INTO arrived SELECT {_FACTS} {good} AND {taken} AND micros < {end}")
+    return {
+        "rows": rows,
+        "out_of_scope": rows - in_scope,
+        "rejected": counts,
+        "other_actions": in_scope - sum(counts.values()) - accepted,
+        "after_day": after,
+        "arrived": accepted - after,
+    }
+
+
+def _as_stored(connection: duckdb.DuckDBPyConnection, kind: str, expression: str) -> str:
+    """SQL of an id of the log, in the type that ids of this kind have in the store."""
+    setting = f"data.columns.{kind}"
+    sql, found = event_mapping.bind_id(connection, "log", setting, expression)
+    wanted = _one(connection, f"SELECT typeof({kind}_id) FROM stored LIMIT 1")
+    if found == wanted:
+        return sql
+    if found in _INTEGER and wanted in _INTEGER:
+        return f"CAST({sql} AS {wanted})"
+    raise ValueError(
+        f"--events: {setting} = {expression!r} is of type {found}, in the data the model was trained on it "
+        f"was {wanted}; give the log's column that type"
+    )
+
+
+def merge(connection: duckdb.DuckDBPyConnection, gone: pa.Array, max_length: int) -> dict[str, int]:
+    """Create the table `kept`: of stored and arrived events the newest of each user; `fresh` are those that
+    only the log had.
+
+    Args:
+        connection: where `stored` and `arrived` are.
+        gone: ids of deleted users.
+        max_length: how many events of a user are kept.
+
+    Returns:
+        Counts.
+    """
+    import pyarrow as pa
+
+    connection.register("gone_ids", pa.table({"user_id": gone}))
+    connection.execute("CREATE TABLE gone AS FROM gone_ids")
+    connection.unregister("gone_ids")
+    counts = {
+        "deleted_users": _one(
+            connection, "SELECT count(DISTINCT user_id) FROM stored SEMI JOIN gone USING (user_id)"
+        ),
+        "of_deleted_users": _one(connection, "SELECT count(*) FROM arrived SEMI JOIN gone USING (user_id)"),
+    }
+    connection.execute(
+        f"""
+        CREATE TABLE fresh AS
+        FROM arrived ANTI JOIN gone USING (user_id) ANTI JOIN stored USING ({_FACTS})"""
+    )
+    connection.execute(
+        f"""
+        CREATE TABLE kept AS
+        WITH living AS (FROM stored ANTI JOIN gone USING (user_id)),
+        changed AS (
+            SELECT *, false AS fresh FROM living SEMI JOIN fresh USING (user_id)
+            UNION ALL SELECT *, true FROM fresh
+        )
+        SELECT *, false AS fresh FROM living ANTI JOIN fresh USING (user_id)
+        UNION ALL
+        FROM changed
+        QUALIFY row_number() OVER (
+            PARTITION BY user_id
+            ORDER BY micros DESC, md5_number_lower(concat_ws('|', item_id, action, surface, duration)) DESC
+        ) <= {max_length}"""
+    )
+    new = _one(connection, "SELECT count(*) FROM fresh")
+    return counts | {
+        "known_already": _one(connection, "SELECT count(*) FROM arrived") - counts["of_deleted_users"] - new,
+        "new_events": new,
+        "stored_events": _one(connection, "SELECT count(*) FROM kept"),
+        "stored_users": _one(connection, "SELECT count(DISTINCT user_id) FROM kept"),
+    }
+
+
+def write_events(connection: duckdb.DuckDBPyConnection, file: Path) -> None:
+    """Write events.parquet from `kept`."""
+    connection.execute(
+        f"COPY (SELECT {_FACTS} FROM kept ORDER BY user_id, {_ORDER}) TO {literal(file)} "
+        "(FORMAT parquet, ROW_GROUP_SIZE 61440)"
+    )
+
+
+def histories(
+    connection: duckdb.DuckDBPyConnection, named: pa.Array | None, least: int, work: Path
+) -> Histories:
+    """What is kept of the users to embed: with fresh events or named.
+
+    Args:
+        connection: where `kept`, `items`, `action_ids` and `surface_ids` are.
+        named: ids; None: everyone.
+        least: users with fewer events are left out.
+        work: folder for the timelines.
+    """
+    import pyarrow as pa
+
+    condition = ""
+    if named is not None:
+        connection.register("named_ids", pa.table({"user_id": named}))
+        condition = (
+            "WHERE user_id IN (SELECT user_id FROM kept WHERE fresh UNION SELECT user_id FROM named_ids)"
+        )
+    connection.execute(
+        f"""
+        CREATE TABLE users AS
+        SELECT user_id, row_number() OVER (ORDER BY user_id) - 1 AS number, 0 AS shard, count(*) AS events,
+            events AS cut, {TRAIN} AS role, max(micros) AS newest
+        FROM kept {condition} GROUP BY user_id HAVING count(*) >= {least}"""
+    )
+    connection.execute("CREATE VIEW events AS FROM kept SEMI JOIN users USING (user_id)")
+    actions, surfaces = (
+        1 + _one(connection, f"SELECT count(*) FROM {kind}_ids") for kind in ("action", "surface")
+    )
+    write_shards(connection, work, 1, np.full((actions, surfaces), np.inf, np.float32))
+    facts = connection.sql("SELECT user_id, newest FROM users ORDER BY number").to_arrow_table()
+    ids = facts["user_id"].combine_chunks()
+    return Histories(ids, facts["newest"].to_numpy(), open_shard(work, 0))
+
+
+def popularity(
+    connection: duckdb.DuckDBPyConnection, rules: tuple[PositiveRule, ...], since: int
+) -> np.ndarray:
+    """int32: rows of the catalogue that had positives in the store, the most of them first.
+
+    Args:
+        connection: where `kept` and `items` are.
+        rules: what a positive is.
+        since: microseconds since 1970; older events do not count.
+    """
+    conditions = []
+    for rule in rules:
+        parts = [f"duration >= {rule.min_duration!r}"]
+        parts += [f"{kind} = {literal(value)}" for kind, value in
+                  (("action", rule.action), ("surface", rule.surface)) if value]  # fmt: skip
+        conditions.append("(" + " AND ".join(parts) + ")")
+    query = f"""
+        SELECT number FROM kept JOIN items USING (item_id)
+        WHERE micros >= {since} AND ({" OR ".join(conditions)})
+        GROUP BY number ORDER BY count(*) DESC, number"""
+    return connection.execute(query).fetchnumpy()["number"].astype(np.int32)
+
+
+def _one(connection: duckdb.DuckDBPyConnection, query: str) -> Any:
+    return connection.execute(query).fetchone()[0]

@@ -1,0 +1,173 @@
+"""The vectors of a state: users and items, each in a Parquet file that names its model version.
+
+users.parquet, by user_id
+  user_id                 as it came
+  event_timestamp         of the newest event that the vector was made of, UTC
+  created_timestamp       end of the day whose run made the vector, UTC (so that a run can be repeated)
+  embedding               fixed_size_list<float16 or float32>[D], unit length but for rounding
+  n_events                events that it was made of, at most T
+  model_version           of the model that made it; in the schema's metadata too
+items.parquet, in the rows of the index
+  item_id, title          as it came; the id where there is no title
+  embedding               fixed_size_list<float32>[D]
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_VERSION = b"model_version"
+
+
+class UserVectors(Protocol):
+    """Where a user's vector is looked up: a snapshot, or a feature store."""
+
+    @property
+    def model_version(self) -> str:
+        """Of the model that made the vectors."""
+
+    def get(self, user_id: Any) -> np.ndarray | None:
+        """float32 [D]; None: the user has no vector."""
+
+
+def check_same_version(versions: dict[str, str]) -> None:
+    """Refuse artefacts that are not of one model version: their inner products mean nothing.
+
+    Args:
+        versions: model versions by the artefact's name.
+
+    Raises:
+        ValueError: names two that differ, and their versions.
+    """
+    (first, wanted), *others = versions.items()
+    for name, version in others:
+        if version != wanted:
+            raise ValueError(
+                f"{first} of model version {wanted}, {name} of {version}: vectors of two models cannot be "
+                "mixed; publish both with one run of python -m pinnerformer_jax.embed"
+            )
+
+
+def user_table(
+    user_ids: pa.Array,
+    newest: np.ndarray,
+    created: datetime,
+    vectors: np.ndarray,
+    n_events: np.ndarray,
+    model_version: str,
+) -> pa.Table:
+    """A user snapshot.
+
+    Args:
+        user_ids: [U]
+        newest: int64 [U] microseconds since 1970.
+        created: see the head of this file.
+        vectors: [U, D], of the dtype that they are kept in.
+        n_events: int [U]
+        model_version: of all of them.
+    """
+    import pyarrow as pa
+
+    moment = pa.timestamp("us", "UTC")
+    table = {
+        "user_id": user_ids,
+        "event_timestamp": pa.array(newest, pa.int64()).cast(moment),
+        "created_timestamp": pa.repeat(pa.scalar(created, moment), len(user_ids)),
+        "embedding": _lists(vectors),
+        "n_events": pa.array(n_events, pa.int32()),
+        "model_version": pa.repeat(model_version, len(user_ids)),
+    }
+    return pa.table(table).replace_schema_metadata({_VERSION: model_version})
+
+
+def merge_users(old: pa.Table, new: pa.Table, gone: pa.Array) -> pa.Table:
+    """The new vector wins, the old one stays, who is gone leaves; by user id.
+
+    Raises:
+        ValueError: they are of two model versions.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    check_same_version({"the earlier snapshot": version_of(old), "the new one": version_of(new)})
+    left = pa.concat_arrays([new["user_id"].combine_chunks(), gone])
+    carried = old.filter(pc.invert(pc.is_in(old["user_id"], left)))
+    merged = pa.concat_tables([carried, new]).combine_chunks()
+    return merged.take(pc.sort_indices(merged["user_id"]))
+
+
+def item_table(ids: pa.Array, titles: list[str], vectors: np.ndarray, model_version: str) -> pa.Table:
+    """The items' side.
+
+    Args:
+        ids: [N]
+        titles: [N]
+        vectors: float32 [N, D]
+        model_version: of all of them.
+    """
+    import pyarrow as pa
+
+    table = pa.table({"item_id": ids, "title": titles, "embedding": _lists(vectors)})
+    return table.replace_schema_metadata({_VERSION: model_version})
+
+
+def write(table: pa.Table, file: Path) -> None:
+    """Write a table of users or items; the same table gives the same bytes."""
+    import pyarrow.parquet as pq
+
+    pq.write_table(table, file, compression="zstd", row_group_size=1 << 17)
+
+
+def read(file: Path) -> pa.Table:
+    """Read a table of users or items, its chunks in one."""
+    import pyarrow.parquet as pq
+
+    return pq.read_table(file, partitioning=None).combine_chunks()
+
+
+def version_of(table: pa.Table) -> str:
+    """The model version that a table of users or items names."""
+    return (table.schema.metadata or {}).get(_VERSION, b"none").decode()
+
+
+def vectors_of(table: pa.Table) -> np.ndarray:
+    """[N, D], of the dtype they are kept in."""
+    column = table["embedding"].combine_chunks()
+    return column.flatten().to_numpy().reshape(len(column), -1)
+
+
+@dataclass(frozen=True)
+class SnapshotVectors:
+    """A user snapshot in memory, looked up by bisection (its users stand in order): `UserVectors`."""
+
+    user_ids: pa.Array  # [U]
+    vectors: np.ndarray  # [U, D]
+    model_version: str
+
+    @classmethod
+    def of(cls, table: pa.Table) -> SnapshotVectors:
+        """A user snapshot."""
+        return cls(table["user_id"].combine_chunks(), vectors_of(table), version_of(table))
+
+    def get(self, user_id: Any) -> np.ndarray | None:
+        """float32 [D]; None: the user has no vector."""
+        count = len(self.user_ids)
+        row = bisect_left(range(count), user_id, key=lambda k: self.user_ids[k].as_py())
+        if row == count or self.user_ids[row].as_py() != user_id:
+            return None
+        return self.vectors[row].astype(np.float32)
+
+
+def _lists(vectors: np.ndarray) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])

@@ -1,0 +1,112 @@
+"""A trained run and daily logs, small enough for tests of serving: fifty users, a tiny model."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from logs import COLUMNS, write_items, write_parquet
+
+from pinnerformer_jax.config import Config, DataConfig, ItemsConfig, ModelConfig, TrainingConfig
+from pinnerformer_jax.data.contracts import DAY, parse_time
+from pinnerformer_jax.data.ingest import prepare
+from pinnerformer_jax.data.timelines import read_manifest
+from pinnerformer_jax.model.towers import Sizes
+from pinnerformer_jax.serving.daily import Job, run
+from pinnerformer_jax.training.checkpoint import Checkpoints, RunRecord, claim, data_digest
+from pinnerformer_jax.training.sharding import make_mesh, replicate
+from pinnerformer_jax.training.state import create
+
+FIRST = parse_time("2026-03-01", "first")
+TRAINED = 30  # days of the log that the run is trained on
+ITEMS = 20
+
+Row = dict[str, Any]
+
+
+def day(number: int) -> str:
+    """ISO day; day 0 is the first of the log."""
+    return datetime.datetime.fromtimestamp(FIRST + number * DAY, datetime.UTC).date().isoformat()
+
+
+def make_rows(users: int = 50, seed: int = 0) -> list[Row]:
+    """Two thirds of the users in the trained days, no two events of a user in one second; on each of the
+    five days after it some of them, and some new ones."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for user in range(users):
+        old = user < users * 2 // 3
+        times = rng.choice(TRAINED * DAY, int(rng.integers(3, 40)), replace=False) if old else []
+        later = [
+            (TRAINED + d) * DAY + second
+            for d in range(5)
+            if rng.random() < 0.25
+            for second in rng.choice(DAY, 3, replace=False)
+        ]
+        rows += [
+            {
+                "user": f"u{user:03d}",
+                "item": f"i{rng.integers(ITEMS)}",
+                "time": FIRST + int(second),
+                "action": ("view", "like")[rng.integers(2)],
+                "surface": ("home", "search")[rng.integers(2)],
+                "duration": float(rng.integers(1, 600)) / 10,
+            }
+            for second in [*times, *later]
+        ]
+    return rows
+
+
+def of_days(rows: list[Row], first: int, last: int) -> list[Row]:
+    """Rows of the days first .. last - 1."""
+    return [row for row in rows if first <= (row["time"] - FIRST) // DAY < last]
+
+
+def write_log(folder: Path, rows: list[Row], number: int) -> str:
+    """The log of a day; its path."""
+    return write_parquet(folder / f"day-{number}.parquet", of_days(rows, number, number + 1))
+
+
+def make_run(folder: Path, rows: list[Row], seed: int = 0, **model: Any) -> Path:
+    """A workdir with one checkpoint, of a model as it was born from the seed."""
+    prepared = folder / "prepared"
+    config = Config(
+        data=DataConfig(
+            events=(write_parquet(folder / "log.parquet", of_days(rows, 0, TRAINED)),),
+            prepared=str(prepared),
+            columns=COLUMNS,
+            evaluation_share=0.3,
+            validation_share=0.1,
+            memory_limit="500MB",
+            shards=2,
+        ),
+        items=ItemsConfig(
+            table=write_items(folder / "items.parquet", ITEMS), vector="vector", title="title"
+        ),
+        model=ModelConfig(
+            **{
+                "layers": 2, "width": 16, "heads": 2, "max_length": 24, "output_dim": 8, "item_hidden": 16,
+            } | model
+        ),
+        training=TrainingConfig(seed=seed),
+    )  # fmt: skip
+    config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, batch_size=8))
+    if not prepared.exists():
+        prepare(config, lambda text: None)
+    manifest = read_manifest(prepared)
+    sizes = Sizes(4, len(manifest.actions), len(manifest.surfaces))
+    workdir = folder / f"run-{seed}"
+    claim(workdir, RunRecord(config, sizes, data_digest(manifest)))
+    state = jax.device_get(jax.jit(lambda: create(config, sizes)[1])())
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save(replicate(make_mesh(), state._replace(step=np.int32(1))))
+    return workdir
+
+
+def publish(workdir: Path, snapshots: Path, **job: Any) -> str:
+    """Run the job, in silence."""
+    return run(Job(workdir, snapshots, **job), lambda text: None)

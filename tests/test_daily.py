@@ -1,0 +1,326 @@
+"""The daily job from log to state."""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from daily_run import ITEMS, TRAINED, day, make_rows, make_run, of_days, publish, write_log
+from logs import write_parquet
+
+from pinnerformer_jax.data.contracts import Events, to_device_time
+from pinnerformer_jax.model.inference import Embedder
+from pinnerformer_jax.serving import daily, snapshot, state
+from pinnerformer_jax.serving.daily import Model
+
+ROWS = make_rows()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """(folder, workdir, snapshots) of a run whose first state, of day 29, is published."""
+    folder = tmp_path_factory.mktemp("world")
+    workdir = make_run(folder, ROWS)
+    publish(workdir, folder / "snapshots", date=day(TRAINED - 1), dtype="float32")
+    return folder, workdir, folder / "snapshots"
+
+
+@pytest.fixture
+def copy(world, tmp_path):
+    """(folder for logs, workdir, snapshots), the snapshots a copy to write to."""
+    import shutil
+
+    shutil.copytree(world[2], tmp_path / "snapshots")
+    return tmp_path, world[1], tmp_path / "snapshots"
+
+
+def users_of(snapshots, name=None):
+    table = snapshot.read(snapshots / (name or state.current(snapshots)) / "users.parquet")
+    return dict(zip(table["user_id"].to_pylist(), range(len(table)), strict=True)), table
+
+
+def run_day(copy, number, rows=ROWS, **job):
+    folder, workdir, snapshots = copy
+    log = write_log(folder, rows, number)
+    return publish(workdir, snapshots, date=day(number), dtype="float32", events=(log,), **job)
+
+
+def expected(workdir, rows):
+    """{user: vector}, straight from rows, by the model."""
+    model = Model.load(workdir, "best")
+    number = {item: row for row, item in enumerate(model.catalog.item_ids)}
+    manifest, width = model.timelines.manifest, model.config.model.max_length
+    embedder = Embedder(model.graphdef, model.params, model.catalog.features)
+    vectors = {}
+    for user in sorted({row["user"] for row in rows}):
+        mine = sorted((row for row in rows if row["user"] == user), key=lambda row: row["time"])
+        if len(mine) < 2:
+            continue
+        mine = mine[-width:]
+        short = (0, width - len(mine))
+
+        def column(name, dtype, fill, mine=mine, short=short):
+            return np.pad(np.array([row[name] for row in mine], dtype), short, constant_values=fill)[None]
+
+        seconds = to_device_time(np.array([row["time"] for row in mine]))
+        events = Events(
+            item=np.pad(np.array([number[row["item"]] for row in mine], np.int32), short)[None],
+            action=np.pad(np.array([manifest.actions.index(row["action"]) for row in mine], np.uint8), short)[
+                None
+            ],
+            surface=np.pad(
+                np.array([manifest.surfaces.index(row["surface"]) for row in mine], np.uint8), short
+            )[None],
+            time=np.pad(seconds, short, constant_values=2**31 - 1)[None],
+            duration=column("duration", np.float32, 0),
+        )
+        vectors[user] = embedder.users(events, np.array([len(mine)], np.int32))[0]
+    return vectors
+
+
+def test_the_first_run_embeds_everyone_of_the_timelines(world):
+    _, workdir, snapshots = world
+    row, table = users_of(snapshots)
+    want = expected(workdir, of_days(ROWS, 0, TRAINED))
+    assert row.keys() == want.keys()
+    for user, vector in want.items():
+        np.testing.assert_allclose(snapshot.vectors_of(table)[row[user]], vector, atol=1e-6)
+    newest = {user: max(r["time"] for r in of_days(ROWS, 0, TRAINED) if r["user"] == user) for user in row}
+    for user, moment in zip(row, table["event_timestamp"].to_pylist(), strict=True):
+        assert moment.timestamp() == newest[user]
+    assert set(table["created_timestamp"].to_pylist()) == {state.day_end(day(TRAINED - 1))}
+
+
+def test_days_merged_equal_a_run_from_scratch(copy, tmp_path):
+    folder, workdir, snapshots = copy
+    for number in range(TRAINED, TRAINED + 3):
+        before, _ = users_of(snapshots)
+        name = run_day(copy, number)
+        row, table = users_of(snapshots)
+        active = {r["user"] for r in of_days(ROWS, number, number + 1)}
+        counts = state.read_manifest(snapshots, name).counts
+        assert counts["embedded_users"] == len(active)
+        assert row.keys() == before.keys() | active
+        created = dict(zip(row, table["created_timestamp"].to_pylist(), strict=True))
+        assert {user for user in row if created[user] == state.day_end(day(number))} == active
+        want = expected(workdir, of_days(ROWS, 0, number + 1))
+        assert row.keys() == want.keys()
+        for user in active:
+            np.testing.assert_allclose(snapshot.vectors_of(table)[row[user]], want[user], atol=1e-6)
+
+    everything = write_parquet(folder / "all.parquet", of_days(ROWS, 0, TRAINED + 3))
+    publish(workdir, tmp_path / "new", date=day(TRAINED + 2), events=(everything,), dtype="float32")
+    scratch_row, scratch = users_of(tmp_path / "new")
+    assert scratch_row == row  # the same users
+    np.testing.assert_allclose(snapshot.vectors_of(scratch), snapshot.vectors_of(table), atol=1e-6)
+    assert scratch["n_events"].equals(table["n_events"])
+    first, second = (
+        pq.read_table(root / state.current(root) / "events.parquet", partitioning=None)
+        for root in (snapshots, tmp_path / "new")
+    )
+    assert first.equals(second)
+
+
+def contents(folder):
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def test_the_same_days_give_the_same_bytes(world, tmp_path):
+    _, workdir, _ = world
+    log = write_log(tmp_path, ROWS, TRAINED)
+    for root in ("a", "b"):
+        publish(workdir, tmp_path / root, date=day(TRAINED - 1))
+        publish(workdir, tmp_path / root, date=day(TRAINED), events=(log,))
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert len(contents(tmp_path / "a")) > 10
+
+
+def test_a_day_can_be_run_again(copy):
+    first = run_day(copy, TRAINED)
+    before = contents(copy[2])
+    assert run_day(copy, TRAINED) == first
+    assert contents(copy[2]) == before
+    mended = [row for row in ROWS if row["user"] != "u003"]
+    second = run_day(copy, TRAINED, mended)
+    assert second != first
+    assert state.read_manifest(copy[2], second).base == state.read_manifest(copy[2], first).base
+    with pytest.raises(ValueError, match=f"--date {day(TRAINED - 1)}: .* of a later day is served"):
+        run_day(copy, TRAINED - 1)
+
+
+def test_an_overlapping_log_counts_once(copy):
+    folder, workdir, snapshots = copy
+    log = write_parquet(folder / "two.parquet", of_days(ROWS, TRAINED - 5, TRAINED + 2))
+    name = publish(workdir, snapshots, date=day(TRAINED), events=(log,), dtype="float32")
+    counts = state.read_manifest(snapshots, name).counts
+    assert counts["after_day"] == len(of_days(ROWS, TRAINED + 1, TRAINED + 2)) > 0
+    assert counts["new_events"] == len(of_days(ROWS, TRAINED, TRAINED + 1))
+    assert counts["embedded_users"] == len({r["user"] for r in of_days(ROWS, TRAINED, TRAINED + 1)})
+    assert counts["rows"] == sum(
+        counts[key] for key in ("out_of_scope", "other_actions", "after_day", "arrived")
+    ) + sum(counts["rejected"].values())
+
+
+def test_bad_rows_and_unknown_items_are_set_aside(copy):
+    rows = of_days(ROWS, TRAINED, TRAINED + 1)
+    odd = [
+        rows[0] | {"item": "never heard of"},
+        rows[1] | {"duration": -1.0},
+        rows[2],  # an exact duplicate
+    ]
+    name = run_day(copy, TRAINED, rows + odd)
+    counts = state.read_manifest(copy[2], name).counts
+    assert counts["rejected"] == {
+        "negative, NaN or infinite duration": 1, "item without a feature vector": 1, "exact duplicate": 1
+    }  # fmt: skip
+    rejected = pq.read_table(copy[2] / name / "rejects.parquet", partitioning=None)
+    assert sorted(rejected["row"].to_pylist()) == [len(rows) + 1, len(rows) + 2, len(rows) + 3]
+    with pytest.raises(ValueError, match="rows .* are bad"):
+        run_day(copy, TRAINED + 1, [row | {"duration": -1.0} for row in ROWS])
+
+
+def test_named_users_are_embedded_anew(copy):
+    folder, workdir, snapshots = copy
+    (folder / "users.txt").write_text("u000\n\nu001\nnobody\n")
+    table = users_of(snapshots)[1]
+    name = publish(workdir, snapshots, users=folder / "users.txt", dtype="float32")
+    manifest = state.read_manifest(snapshots, name)
+    assert manifest.date == day(TRAINED - 1)
+    assert manifest.counts["embedded_users"] == 2
+    assert manifest.counts["named_without_vector"] == 1
+    repaired = users_of(snapshots)[1]
+    np.testing.assert_allclose(snapshot.vectors_of(repaired), snapshot.vectors_of(table), atol=1e-6)
+
+
+def test_deleted_users_leave_and_stay_out(copy):
+    folder, workdir, snapshots = copy
+    active = sorted({row["user"] for row in of_days(ROWS, TRAINED + 1, TRAINED + 2)} & {"u000"} | {"u001"})
+    user = active[0]
+    (folder / "gone.txt").write_text(f"{user}\n")
+    name = run_day(copy, TRAINED, tombstones=folder / "gone.txt")
+    assert user not in users_of(snapshots)[0]
+    events = pq.read_table(snapshots / name / "events.parquet", partitioning=None)
+    assert user not in events["user_id"].to_pylist()
+    assert state.read_manifest(snapshots, name).counts["deleted_users"] == 1
+
+    rows = [row | {"user": user} for row in of_days(ROWS, TRAINED + 1, TRAINED + 2)]
+    name = run_day(copy, TRAINED + 1, rows)  # they come back
+    counts = state.read_manifest(snapshots, name).counts
+    assert counts["of_deleted_users"] == counts["arrived"] > 0
+    assert counts["embedded_users"] == 0
+    assert user not in users_of(snapshots)[0]
+
+
+def test_a_new_model_embeds_everyone_and_rolls_back_as_one(copy, world):
+    _, workdir, snapshots = copy
+    run_day(copy, TRAINED)
+    old = state.current(snapshots)
+    other = make_run(world[0], ROWS, seed=1)
+    name = publish(other, snapshots, dtype="float32")
+    manifest = state.read_manifest(snapshots, name)
+    assert manifest.date == day(TRAINED)
+    assert manifest.base == old
+    assert manifest.counts["embedded_users"] == manifest.counts["users"] == len(users_of(snapshots, old)[0])
+    assert manifest.model_version != state.read_manifest(snapshots, old).model_version
+    want = expected(other, of_days(ROWS, 0, TRAINED + 1))
+    row, table = users_of(snapshots)
+    for user in row:
+        np.testing.assert_allclose(snapshot.vectors_of(table)[row[user]], want[user], atol=1e-6)
+    items = snapshot.read(snapshots / name / "items.parquet")
+    assert snapshot.version_of(items) == manifest.model_version
+    assert state.rollback(snapshots) == (name, old)
+    assert state.current(snapshots) == old
+
+
+def test_longer_histories_are_read_from_the_timelines_again(copy, world):
+    _, workdir, snapshots = copy
+    run_day(copy, TRAINED)
+    other = make_run(world[0], ROWS, seed=2, max_length=32)
+    name = publish(other, snapshots, dtype="float32")
+    want = expected(other, of_days(ROWS, 0, TRAINED + 1))
+    row, table = users_of(snapshots, name)
+    assert row.keys() == want.keys()
+    assert max(table["n_events"].to_pylist()) > 24
+    for user in row:
+        np.testing.assert_allclose(snapshot.vectors_of(table)[row[user]], want[user], atol=1e-6)
+
+
+def test_the_model_version_follows_parameters_settings_and_data(world):
+    model = Model.load(world[1], "best")
+    version = daily.model_version(model.config, model.data, model.params)
+    assert version == model.version == Model.load(world[1], "last").version
+    renamed = dataclasses.replace(model.config, name="other")
+    assert daily.model_version(renamed, model.data, model.params) == version
+    strict = dataclasses.replace(
+        model.config, model=dataclasses.replace(model.config.model, strictly_causal=True)
+    )
+    assert daily.model_version(strict, model.data, model.params) != version
+    assert daily.model_version(model.config, "other", model.params) != version
+    bent = model.params | {"log_temperature": model.params["log_temperature"] + np.float32(1e-6)}
+    assert daily.model_version(model.config, model.data, bent) != version
+
+
+def test_a_damaged_state_is_not_built_on(copy):
+    run_day(copy, TRAINED)
+    snapshots = copy[2]
+    file = snapshots / state.current(snapshots) / "users.parquet"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match=r"users.parquet: its checksum is not the manifest's"):
+        run_day(copy, TRAINED + 1)
+    assert run_day(copy, TRAINED) == state.current(snapshots)  # its own day mends it
+    state.verify(snapshots, state.current(snapshots))
+    run_day(copy, TRAINED + 1)
+
+
+def test_old_states_go(copy):
+    snapshots = copy[2]
+    for number in range(TRAINED, TRAINED + 4):
+        run_day(copy, number, keep=2)
+    kept = sorted(path.name for path in snapshots.glob("model_version=*/ds=*"))
+    assert kept == [f"ds={day(TRAINED + 2)}", f"ds={day(TRAINED + 3)}"]
+    with pytest.raises(ValueError, match="--keep 1: at least 2"):
+        run_day(copy, TRAINED + 4, keep=1)
+
+
+def test_wrong_input_changes_nothing(copy):
+    folder, workdir, snapshots = copy
+    before = contents(snapshots)
+    numbers = [row | {"user": int(row["user"][1:])} for row in of_days(ROWS, TRAINED, TRAINED + 1)]
+    (folder / "empty.txt").write_text("")
+    for job, message in (
+        ({"events": ("none.parquet",)}, "--events = 'none.parquet': no such file"),
+        ({"events": (write_parquet(folder / "numbers.parquet", numbers),)},
+         "data.columns.user = 'user' is of type BIGINT, in the data .* it was VARCHAR"),
+        ({"events": ("tfds:movielens",)}, "a day's log is files"),
+        ({"date": "yesterday"}, "--date 'yesterday': write a day such as"),
+        ({"users": folder / "none.txt"}, "none.txt"),
+    ):  # fmt: skip
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            publish(workdir, snapshots, **{"date": day(TRAINED), "dtype": "float32"} | job)
+        assert contents(snapshots) == before
+
+
+def test_popular_items_are_all_items(world):
+    _, _, snapshots = world
+    popular = np.load(snapshots / state.current(snapshots) / "popular.npy")
+    items = snapshot.read(snapshots / state.current(snapshots) / "items.parquet")["item_id"].to_pylist()
+    assert sorted(popular.tolist()) == list(range(ITEMS))
+    recent = of_days(ROWS, TRAINED - 28, TRAINED)
+    # the store has only the newest 24 events of each user
+    kept = [
+        r
+        for user in {r["user"] for r in ROWS}
+        for r in sorted((r for r in of_days(ROWS, 0, TRAINED) if r["user"] == user), key=lambda r: r["time"])[
+            -24:
+        ]
+        if r in recent
+    ]
+    counts = [sum(r["item"] == items[row] for r in kept) for row in popular]
+    assert counts == sorted(counts, reverse=True)
