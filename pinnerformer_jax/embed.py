@@ -69,6 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="default: best")
     parser.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="default: float16")
+    parser.add_argument(
+        "--max-reject-share",
+        type=float,
+        metavar="SHARE",
+        help="stop if more of the log is bad (default: the run's)",
+    )
     parser.add_argument("--keep", type=int, default=7, metavar="N", help="states to keep (%(default)s)")
     parser.add_argument(
         "--rollback", nargs="?", const="", metavar="STATE",

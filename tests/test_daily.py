@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -29,8 +30,6 @@ def world(tmp_path_factory):
 @pytest.fixture
 def copy(world, tmp_path):
     """(folder for logs, workdir, snapshots), the snapshots a copy to write to."""
-    import shutil
-
     shutil.copytree(world[2], tmp_path / "snapshots")
     return tmp_path, world[1], tmp_path / "snapshots"
 
@@ -146,9 +145,10 @@ def test_a_day_can_be_run_again(copy):
     assert run_day(copy, TRAINED) == first
     assert contents(copy[2]) == before
     mended = [row for row in ROWS if row["user"] != "u003"]
+    base = state.read_manifest(copy[2], first).base
     second = run_day(copy, TRAINED, mended)
     assert second != first
-    assert state.read_manifest(copy[2], second).base == state.read_manifest(copy[2], first).base
+    assert state.read_manifest(copy[2], second).base == base
     with pytest.raises(ValueError, match=f"--date {day(TRAINED - 1)}: .* of a later day is served"):
         run_day(copy, TRAINED - 1)
 
@@ -173,15 +173,18 @@ def test_bad_rows_and_unknown_items_are_set_aside(copy):
         rows[1] | {"duration": -1.0},
         rows[2],  # an exact duplicate
     ]
-    name = run_day(copy, TRAINED, rows + odd)
+    with pytest.raises(ValueError, match="2 of 36 rows") as refused:
+        run_day(copy, TRAINED, rows + odd)
+    assert str(copy[2] / "rejects.parquet") in str(refused.value)
+    assert pq.read_table(copy[2] / "rejects.parquet").num_rows == 3
+    name = run_day(copy, TRAINED, rows + odd, max_reject_share=0.1)
+    assert not (copy[2] / "rejects.parquet").exists()
     counts = state.read_manifest(copy[2], name).counts
     assert counts["rejected"] == {
         "negative, NaN or infinite duration": 1, "item without a feature vector": 1, "exact duplicate": 1
     }  # fmt: skip
     rejected = pq.read_table(copy[2] / name / "rejects.parquet", partitioning=None)
     assert sorted(rejected["row"].to_pylist()) == [len(rows) + 1, len(rows) + 2, len(rows) + 3]
-    with pytest.raises(ValueError, match="rows .* are bad"):
-        run_day(copy, TRAINED + 1, [row | {"duration": -1.0} for row in ROWS])
 
 
 def test_named_users_are_embedded_anew(copy):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -29,18 +30,8 @@ class Embedder:
     """
 
     def __init__(self, graphdef: nnx.GraphDef, params: Any, item_features: np.ndarray) -> None:
-        self._params = jax.device_put(params)
+        self._graphdef, self._params = graphdef, jax.device_put(params)
         self._features = jnp.asarray(np.asarray(item_features))
-
-        def users(params: Any, features: jax.Array, history: Events, length: jax.Array) -> jax.Array:
-            model: PinnerFormer = nnx.merge(graphdef, params)
-            newest = jnp.maximum(length - 1, 0)[:, None]
-            return model.user(history, length, newest, features)[:, 0]
-
-        def items(params: Any, features: jax.Array) -> jax.Array:
-            return nnx.merge(graphdef, params).items(features)
-
-        self._users, self._items = jax.jit(users), jax.jit(items)
 
     def users(self, history: Events, length: np.ndarray) -> np.ndarray:
         """Embedding of each user's newest action, the one that is served.
@@ -52,7 +43,7 @@ class Embedder:
         Returns:
             float32 [B, D], unit rows.
         """
-        return np.asarray(self._users(self._params, self._features, history, length))
+        return np.asarray(_users(self._graphdef, self._params, self._features, history, length))
 
     def users_by_length(
         self,
@@ -98,5 +89,20 @@ class Embedder:
         for start in range(0, len(features), ITEM_CHUNK):
             chunk = features[start : start + ITEM_CHUNK]
             padded = np.pad(chunk, ((0, ITEM_CHUNK - len(chunk)), (0, 0)))
-            chunks.append(np.asarray(self._items(self._params, padded))[: len(chunk)])
+            chunks.append(np.asarray(_items(self._graphdef, self._params, padded))[: len(chunk)])
         return np.concatenate(chunks)
+
+
+# Jitted here, by structure, and not within an Embedder: the next one of a process compiles nothing.
+@partial(jax.jit, static_argnums=0)
+def _users(
+    graphdef: nnx.GraphDef, params: Any, features: jax.Array, history: Events, length: jax.Array
+) -> jax.Array:
+    model: PinnerFormer = nnx.merge(graphdef, params)
+    newest = jnp.maximum(length - 1, 0)[:, None]  # the last block computes this position only
+    return model.user(history, length, newest, features)[:, 0]
+
+
+@partial(jax.jit, static_argnums=0)
+def _items(graphdef: nnx.GraphDef, params: Any, features: jax.Array) -> jax.Array:
+    return nnx.merge(graphdef, params).items(features)

@@ -6,6 +6,7 @@ The paper's claim is that such a batch can stand where a real-time pipeline stoo
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import hashlib
 import json
@@ -55,6 +56,7 @@ class Job:
     tombstones: Path | None = None  # ids, one a line, that are deleted for good
     checkpoint: Literal["best", "last"] = "best"
     dtype: Literal["float16", "float32"] = "float16"  # of the snapshot
+    max_reject_share: float | None = None  # of the log; None: the run's
     keep: int = 7  # states that stay, the served one among them
 
 
@@ -209,7 +211,7 @@ def _build(job: Job, model: Model, plan: _Plan, folder: Path, report: Callable[[
     work.mkdir()
     with duckdb.connect(work / "events.duckdb") as connection:
         set_up_engine(connection, config.data.memory_limit, work)
-        counts = _merge_events(connection, model, plan, base, folder, work)
+        counts = _merge_events(connection, job, model, plan, folder, work)
         todo = event_store.histories(
             connection, named if same_model else None, config.data.min_user_events, work / "timelines"
         )
@@ -254,24 +256,25 @@ def _build(job: Job, model: Model, plan: _Plan, folder: Path, report: Callable[[
 
 
 def _merge_events(
-    connection: Any, model: Model, plan: _Plan, base: Path | None, folder: Path, work: Path
+    connection: Any, job: Job, model: Model, plan: _Plan, folder: Path, work: Path
 ) -> dict[str, Any]:
     """Write the events of the state; what became of them."""
-    config, before = model.config, plan.before
-    end, length = int(state.day_end(plan.date).timestamp()) * 10**6, config.model.max_length
+    data, before, length = model.config.data, plan.before, model.config.model.max_length
+    if job.max_reject_share is not None:
+        data = dataclasses.replace(data, max_reject_share=job.max_reject_share)
+    base = job.snapshots / plan.base if plan.base else None
+    end = int(state.day_end(plan.date).timestamp()) * 10**6
     anew = before is None or before.data != model.data or before.max_length < length
+    failed = job.snapshots / "rejects.parquet"
     event_store.load_catalogue(connection, model.timelines)
-    counts: dict[str, Any] = {
-        "without_item": event_store.load_stored(
-            connection, base, model.timelines if anew else None, length, end
-        )
-    }
-    counts |= event_store.load_log(
-        connection, plan.files, config.data, end, work / "log", folder / "rejects.parquet"
+    left_out = event_store.load_stored(connection, base, model.timelines if anew else None, length, end)
+    counts = event_store.load_log(
+        connection, plan.files, data, end, work / "log", folder / "rejects.parquet", failed
     )
+    failed.unlink(missing_ok=True)  # of an earlier attempt
     counts |= event_store.merge(connection, plan.gone, length)
     event_store.write_events(connection, folder / "events.parquet")
-    return counts
+    return {"without_item": left_out, **counts}
 
 
 def _embed(

@@ -22,6 +22,7 @@ Everything is DuckDB's: within data.memory_limit, spilled to disk beside the sta
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -134,6 +135,7 @@ def load_log(
     end: int,
     work: Path,
     rejected: Path,
+    failed: Path,
 ) -> dict[str, Any]:
     """Create the table `arrived` from the day's log, and write its rejects.
 
@@ -144,6 +146,7 @@ def load_log(
         end: microseconds since 1970; what is later is left out.
         work: folder for copies of CSV files.
         rejected: file for the rejects.
+        failed: file for them if there are too many.
 
     Returns:
         Counts, which add up to `rows`, of what became of the log's rows.
@@ -167,7 +170,11 @@ def load_log(
     rows, in_scope = connection.execute("SELECT count(*), count(*) FILTER (in_scope) FROM staged").fetchone()
     bad = {reason: n for reason, n in counts.items() if reason != rejects.NO_VECTOR}
     if bad:
-        rejects.check_share(bad, in_scope, data.max_reject_share, rejected)
+        try:
+            rejects.check_share(bad, in_scope, data.max_reject_share, failed)
+        except ValueError:
+            shutil.move(rejected, failed)
+            raise
     chosen = ", ".join(literal(action) for action in data.sequence_actions)
     good = "FROM staged ANTI JOIN duplicates USING (file, row) WHERE in_scope AND reason IS NULL"
     taken = f"action IN ({chosen})" if chosen else "true"
