@@ -44,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         recommender = Recommender.open(values.snapshots)
         user_id = _user_id(values.user, recommender.user_type())
         found = recommender.recommend(user_id, values.k, exclude_seen=values.hide_seen)
-    Console().print(_table(values.user, found))
+    origin = "no vector, so the most popular items" if found.cold else "nearest vectors"
+    print(f"user {values.user}: {origin} (model {found.model_version}, {found.date})")
+    Console().print(_table(found))
     return 0
 
 
@@ -57,11 +59,10 @@ def _user_id(text: str, user_type: pa.DataType) -> Any:
         raise ValueError(f"--user {text!r}: user ids are of type {user_type}") from None
 
 
-def _table(user: str, found: Recommendations) -> Table:
+def _table(found: Recommendations) -> Table:
     from rich.table import Table
 
-    origin = "no vector: the most popular items" if found.cold else "by nearest vectors"
-    table = Table(title=f"User {user}, {origin}", caption=f"model {found.model_version}, {found.date}")
+    table = Table()
     table.add_column("item")
     table.add_column("title")
     table.add_column("score", justify="right")

@@ -89,7 +89,7 @@ def make_run(folder: Path, rows: list[Row], seed: int = 0, **model: Any) -> Path
         ),
         model=ModelConfig(
             **{
-                "layers": 2, "width": 16, "heads": 2, "max_length": 24, "output_dim": 8, "item_hidden": 16,
+                "layers": 1, "width": 16, "heads": 2, "max_length": 24, "output_dim": 8, "item_hidden": 16,
             } | model
         ),
         training=TrainingConfig(seed=seed),

@@ -184,6 +184,7 @@ def _plan(job: Job, model: Model) -> _Plan:
         date = job.date or datetime.datetime.now(datetime.UTC).date().isoformat()
     else:
         date = state.read_manifest(root, served).date
+    state.day_end(date)  # is it one?
     base = state.base_for(root, date) if job.events else served
     if any(pattern.startswith("tfds:") for pattern in job.events):
         raise ValueError(f"--events {' '.join(job.events)}: a day's log is files, not a TFDS data set")

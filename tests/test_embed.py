@@ -1,0 +1,141 @@
+"""python -m pinnerformer_jax.embed as cron runs it: the command line, and what may befall it."""
+
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from daily_run import TRAINED, day, make_rows, make_run, publish, write_log
+
+from pinnerformer_jax import embed
+from pinnerformer_jax.serving import state
+
+ROWS = make_rows()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """(workdir, snapshots with one state, the next day's log)."""
+    folder = tmp_path_factory.mktemp("world")
+    workdir = make_run(folder, ROWS)
+    publish(workdir, folder / "snapshots", date=day(TRAINED - 1))
+    return workdir, folder / "snapshots", write_log(folder, ROWS, TRAINED)
+
+
+@pytest.fixture
+def arguments(world, tmp_path, monkeypatch):
+    """Of the next day's run, on a copy of the snapshots."""
+    monkeypatch.setattr(embed, "keep_compiled", lambda: None)
+    workdir, snapshots, log = world
+    shutil.copytree(snapshots, tmp_path / "snapshots")
+    where = ["--snapshots", str(tmp_path / "snapshots")]
+    return [*where, "--workdir", str(workdir), "--events", log, "--date", day(TRAINED)]
+
+
+def names(root):
+    """Every file and folder."""
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
+
+
+def test_a_day_and_back(arguments, tmp_path, capsys):
+    root = tmp_path / "snapshots"
+    first = state.current(root)
+    assert embed.main(arguments) == 0
+    output = capsys.readouterr().out
+    second = state.current(root)
+    counts = state.read_manifest(root, second).counts
+    assert f"users: {counts['embedded_users']} embedded, {counts['users']} in the snapshot" in output
+    assert f"events: {counts['new_events']} new" in output
+    assert "index: recall@10 1.0000 of exact search" in output
+    assert output.endswith(f"published {root / second}\n")
+    assert embed.main(arguments) == 0
+    assert capsys.readouterr().out.startswith(f"{second}: made before, of the same inputs\n")
+    assert embed.main([*arguments[:2], "--rollback"]) == 0
+    assert capsys.readouterr().out == f"served: {first}\nno longer: {second}\n"
+    assert embed.main([*arguments[:2], "--rollback", second]) == 0
+    assert state.current(root) == second
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        (["--workdir", "none"], "none/config.json: no run here"),
+        (["--events", "none.csv"], "--events = 'none.csv': no such file"),
+        (["--date", "2026"], "--date '2026': write a day"),
+        (["--date", day(0)], "of a later day is served"),
+        (["--keep", "0"], "--keep 0: at least 2"),
+        (["--rollback", "model_version=x"], "this state is not there"),
+    ],
+)
+def test_wrong_input_is_one_line_and_changes_nothing(arguments, tmp_path, capsys, others, message):
+    before = names(tmp_path / "snapshots")
+    with pytest.raises(SystemExit) as stopped:
+        embed.main([*arguments, *others])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert names(tmp_path / "snapshots") == before
+
+
+def test_a_workdir_is_needed(capsys):
+    with pytest.raises(SystemExit):
+        embed.main(["--snapshots", "x"])
+    assert "--workdir DIR is needed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("limit", [100, 700, 2_000, 3_000, 5_000, 13_000, 30_000])
+def test_a_disk_that_takes_no_more_is_an_error_and_loses_nothing(arguments, tmp_path, capsys, limit):
+    """Files cannot grow beyond `limit` bytes, which stops the run at one file or another."""
+    root = tmp_path / "snapshots"
+    before = names(root)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            embed.main(arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert stopped.value.code == 2
+    assert "error: " in capsys.readouterr().err
+    left = [name for name in names(root) if name not in before]
+    assert [name for name in left if "/" not in name or "/." in name or "run=" in name] == []
+    assert embed.main(arguments) == 0
+    state.verify(root, state.current(root))
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_the_old_state_is_served_and_the_next_run_completes(arguments, tmp_path):
+    root = tmp_path / "snapshots"
+    command = [sys.executable, "-m", "pinnerformer_jax.embed", *arguments]
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu"}
+    first = state.current(root)
+    for attempt in range(2):  # the second one's programs are compiled
+        shutil.copytree(root, tmp_path / f"timed-{attempt}")
+        started = time.perf_counter()
+        timed = [part.replace(str(root), str(tmp_path / f"timed-{attempt}")) for part in command]
+        subprocess.run(timed, check=True, env=environment, stdout=subprocess.DEVNULL)
+        seconds = time.perf_counter() - started
+    wanted = state.current(tmp_path / "timed-0")
+    draw, killed = random.Random(0), 0
+    for _ in range(8):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        time.sleep(draw.uniform(0.3, 1.0) * seconds)
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+        assert state.current(root) in (first, wanted)
+        state.verify(root, state.current(root))
+        if state.current(root) == wanted:  # it was faster
+            state.rollback(root)
+            shutil.rmtree(root / wanted)
+    assert killed >= 4
+    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+    assert state.current(root) == wanted
+    assert names(root) == names(tmp_path / "timed-0")
+    for name in state.verify(root, wanted).files:
+        assert (root / wanted / name).read_bytes() == (tmp_path / "timed-0" / wanted / name).read_bytes()
