@@ -1,7 +1,9 @@
 import jax
 import numpy as np
+import pytest
 import small
 
+from pinnerformer_jax.bench.timing import TraceCount
 from pinnerformer_jax.model import inference
 from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.training import state as training_state
@@ -18,3 +20,50 @@ def test_embeds_the_newest_action_and_every_item(monkeypatch):
     wanted = model.user(small.batch().history, small.batch().length, newest, tables.item_features)[:, 0]
     np.testing.assert_allclose(embedder.users(batch.history, batch.length), wanted, atol=1e-5)
     np.testing.assert_allclose(embedder.items(), model.items(tables.item_features.values), atol=1e-5)
+
+
+def test_length_buckets_change_nothing_but_the_order_of_work():
+    graphdef, state = training_state.create(small.config(), small.SIZES)
+    embedder = Embedder(graphdef, state.params, np.asarray(small.tables().item_features.values))
+    batch = jax.tree.map(np.asarray, small.batch(users=40))
+    read_widths = []
+
+    def read(users, width):
+        read_widths.append((len(users), width))
+        assert batch.length[users].max() <= width
+        return type(batch.history)(*(column[users, :width] for column in batch.history)), batch.length[users]
+
+    found = embedder.users_by_length(read, batch.length, max_length=20, batch_size=8)
+    np.testing.assert_allclose(found, embedder.users(batch.history, batch.length), atol=1e-5)
+    assert set(read_widths) == {(8, 16), (8, 20)}
+    short = np.count_nonzero(batch.length <= 16)
+    assert len(read_widths) == -(-short // 8) + -(-(40 - short) // 8)
+
+
+def test_the_longest_bucket_takes_who_is_longer_than_T():
+    graphdef, state = training_state.create(small.config(), small.SIZES)
+    embedder = Embedder(graphdef, state.params, np.asarray(small.tables().item_features.values))
+    batch = jax.tree.map(np.asarray, small.batch())
+    length = np.where(np.arange(16) == 3, 1000, 1)
+
+    def read(users, width):
+        clipped = np.minimum(length[users], width).astype(np.int32)
+        return type(batch.history)(*(column[users, :width] for column in batch.history)), clipped
+
+    found = embedder.users_by_length(read, length, max_length=20, batch_size=4)
+    wanted = embedder.users(batch.history, np.minimum(length, 20).astype(np.int32))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    with pytest.raises(ValueError, match="no user to embed"):
+        embedder.users_by_length(read, np.zeros(0, int), max_length=20, batch_size=4)
+
+
+def test_an_embedder_of_the_same_structure_compiles_nothing():
+    graphdef, state = training_state.create(small.config(), small.SIZES)
+    batch = jax.tree.map(np.asarray, small.batch())
+    features = np.asarray(small.tables().item_features.values)
+    first = Embedder(graphdef, state.params, features).users(batch.history, batch.length)
+    graphdef, state = training_state.create(small.config(), small.SIZES)
+    with TraceCount() as count:
+        second = Embedder(graphdef, state.params, features).users(batch.history, batch.length)
+    assert count.traces == 0
+    np.testing.assert_array_equal(first, second)

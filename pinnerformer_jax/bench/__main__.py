@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     step_verb = add_verb("step", step, items=100_000, seconds=20.0)
     add_verb("loss", loss, items=100_000, seconds=20.0)
     add_verb("attention", attention, seconds=20.0)
-    add_verb("embed", embed, items=100_000, seconds=20.0)
+    embed_verb = add_verb("embed", embed, items=100_000, seconds=20.0)
     input_verb = add_verb("input", host_input, seconds=20.0)
     input_verb.add_argument("--prepared", metavar="DIR", help="prepared timelines; without: made-up ones")
     add_verb("retrieval", retrieval, items=50_000, seconds=20.0)
@@ -78,9 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     accelerator_verb.add_argument(
         "--folder", type=Path, default=Path("benchmarks"), help="for JSON and PNG (%(default)s)"
     )
-    for verb in (step_verb, sweep_verb):
+    for verb, kind in ((step_verb, "full"), (sweep_verb, "full"), (embed_verb, "uniform")):
         verb.add_argument(
-            "--lengths", dest="kind", default="full",
+            "--lengths", dest="kind", default=kind,
             help="full, uniform (1 to T), or a folder of prepared timelines (%(default)s)",
         )  # fmt: skip
     for verb in (step_verb, sweep_verb, accelerator_verb):

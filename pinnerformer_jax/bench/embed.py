@@ -6,19 +6,30 @@ import dataclasses
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from pinnerformer_jax.bench.report import table
 from pinnerformer_jax.bench.timing import alternate
 from pinnerformer_jax.bench.workload import SIZES, lengths, make_batch, make_features, make_tables
 from pinnerformer_jax.config import Config
+from pinnerformer_jax.data.contracts import Events
 from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.training.sharding import make_mesh, replicate, shard_batch
 from pinnerformer_jax.training.state import create
 from pinnerformer_jax.training.step import make_validation_step
 
 
-def measure(config: Config, *, items: int, seconds: float) -> dict[str, Any]:
-    """Users a second from host arrays to host arrays, at a quarter, one and four times the config's batch;
-    and of the validation step, which is the training step's forward pass with its sampling and loss."""
+def measure(config: Config, *, items: int, seconds: float, kind: str = "uniform") -> dict[str, Any]:
+    """Users a second from host arrays to host arrays: full histories at a quarter, one and four times the
+    config's batch; the validation step on them, which is the training step's forward pass with its sampling
+    and loss; and four batches of users of many lengths, each as long as T or in length buckets.
+
+    Args:
+        config: sizes.
+        items: in the catalogue.
+        seconds: to spend.
+        kind: the many lengths, see `workload.lengths`.
+    """
     graphdef, state = create(config, SIZES)
     embedder = Embedder(graphdef, state.params, make_features(items))
     size = config.training.batch_size
@@ -29,6 +40,21 @@ def measure(config: Config, *, items: int, seconds: float) -> dict[str, Any]:
         batch = make_batch(resized, lengths("full", resized), items)
         runs[f"embed {users}"] = partial(embedder.users, batch.history, batch.length)
         sizes[f"embed {users}"] = users
+    resized = _with_batch(config, 4 * size)
+    many = make_batch(resized, lengths(kind, resized), items)
+
+    def read(users: np.ndarray, width: int) -> tuple[Events, np.ndarray]:
+        return Events(*(column[users, :width] for column in many.history)), many.length[users]
+
+    def in_batches() -> list[np.ndarray]:
+        rows = np.arange(4 * size).reshape(4, size)
+        return [embedder.users(*read(users, config.model.max_length)) for users in rows]
+
+    runs["many lengths, as long as T"] = in_batches
+    runs["many lengths, in buckets"] = partial(
+        embedder.users_by_length, read, many.length, config.model.max_length, size
+    )
+    sizes |= dict.fromkeys(list(runs)[-2:], 4 * size)
     mesh = make_mesh(1)
     batch = shard_batch(mesh, make_batch(config, lengths("full", config), items))
     state, tables = replicate(mesh, state), make_tables(config, mesh, items)

@@ -196,7 +196,7 @@ def _as_stored(connection: duckdb.DuckDBPyConnection, kind: str, expression: str
     """SQL of an id of the log, in the type that ids of this kind have in the store."""
     setting = f"data.columns.{kind}"
     sql, found = event_mapping.bind_id(connection, "log", setting, expression)
-    wanted = _one(connection, f"SELECT typeof({kind}_id) FROM stored LIMIT 1")
+    wanted = _one(connection, f"SELECT column_type FROM (DESCRIBE stored) WHERE column_name = '{kind}_id'")
     if found == wanted:
         return sql
     if found in _INTEGER and wanted in _INTEGER:
