@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--date", metavar="DAY", help="such as 2026-11-24")
     parser.add_argument("--users", type=Path, metavar="FILE", help="embed these anew too: ids, one a line")
+    parser.add_argument("--everyone", action="store_true", help="embed everyone anew")
     parser.add_argument(
         "--tombstones", type=Path, metavar="FILE",
         help="delete these users for good: ids, one a line. They are never served again; rows of theirs in "

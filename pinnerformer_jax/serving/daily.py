@@ -53,6 +53,7 @@ class Job:
     date: str | None = None  # ISO; None: today (UTC) with events, else the served state's day
     events: tuple[str, ...] = ()  # the day's log: files or globs
     users: Path | None = None  # ids, one a line, that are embedded anew whether active or not
+    everyone: bool = False  # all of them are
     tombstones: Path | None = None  # ids, one a line, that are deleted for good
     checkpoint: Literal["best", "last"] = "best"
     dtype: Literal["float16", "float32"] = "float16"  # of the snapshot
@@ -191,6 +192,7 @@ def _plan(job: Job, model: Model) -> _Plan:
     files = log_files("--events", job.events, root) if job.events else []
     inputs = {f"events {number}": sha256(file) for number, file in enumerate(files)}
     inputs |= {"users": sha256(job.users)} if job.users else {}
+    inputs |= {"everyone": "yes"} if job.everyone else {}
     inputs |= {f"tombstones {file.stem}": file.stem for file in state.tombstones(root)}
     before = state.verify(root, base) if base else None
     return _Plan(date, base, before, files, state.deleted(root, user_type), inputs)
@@ -214,7 +216,10 @@ def _build(job: Job, model: Model, plan: _Plan, folder: Path, report: Callable[[
         set_up_engine(connection, config.data.memory_limit, work)
         counts = _merge_events(connection, job, model, plan, folder, work)
         todo = event_store.histories(
-            connection, named if same_model else None, config.data.min_user_events, work / "timelines"
+            connection,
+            named if same_model and not job.everyone else None,
+            config.data.min_user_events,
+            work / "timelines",
         )
         end = int(state.day_end(plan.date).timestamp())
         popular = event_store.popularity(

@@ -167,7 +167,9 @@ def load_log(
     rejects.mark_duplicates(connection)
     counts = rejects.count(connection)
     rejects.write(connection, rejected)
-    rows, in_scope = connection.execute("SELECT count(*), count(*) FILTER (in_scope) FROM staged").fetchone()
+    [(rows, in_scope)] = connection.execute(
+        "SELECT count(*), count(*) FILTER (in_scope) FROM staged"
+    ).fetchall()
     bad = {reason: n for reason, n in counts.items() if reason != rejects.NO_VECTOR}
     if bad:
         try:
@@ -178,9 +180,9 @@ def load_log(
     chosen = ", ".join(literal(action) for action in data.sequence_actions)
     good = "FROM staged ANTI JOIN duplicates USING (file, row) WHERE in_scope AND reason IS NULL"
     taken = f"action IN ({chosen})" if chosen else "true"
-    accepted, after = connection.execute(
+    [(accepted, after)] = connection.execute(
         f"SELECT count(*) FILTER ({taken}), count(*) FILTER ({taken} AND micros >= {end}) {good}"
-    ).fetchone()
+    ).fetchall()
     connection.execute(f"INSERT INTO arrived SELECT {_FACTS} {good} AND {taken} AND micros < {end}")
     return {
         "rows": rows,
@@ -314,18 +316,24 @@ def popularity(
         rules: what a positive is.
         since: microseconds since 1970; older events do not count.
     """
-    conditions = []
-    for rule in rules:
-        parts = [f"duration >= {rule.min_duration!r}"]
-        parts += [f"{kind} = {literal(value)}" for kind, value in
-                  (("action", rule.action), ("surface", rule.surface)) if value]  # fmt: skip
-        conditions.append("(" + " AND ".join(parts) + ")")
     query = f"""
         SELECT number FROM kept JOIN items USING (item_id)
-        WHERE micros >= {since} AND ({" OR ".join(conditions)})
+        WHERE micros >= {since} AND {is_positive(rules)}
         GROUP BY number ORDER BY count(*) DESC, number"""
     return connection.execute(query).fetchnumpy()["number"].astype(np.int32)
 
 
+def is_positive(rules: tuple[PositiveRule, ...]) -> str:
+    """SQL condition on an event's action, surface and duration: it meets any of the rules."""
+    conditions = []
+    for rule in rules:
+        parts = [f"duration >= CAST({rule.min_duration!r} AS FLOAT)"]
+        parts += [f"action = {literal(rule.action)}"] if rule.action else []
+        parts += [f"surface = {literal(rule.surface)}"] if rule.surface else []
+        conditions.append(" AND ".join(parts))
+    return "(" + " OR ".join(conditions) + ")"
+
+
 def _one(connection: duckdb.DuckDBPyConnection, query: str) -> Any:
-    return connection.execute(query).fetchone()[0]
+    [(value,)] = connection.execute(query).fetchall()  # to the end, or the connection stays busy
+    return value

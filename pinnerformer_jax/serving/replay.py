@@ -1,0 +1,227 @@
+"""Days of a log replayed through the daily job: what incremental embedding saves, and what it costs.
+
+The log is cut into days. Each day is run twice, in turns first and second: incrementally, and with everyone
+embedded anew. Both have states of their own, the same events and the same rest (merging, items, index), so
+that their times differ by the embedding. Each snapshot is then asked for the positives of the days after it.
+
+Dimensions: U users, N items, D numbers of an embedding.
+"""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pinnerformer_jax.config import Config
+from pinnerformer_jax.data import event_mapping
+from pinnerformer_jax.data.contracts import DAY
+from pinnerformer_jax.data.ingest import set_up_engine
+from pinnerformer_jax.data.log_reader import BROKEN, FILE, ROW, literal, open_log
+from pinnerformer_jax.files import atomic_path
+from pinnerformer_jax.retrieval import exact
+from pinnerformer_jax.serving import snapshot, state
+from pinnerformer_jax.serving.daily import Job, run
+from pinnerformer_jax.serving.event_store import is_positive
+from pinnerformer_jax.training.checkpoint import read_record
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+RECALL_K = 10
+
+
+@dataclass(frozen=True)
+class Span:
+    """Which days."""
+
+    first: str  # ISO; the state before the replay is of this day
+    days: int  # that follow it
+    horizon: int  # days after each whose positives are targets
+
+
+def replay(
+    workdir: Path, folder: Path, span: Span, events: tuple[str, ...] = (), report: Callable = print
+) -> list[dict[str, Any]]:
+    """Replay, and compare.
+
+    Args:
+        workdir: of a trained run.
+        folder: for the days' logs and both series of states.
+        span: days.
+        events: the log; (): the run's own.
+        report: is told of each day.
+
+    Returns:
+        For each day: "date", "events" (new ones), "users" (in the snapshot), "embedded" (incrementally),
+        seconds "incremental" and "full" of the whole job, "difference" (the largest of a number of both
+        snapshots), and of "pairs" (user with a vector, item that they are positive about within the
+        horizon, of the catalogue) the share whose item is among the user's 10 nearest: "recall" by the
+        merged snapshot, "recall_full", and "recall_stale" by the vectors of the first day, those without
+        counting as misses.
+
+    Raises:
+        FileNotFoundError: no run or no log.
+        ValueError: the folder is not empty, or the log has none of these days.
+    """
+    import duckdb
+
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty: name a new folder")
+    config = read_record(workdir).config
+    roots = {name: folder / name for name in ("incremental", "full")}
+    lines = []
+    folder.mkdir(parents=True, exist_ok=True)
+    with duckdb.connect(folder / "log.duckdb") as connection:
+        set_up_engine(connection, config.data.memory_limit, folder)
+        logs = _cut(connection, config, events or config.data.events, span, folder)
+        for name in (*roots, "warm"):  # the last one so that the first day compiles nothing
+            run(Job(workdir, roots.get(name, folder / "warm"), span.first, dtype="float32"), _silent)
+        first = _users(roots["full"])
+        for number, log in enumerate(logs):
+            date = _day(span.first, number + 1)
+            line: dict[str, Any] = {"date": date}
+            for name in list(roots)[:: 1 if number % 2 == 0 else -1]:
+                job = Job(workdir, roots[name], date, (str(log),), everyone=name == "full", dtype="float32")
+                started = time.perf_counter()
+                run(job, _silent)
+                line[name] = time.perf_counter() - started
+            line |= _compare(connection, config, roots, first, date, span.horizon)
+            lines.append(line)
+            report(
+                f"{date}: {line['embedded']:,} of {line['users']:,} users embedded, "
+                f"{line['incremental']:.2f} s against {line['full']:.2f} s; recall {line['recall']:.4f}, "
+                f"full {line['recall_full']:.4f}, stale {line['recall_stale']:.4f}"
+            )
+    return lines
+
+
+def _cut(
+    connection: duckdb.DuckDBPyConnection, config: Config, events: tuple[str, ...], span: Span, folder: Path
+) -> list[Path]:
+    """Write the rows of each day, as they are; also the table `positives` (user_id, item_id, micros)."""
+    data = config.data
+    open_log(connection, "log", "--events", events, folder / "log")
+    event_mapping.stage(connection, "log", data, None)
+    connection.execute(
+        f"""
+        CREATE TABLE positives AS SELECT DISTINCT user_id, item_id, micros FROM staged
+        WHERE in_scope AND reason IS NULL AND {is_positive(data.positives)}"""
+    )
+    logs, found = [], 0
+    for number in range(1, span.days + 1):
+        end = int(state.day_end(_day(span.first, number)).timestamp())
+        logs.append(folder / f"{_day(span.first, number)}.parquet")
+        [(rows,)] = connection.execute(
+            f"""
+            COPY (
+                SELECT log.* EXCLUDE ({FILE}, {ROW}, {BROKEN})
+                FROM log JOIN staged ON log.{FILE} = staged.file AND log.{ROW} = staged.row
+                WHERE micros >= {(end - DAY) * 10**6} AND micros < {end * 10**6}
+                ORDER BY log.{FILE}, log.{ROW}
+            ) TO {literal(logs[-1])} (FORMAT parquet)"""
+        ).fetchall()
+        found += rows
+    if not found:
+        raise ValueError(f"the log has no event in the {span.days} days after {span.first}: choose others")
+    return logs
+
+
+def _compare(
+    connection: duckdb.DuckDBPyConnection,
+    config: Config,
+    roots: dict[str, Path],
+    first: pa.Table,
+    date: str,
+    horizon: int,
+) -> dict[str, Any]:
+    name = state.current(roots["incremental"])
+    counts = state.read_manifest(roots["incremental"], name).counts
+    items = snapshot.read(roots["incremental"] / name / "items.parquet")
+    merged, full = _users(roots["incremental"]), _users(roots["full"])
+    if not merged["user_id"].equals(full["user_id"]):
+        raise ValueError(f"{date}: both runs must have the same users")
+    end = int(state.day_end(date).timestamp())
+    for kind, table in (("user", merged), ("item", items)):
+        rows = table.select([f"{kind}_id"]).append_column("row", [np.arange(len(table))])
+        connection.register(f"{kind}_rows", rows)
+    pairs = connection.execute(
+        f"""
+        SELECT DISTINCT u.row AS user, i.row AS item
+        FROM positives JOIN user_rows AS u USING (user_id) JOIN item_rows AS i USING (item_id)
+        WHERE micros >= {end * 10**6} AND micros < {(end + horizon * DAY) * 10**6} ORDER BY ALL"""
+    ).fetchnumpy()
+    vectors = snapshot.vectors_of(items)
+    stale = _aligned(first, merged)
+    return {
+        "events": counts["new_events"],
+        "users": counts["users"],
+        "embedded": counts["embedded_users"],
+        "difference": float(np.abs(snapshot.vectors_of(merged) - snapshot.vectors_of(full)).max()),
+        "pairs": len(pairs["user"]),
+        "recall": _recall(snapshot.vectors_of(merged), vectors, pairs),
+        "recall_full": _recall(snapshot.vectors_of(full), vectors, pairs),
+        "recall_stale": _recall(stale, vectors, pairs),
+    }
+
+
+def _aligned(old: pa.Table, new: pa.Table) -> np.ndarray:
+    """float32 [U, D]: old vectors in the order of the new users; NaN for those without."""
+    import pyarrow.compute as pc
+
+    row = pc.index_in(new["user_id"], old["user_id"]).to_numpy()  # NaN: not there
+    vectors = snapshot.vectors_of(old)[np.nan_to_num(row).astype(np.int64)]
+    return np.where(np.isnan(row.astype(np.float64))[:, None], np.float32("nan"), vectors)
+
+
+def _recall(users: np.ndarray, items: np.ndarray, pairs: dict[str, np.ndarray]) -> float:
+    """Share of the pairs whose item is among the user's 10 nearest; NaN without any pair."""
+    wanted, row = np.unique(pairs["user"], return_inverse=True)
+    if not len(wanted):
+        return float("nan")
+    queries = users[wanted]
+    known = ~np.isnan(queries[:, 0])
+    nearest = exact.search(np.nan_to_num(queries), items, min(RECALL_K, len(items)))[1]
+    hit = (nearest[row] == pairs["item"][:, None]).any(axis=1) & known[row]
+    return float(hit.mean())
+
+
+def draw(lines: list[dict[str, Any]], title: str, file: Path) -> None:
+    """Wall time and recall by day, as a PNG."""
+    from matplotlib.figure import Figure
+
+    days = [line["date"][5:] for line in lines]
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    seconds, recall = figure.subplots(1, 2)
+    for axes, series in (
+        (seconds, (("full", "everyone", "s--"), ("incremental", "active users", "o-"))),
+        (recall, (("recall_full", "everyone anew", "s--"), ("recall", "merged", "o-"),
+                  ("recall_stale", "vectors of the first day", "^:"))),
+    ):  # fmt: skip
+        for name, label, style in series:
+            axes.plot(days, [line[name] for line in lines], style, label=label, markersize=4)
+        axes.set_ylim(0, None)
+        axes.tick_params(axis="x", rotation=60)
+        axes.legend()
+    seconds.set(ylabel="seconds of the job", title=title)
+    recall.set(ylabel="Recall@10 of the days after")
+    with atomic_path(file) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
+def _users(root: Path) -> pa.Table:
+    return snapshot.read(root / str(state.current(root)) / "users.parquet")
+
+
+def _day(first: str, number: int) -> str:
+    return (datetime.date.fromisoformat(first) + datetime.timedelta(days=number)).isoformat()
+
+
+def _silent(line: str) -> None:
+    pass
