@@ -40,6 +40,24 @@ def test_length_buckets_change_nothing_but_the_order_of_work():
     assert len(read_widths) == -(-short // 8) + -(-(40 - short) // 8)
 
 
+def test_the_rest_of_a_bucket_is_a_smaller_batch(monkeypatch):
+    monkeypatch.setattr(inference, "FEWEST", 4)
+    graphdef, state = training_state.create(small.config(), small.SIZES)
+    embedder = Embedder(graphdef, state.params, np.asarray(small.tables().item_features))
+    monkeypatch.setattr(embedder, "users", lambda history, length: np.ones((len(length), 1)))
+    sizes = []
+
+    def read(users, width):
+        sizes.append(len(users))
+        return None, users
+
+    for count in (1, 4, 5, 8, 9, 17, 33):
+        sizes.clear()
+        found = embedder.users_by_length(read, np.ones(count, int), max_length=20, batch_size=16)
+        assert found.shape == (count, 1)
+        assert sizes == {1: [4], 4: [4], 5: [8], 8: [8], 9: [16], 17: [16, 4], 33: [16, 16, 4]}[count]
+
+
 def test_the_longest_bucket_takes_who_is_longer_than_T():
     graphdef, state = training_state.create(small.config(), small.SIZES)
     embedder = Embedder(graphdef, state.params, np.asarray(small.tables().item_features.values))

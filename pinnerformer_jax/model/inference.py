@@ -19,6 +19,9 @@ ITEM_CHUNK = 8192
 SHORTEST = 16
 """Positions of the first length bucket; each further one is twice as long."""
 
+FEWEST = 32
+"""Users of the smallest batch that is computed for the rest of a bucket."""
+
 
 class Embedder:
     """Both towers with fixed parameters. Shapes are fixed by the first call; keep them, or it compiles anew.
@@ -60,7 +63,8 @@ class Embedder:
                 many events.
             length: int [U], events of each user, at least one.
             max_length: T; the longest bucket.
-            batch_size: B, users at a time; the last batch of a bucket is filled up with repetitions.
+            batch_size: B, users at a time; the last batch of a bucket is filled up with repetitions, to B or
+                a half, a quarter ... of it, at least `FEWEST`.
 
         Returns:
             float32 [U, D], unit rows.
@@ -72,7 +76,10 @@ class Embedder:
             bucket = np.flatnonzero((length > shorter) & (length <= longest))
             for start in range(0, len(bucket), batch_size):
                 chunk = bucket[start : start + batch_size]
-                filled = np.pad(chunk, (0, batch_size - len(chunk)), mode="edge")  # one shape, one program
+                rows = batch_size
+                while rows // 2 >= max(len(chunk), FEWEST):
+                    rows //= 2
+                filled = np.pad(chunk, (0, rows - len(chunk)), mode="edge")  # few shapes, few programs
                 vectors = self.users(*read(filled, width))[: len(chunk)]
                 if embeddings is None:
                     embeddings = np.empty((len(length), vectors.shape[1]), np.float32)
