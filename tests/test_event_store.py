@@ -15,6 +15,7 @@ from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.serving import event_store
 
 SECOND = 10**6
+NONE = pa.array([], pa.int64())
 START = 1_795_000_000
 DATA = DataConfig(
     columns=ColumnsConfig(action="action", surface="surface", duration="duration"), max_reject_share=0.5
@@ -56,8 +57,9 @@ def load(connection, tmp_path, rows, end=START + 1000, data=DATA):
     )  # fmt: skip
 
 
-def test_the_newest_events_of_the_timelines(connection, timelines):
-    assert event_store.load_stored(connection, None, timelines, 3, (START + 4) * SECOND) == 0
+def test_the_newest_events_of_the_timelines(connection, timelines, tmp_path):
+    _, left = event_store.load_stored(connection, None, timelines, 3, (START + 4) * SECOND, tmp_path)
+    assert left == 0
     assert stored(connection) == [
         (5, "item-4", "", "search", START * SECOND, 1.0),
         (5, "item-4", "view", "", (START + 1) * SECOND, 2.0),
@@ -69,23 +71,25 @@ def test_the_newest_events_of_the_timelines(connection, timelines):
 
 
 def test_a_state_and_timelines_are_united(connection, timelines, tmp_path):
-    event_store.load_stored(connection, None, timelines, 9, (START + 99) * SECOND)
+    file, _ = event_store.load_stored(connection, None, timelines, 9, (START + 99) * SECOND, tmp_path)
     load(connection, tmp_path, [row(second=50), row(second=51, user=9)])
-    event_store.merge(connection, pa.array([], pa.int64()), 9)
+    event_store.merge(connection, NONE, 9)
     (tmp_path / "base").mkdir()
-    event_store.write_events(connection, tmp_path / "base" / "events.parquet")
+    event_store.write_events(connection, file, NONE, tmp_path / "base" / "events.parquet")
     kept = pq.read_table(tmp_path / "base" / "events.parquet")
     assert kept["user_id"].to_pylist() == [5] * 2 + [7] * 6 + [9]
     with duckdb.connect() as again:
         event_store.load_catalogue(again, timelines)
         again.execute("DELETE FROM items WHERE item_id = 'item-4'")
-        left = event_store.load_stored(again, tmp_path / "base", timelines, 9, (START + 99) * SECOND)
+        _, left = event_store.load_stored(
+            again, tmp_path / "base", timelines, 9, (START + 99) * SECOND, tmp_path
+        )
         assert left == 2
         assert stored(again) == [tuple(event.values()) for event in kept.to_pylist()[2:]]
 
 
 def test_what_becomes_of_a_log(connection, timelines, tmp_path):
-    event_store.load_stored(connection, None, timelines, 9, (START + 99) * SECOND)
+    event_store.load_stored(connection, None, timelines, 9, (START + 99) * SECOND, tmp_path)
     rows = [
         row(),
         row(),  # twice
@@ -104,29 +108,29 @@ def test_what_becomes_of_a_log(connection, timelines, tmp_path):
     }  # fmt: skip
     merged = event_store.merge(connection, pa.array([5, 1], pa.int64()), 4)
     assert merged == {
-        "deleted_users": 1, "of_deleted_users": 1, "known_already": 1, "new_events": 1, "stored_events": 4,
-        "stored_users": 1,
+        "deleted_users": 1, "of_deleted_users": 1, "known_already": 1, "new_events": 1
     }  # fmt: skip
-    kept = stored(connection, "kept")
-    assert [(event[4] // SECOND - START, event[6]) for event in kept] == [
+    changed = stored(connection, "changed")
+    assert stored(connection, "kept") == [event[:6] for event in changed]
+    assert [(event[4] // SECOND - START, event[6]) for event in changed] == [
         (2, False), (3, False), (4, False), (9, True)
     ]  # fmt: skip
 
 
 def test_too_many_bad_rows_stop_it_and_stay_for_reading(connection, timelines, tmp_path):
-    event_store.load_stored(connection, None, timelines, 9, (START + 99) * SECOND)
+    event_store.load_stored(connection, None, timelines, 9, (START + 99) * SECOND, tmp_path)
     with pytest.raises(ValueError, match=r"2 of 3 rows(.|\n)*failed.parquet"):
         load(connection, tmp_path, [row(user=None), row(item=None), row("item-9")])
     assert pq.read_table(tmp_path / "failed.parquet").num_rows == 3
     load_nothing_new = [row("item-8"), row("item-9")]
     with duckdb.connect() as again:
         event_store.load_catalogue(again, timelines)
-        event_store.load_stored(again, None, timelines, 9, (START + 99) * SECOND)
+        event_store.load_stored(again, None, timelines, 9, (START + 99) * SECOND, tmp_path)
         assert load(again, tmp_path, load_nothing_new)["arrived"] == 0  # unknown items alone do not
 
 
 def test_ids_of_other_integers_do_and_of_other_types_do_not(connection, timelines, tmp_path):
-    event_store.load_stored(connection, None, timelines, 9, (START + 99) * SECOND)
+    event_store.load_stored(connection, None, timelines, 9, (START + 99) * SECOND, tmp_path)
     write_parquet(tmp_path / "text.parquet", [row(user="7")])
     write_parquet(tmp_path / "small.parquet", [row()], user=pa.int16())
     arguments = (DATA, START * 10**9, tmp_path / "work", tmp_path / "rejects", tmp_path / "failed")
@@ -138,9 +142,9 @@ def test_ids_of_other_integers_do_and_of_other_types_do_not(connection, timeline
 
 
 def test_who_is_embedded(connection, timelines, tmp_path):
-    event_store.load_stored(connection, None, timelines, 9, (START + 99) * SECOND)
+    event_store.load_stored(connection, None, timelines, 9, (START + 99) * SECOND, tmp_path)
     load(connection, tmp_path, [row(), row(user=3)])
-    event_store.merge(connection, pa.array([], pa.int64()), 9)
+    event_store.merge(connection, NONE, 9)
 
     def chosen(named, least=1):
         work = tmp_path / f"timelines-{len(list(tmp_path.glob('timelines-*')))}"
@@ -148,7 +152,7 @@ def test_who_is_embedded(connection, timelines, tmp_path):
         connection.execute("DROP VIEW events; DROP TABLE users")
         return found
 
-    found = chosen(pa.array([], pa.int64()))
+    found = chosen(NONE)
     assert found.user_ids.to_pylist() == [3, 7]
     assert np.diff(found.events.offsets).tolist() == [1, 6]
     assert found.newest.tolist() == [(START + 9) * SECOND] * 2
@@ -161,9 +165,50 @@ def test_who_is_embedded(connection, timelines, tmp_path):
 
 
 def test_popularity_counts_recent_positives(connection, timelines, tmp_path):
-    event_store.load_stored(connection, None, timelines, 9, (START + 99) * SECOND)
+    event_store.load_stored(connection, None, timelines, 9, (START + 99) * SECOND, tmp_path)
     load(connection, tmp_path, [row("item-2", 8), row("item-2", 9), row("item-1", 9, duration=0.4)])
-    event_store.merge(connection, pa.array([], pa.int64()), 9)
+    event_store.merge(connection, NONE, 9)
     rules = (PositiveRule("view", 0.5, "home"), PositiveRule("like"))
     assert event_store.popularity(connection, rules, (START + 1) * SECOND).tolist() == [2, 1, 0]
     assert event_store.popularity(connection, rules, (START + 8) * SECOND).tolist() == [2]
+
+
+@pytest.mark.parametrize("group", [1, 3, 7, 1000])
+def test_the_stored_file_and_what_changed_are_merged_in_order(connection, tmp_path, monkeypatch, group):
+    monkeypatch.setattr(event_store, "_GROUP", group)
+    rng = np.random.default_rng(0)
+
+    def events(users, first):
+        return [
+            (user, "item-0", "view", "home", first + int(micros), 0.0)
+            for user in users
+            for micros in np.sort(rng.choice(1000, rng.integers(1, 6), replace=False))
+        ]
+
+    old, new = events(range(0, 60, 2), 0), events([0, 4, 7, 8, 31, 58, 59, 99], 1000)
+    names = ("user_id", "item_id", "action", "surface", "micros", "duration")
+
+    def table(rows):
+        return pa.table(
+            {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+        )
+
+    file = tmp_path / "old.parquet"
+    pq.write_table(table(old), file, row_group_size=7)
+    connection.execute(f"CREATE VIEW stored AS FROM read_parquet('{file}')")
+    arrived = table(new)
+    connection.register("arrived", arrived)
+    gone = pa.array([2, 4, 99, 1000])
+    event_store.merge(connection, gone, 4)
+    rows = event_store.write_events(connection, file, gone, tmp_path / "new.parquet")
+    want = []
+    for user in range(100):
+        mine = [row for row in old + new if row[0] == user and user not in gone.to_pylist()]
+        want += mine[-4:] if user in {row[0] for row in new} else mine
+    written = pq.ParquetFile(tmp_path / "new.parquet")
+    assert [tuple(row.values()) for row in written.read().to_pylist()] == want
+    assert stored(connection, "kept") == want
+    assert rows == len(want)
+    sizes = [written.metadata.row_group(k).num_rows for k in range(written.num_row_groups)]
+    assert all(size == group for size in sizes[:-1])
+    assert sizes[-1] <= group

@@ -270,17 +270,19 @@ def _merge_events(
         data = dataclasses.replace(data, max_reject_share=job.max_reject_share)
     base = job.snapshots / plan.base if plan.base else None
     end = int(state.day_end(plan.date).timestamp()) * 10**6
-    anew = before is None or before.data != model.data or before.max_length < length
+    anew = before is None or before.data != model.data or before.max_length != length
     failed = job.snapshots / "rejects.parquet"
     event_store.load_catalogue(connection, model.timelines)
-    left_out = event_store.load_stored(connection, base, model.timelines if anew else None, length, end)
+    stored, left_out = event_store.load_stored(
+        connection, base, model.timelines if anew else None, length, end, work
+    )
     counts = event_store.load_log(
         connection, plan.files, data, end, work / "log", folder / "rejects.parquet", failed
     )
     failed.unlink(missing_ok=True)  # of an earlier attempt
     counts |= event_store.merge(connection, plan.gone, length)
-    event_store.write_events(connection, folder / "events.parquet")
-    return {"without_item": left_out, **counts}
+    kept = event_store.write_events(connection, stored, plan.gone, folder / "events.parquet")
+    return {"without_item": left_out, **counts, "stored_events": kept}
 
 
 def _embed(

@@ -16,13 +16,15 @@ The day's log goes by the rules of ingest: the run's own columns, scope, actions
   so that logs may overlap;
 - users are embedded from data.min_user_events on, whether they are new or not.
 
-Everything is DuckDB's: within data.memory_limit, spilled to disk beside the state.
+What grows with the log is DuckDB's, within data.memory_limit and spilled to disk beside the state. The file
+of the state before is streamed into the new one: a day is one pass over it, and only what changed is sorted.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
+from bisect import bisect_right
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,7 +42,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _FACTS = "user_id, item_id, action, surface, micros, duration"
-_ORDER = "micros, md5_number_lower(concat_ws('|', item_id, action, surface, duration))"  # as in write_shards
+_ORDER = ("micros", "md5_number_lower(concat_ws('|', item_id, action, surface, duration))")  # of write_shards
+_GROUP = 1 << 16  # events of a row group: what is read to know what one user has seen
 _INTEGER = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
 
 
@@ -72,29 +75,40 @@ def load_stored(
     timelines: Timelines | None,
     max_length: int,
     end: int,
-) -> int:
-    """Create the table `stored` from the events of a state and, or, of prepared timelines.
+    work: Path,
+) -> tuple[Path, int]:
+    """Create the view `stored` of the events of a state, or of prepared timelines united with them.
 
     Args:
         connection: where `items` is.
         base: folder of the state.
-        timelines: of which each user's newest events before `end` are taken.
-        max_length: how many.
+        timelines: of which each user's newest events before `end` are taken; None: the state's do.
+        max_length: how many of each user are kept of both.
         end: microseconds since 1970.
+        work: folder for the file.
 
     Returns:
-        Events that were left out, as the catalogue does not have their item (any more).
+        The file that the view reads, and how many events were left out as the catalogue does not have their
+        item (any more).
     """
-    old = f"read_parquet({literal(base / 'events.parquet')})" if base else None
-    if timelines:
+    file, left_out = work / "stored.parquet", 0
+    if timelines is None:
+        file = base / "events.parquet"
+    else:
         _load_timelines(connection, timelines, max_length, end)
-        if old:
+        if base:
             connection.execute(
-                f"INSERT INTO prepared SELECT {_FACTS} FROM {old} ANTI JOIN prepared USING ({_FACTS})"
+                f"INSERT INTO prepared SELECT {_FACTS} FROM read_parquet({literal(base / 'events.parquet')}) "
+                f"ANTI JOIN prepared USING ({_FACTS})"
             )
-        old = "prepared"
-    connection.execute(f"CREATE TABLE stored AS SELECT {_FACTS} FROM {old} SEMI JOIN items USING (item_id)")
-    return _one(connection, f"SELECT count(*) FROM {old}") - _one(connection, "SELECT count(*) FROM stored")
+        left_out = _one(connection, "SELECT count(*) FROM prepared ANTI JOIN items USING (item_id)")
+        connection.execute(
+            f"COPY (SELECT {_FACTS} FROM prepared SEMI JOIN items USING (item_id) {_newest(max_length)} "
+            f"ORDER BY user_id, {', '.join(_ORDER)}) TO {literal(file)} (FORMAT parquet)"
+        )
+        connection.execute("DROP TABLE prepared")
+    connection.execute(f"CREATE VIEW stored AS SELECT {_FACTS} FROM read_parquet({literal(file)})")
+    return file, left_out
 
 
 def _load_timelines(
@@ -210,8 +224,8 @@ def _as_stored(connection: duckdb.DuckDBPyConnection, kind: str, expression: str
 
 
 def merge(connection: duckdb.DuckDBPyConnection, gone: pa.Array, max_length: int) -> dict[str, int]:
-    """Create the table `kept`: of stored and arrived events the newest of each user; `fresh` are those that
-    only the log had.
+    """Create the view `kept`: of stored and arrived events the newest of each user. Of these the table
+    `changed` has the users with events that only the log had (`fresh`).
 
     Args:
         connection: where `stored` and `arrived` are.
@@ -226,48 +240,106 @@ def merge(connection: duckdb.DuckDBPyConnection, gone: pa.Array, max_length: int
     connection.register("gone_ids", pa.table({"user_id": gone}))
     connection.execute("CREATE TABLE gone AS FROM gone_ids")
     connection.unregister("gone_ids")
-    counts = {
-        "deleted_users": _one(
-            connection, "SELECT count(DISTINCT user_id) FROM stored SEMI JOIN gone USING (user_id)"
-        ),
-        "of_deleted_users": _one(connection, "SELECT count(*) FROM arrived SEMI JOIN gone USING (user_id)"),
-    }
+    connection.execute("CREATE TABLE affected AS FROM stored SEMI JOIN arrived USING (user_id)")
     connection.execute(
         f"""
         CREATE TABLE fresh AS
-        FROM arrived ANTI JOIN gone USING (user_id) ANTI JOIN stored USING ({_FACTS})"""
+        FROM arrived ANTI JOIN gone USING (user_id) ANTI JOIN affected USING ({_FACTS})"""
     )
     connection.execute(
         f"""
-        CREATE TABLE kept AS
-        WITH living AS (FROM stored ANTI JOIN gone USING (user_id)),
-        changed AS (
-            SELECT *, false AS fresh FROM living SEMI JOIN fresh USING (user_id)
+        CREATE TABLE changed AS
+        WITH both_ AS (
+            SELECT *, false AS fresh FROM affected SEMI JOIN fresh USING (user_id)
             UNION ALL SELECT *, true FROM fresh
         )
-        SELECT *, false AS fresh FROM living ANTI JOIN fresh USING (user_id)
-        UNION ALL
-        FROM changed
-        QUALIFY row_number() OVER (
-            PARTITION BY user_id
-            ORDER BY micros DESC, md5_number_lower(concat_ws('|', item_id, action, surface, duration)) DESC
-        ) <= {max_length}"""
+        FROM both_ {_newest(max_length)}"""
     )
+    connection.execute(
+        """
+        CREATE VIEW kept AS
+        FROM stored ANTI JOIN gone USING (user_id) ANTI JOIN changed USING (user_id)
+        UNION ALL SELECT * EXCLUDE (fresh) FROM changed"""
+    )
+    deleted = "SELECT count(DISTINCT user_id) FROM stored SEMI JOIN gone USING (user_id)"
+    of_deleted = _one(connection, "SELECT count(*) FROM arrived SEMI JOIN gone USING (user_id)")
     new = _one(connection, "SELECT count(*) FROM fresh")
-    return counts | {
-        "known_already": _one(connection, "SELECT count(*) FROM arrived") - counts["of_deleted_users"] - new,
+    return {
+        "deleted_users": _one(connection, deleted),
+        "of_deleted_users": of_deleted,
+        "known_already": _one(connection, "SELECT count(*) FROM arrived") - of_deleted - new,
         "new_events": new,
-        "stored_events": _one(connection, "SELECT count(*) FROM kept"),
-        "stored_users": _one(connection, "SELECT count(DISTINCT user_id) FROM kept"),
     }
 
 
-def write_events(connection: duckdb.DuckDBPyConnection, file: Path) -> None:
-    """Write events.parquet from `kept`."""
-    connection.execute(
-        f"COPY (SELECT {_FACTS} FROM kept ORDER BY user_id, {_ORDER}) TO {literal(file)} "
-        "(FORMAT parquet, ROW_GROUP_SIZE 61440)"
-    )
+def _newest(count: int) -> str:
+    """SQL that leaves of each user the newest events."""
+    newest_first = ", ".join(f"{key} DESC" for key in _ORDER)
+    return f"QUALIFY row_number() OVER (PARTITION BY user_id ORDER BY {newest_first}) <= {count}"
+
+
+def write_events(connection: duckdb.DuckDBPyConnection, stored: Path, gone: pa.Array, file: Path) -> int:
+    """Write events.parquet: the stored events, which are in order, without those of deleted users, and those
+    of changed users in the place of their old ones.
+
+    Args:
+        connection: where `changed` is.
+        stored: file that `load_stored` returned.
+        gone: ids of deleted users.
+        file: to write.
+
+    Returns:
+        How many events it has.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    old = pq.ParquetFile(stored)
+    query = f"SELECT {_FACTS} FROM changed ORDER BY user_id, {', '.join(_ORDER)}"
+    changed = _Sorted(connection.sql(query).to_arrow_reader(_GROUP), old.schema_arrow)
+    ids = connection.cursor().sql("SELECT DISTINCT user_id FROM changed").to_arrow_table()["user_id"]
+    leaving = pa.concat_arrays([*ids.cast(gone.type).chunks, gone])
+    waiting = old.schema_arrow.empty_table()
+    with pq.ParquetWriter(file, old.schema_arrow, compression="zstd") as writer:
+        for group in range(old.num_row_groups):
+            part = old.read_row_group(group)
+            if not len(part):
+                continue
+            last = part["user_id"][-1].as_py()
+            part = part.filter(pc.invert(pc.is_in(part["user_id"], leaving)))
+            part = pa.concat_tables([part, changed.up_to(last)])
+            waiting = pa.concat_tables([waiting, part.take(pc.sort_indices(part["user_id"]))])  # stable
+            while len(waiting) >= _GROUP:
+                writer.write_table(waiting.slice(0, _GROUP))
+                waiting = waiting.slice(_GROUP)
+        waiting = pa.concat_tables([waiting, changed.up_to(None)])
+        writer.write_table(waiting, row_group_size=_GROUP)
+    return pq.read_metadata(file).num_rows
+
+
+class _Sorted:
+    """Events in order of their users, read as far as they are asked for."""
+
+    def __init__(self, batches: pa.RecordBatchReader, schema: pa.Schema) -> None:
+        self.batches, self.schema, self.read = batches, schema, schema.empty_table()
+
+    def up_to(self, last: Any) -> pa.Table:
+        """Those that were not asked for before, of users up to and with this one; None: all."""
+        import pyarrow as pa
+
+        parts = []
+        while True:
+            ids = self.read["user_id"]
+            count = len(ids)
+            if last is not None:
+                count = bisect_right(range(len(ids)), last, key=lambda row: ids[row].as_py())
+            parts.append(self.read.slice(0, count))
+            self.read = self.read.slice(count)
+            batch = None if len(self.read) else next(self.batches, None)
+            if batch is None:
+                return pa.concat_tables(parts)
+            self.read = pa.Table.from_batches([batch]).cast(self.schema)
 
 
 def histories(
@@ -276,7 +348,7 @@ def histories(
     """What is kept of the users to embed: with fresh events or named.
 
     Args:
-        connection: where `kept`, `items`, `action_ids` and `surface_ids` are.
+        connection: where `kept`, `changed`, `items`, `action_ids` and `surface_ids` are.
         named: ids; None: everyone.
         least: users with fewer events are left out.
         work: folder for the timelines.
@@ -287,7 +359,7 @@ def histories(
     if named is not None:
         connection.register("named_ids", pa.table({"user_id": named}))
         condition = (
-            "WHERE user_id IN (SELECT user_id FROM kept WHERE fresh UNION SELECT user_id FROM named_ids)"
+            "WHERE user_id IN (SELECT user_id FROM changed WHERE fresh UNION SELECT user_id FROM named_ids)"
         )
     connection.execute(
         f"""
