@@ -59,7 +59,7 @@ def load(connection, tmp_path, rows, end=START + 1000, data=DATA):
 
 def test_the_newest_events_of_the_timelines(connection, timelines, tmp_path):
     _, left = event_store.load_stored(connection, None, timelines, 3, (START + 4) * SECOND, tmp_path)
-    assert left == 0
+    assert left == {"without_item": 0, "timelines_after_day": 1}
     assert stored(connection) == [
         (5, "item-4", "", "search", START * SECOND, 1.0),
         (5, "item-4", "view", "", (START + 1) * SECOND, 2.0),
@@ -84,7 +84,7 @@ def test_a_state_and_timelines_are_united(connection, timelines, tmp_path):
         _, left = event_store.load_stored(
             again, tmp_path / "base", timelines, 9, (START + 99) * SECOND, tmp_path
         )
-        assert left == 2
+        assert left == {"without_item": 2, "timelines_after_day": 0}
         assert stored(again) == [tuple(event.values()) for event in kept.to_pylist()[2:]]
 
 
@@ -173,42 +173,12 @@ def test_popularity_counts_recent_positives(connection, timelines, tmp_path):
     assert event_store.popularity(connection, rules, (START + 8) * SECOND).tolist() == [2]
 
 
-@pytest.mark.parametrize("group", [1, 3, 7, 1000])
-def test_the_stored_file_and_what_changed_are_merged_in_order(connection, tmp_path, monkeypatch, group):
-    monkeypatch.setattr(event_store, "_GROUP", group)
-    rng = np.random.default_rng(0)
-
-    def events(users, first):
-        return [
-            (user, "item-0", "view", "home", first + int(micros), 0.0)
-            for user in users
-            for micros in np.sort(rng.choice(1000, rng.integers(1, 6), replace=False))
-        ]
-
-    old, new = events(range(0, 60, 2), 0), events([0, 4, 7, 8, 31, 58, 59, 99], 1000)
-    names = ("user_id", "item_id", "action", "surface", "micros", "duration")
-
-    def table(rows):
-        return pa.table(
-            {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
-        )
-
-    file = tmp_path / "old.parquet"
-    pq.write_table(table(old), file, row_group_size=7)
-    connection.execute(f"CREATE VIEW stored AS FROM read_parquet('{file}')")
-    arrived = table(new)
-    connection.register("arrived", arrived)
-    gone = pa.array([2, 4, 99, 1000])
-    event_store.merge(connection, gone, 4)
-    rows = event_store.write_events(connection, file, gone, tmp_path / "new.parquet")
-    want = []
-    for user in range(100):
-        mine = [row for row in old + new if row[0] == user and user not in gone.to_pylist()]
-        want += mine[-4:] if user in {row[0] for row in new} else mine
-    written = pq.ParquetFile(tmp_path / "new.parquet")
-    assert [tuple(row.values()) for row in written.read().to_pylist()] == want
-    assert stored(connection, "kept") == want
-    assert rows == len(want)
-    sizes = [written.metadata.row_group(k).num_rows for k in range(written.num_row_groups)]
-    assert all(size == group for size in sizes[:-1])
-    assert sizes[-1] <= group
+def test_an_event_of_the_same_second_is_the_same(connection, timelines, tmp_path):
+    """Timelines have whole seconds, a log may have finer ones."""
+    event_store.load_stored(connection, None, timelines, 9, (START + 99) * SECOND, tmp_path)
+    data = dataclasses.replace(DATA, time_unit="ms")
+    known, new = row("item-0", 0, duration=0.0), row("item-0", 0, duration=0.1)
+    rows = [event | {"time": event["time"] * 1000 + 250} for event in (known, new)]
+    assert load(connection, tmp_path, rows, data=data)["arrived"] == 2
+    assert event_store.merge(connection, NONE, 9)["known_already"] == 1
+    assert connection.execute("SELECT micros FROM fresh").fetchall() == [(START * SECOND + 250_000,)]

@@ -282,7 +282,7 @@ def _merge_events(
     failed.unlink(missing_ok=True)  # of an earlier attempt
     counts |= event_store.merge(connection, plan.gone, length)
     kept = event_store.write_events(connection, stored, plan.gone, folder / "events.parquet")
-    return {"without_item": left_out, **counts, "stored_events": kept}
+    return {**left_out, **counts, "stored_events": kept}
 
 
 def _embed(
@@ -370,7 +370,9 @@ def _tell(report: Callable[[str], None], counts: dict[str, Any], index: dict[str
             f"  of deleted users {counts['of_deleted_users']:,}, known already {counts['known_already']:,}"
         )
     report(f"events: {counts['new_events']:,} new, {counts['stored_events']:,} kept")
-    if counts["without_item"]:
+    if counts.get("timelines_after_day"):
+        report(f"  of the prepared timelines after the day, left out: {counts['timelines_after_day']:,}")
+    if counts.get("without_item"):
         report(f"  of items that the catalogue has no more, dropped: {counts['without_item']:,}")
     if counts["deleted_users"]:
         report(f"users deleted: {counts['deleted_users']:,}")

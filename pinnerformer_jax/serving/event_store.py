@@ -12,8 +12,8 @@ lost), and does so again, united with what came since, when the model's data or 
 The day's log goes by the rules of ingest: the run's own columns, scope, actions and rejects. Besides,
 - an item that the catalogue has not is set aside ("item without a feature vector"): it counts from the next
   training on, whose catalogue knows it;
-- what lies after the day, or of deleted users, is left out; what the store already has is not taken twice,
-  so that logs may overlap;
+- what lies after the day, or of deleted users, is left out; what the store already has (the same event in
+  the same second) is not taken twice, so that logs may overlap;
 - users are embedded from data.min_user_events on, whether they are new or not.
 
 What grows with the log is DuckDB's, within data.memory_limit and spilled to disk beside the state. The file
@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from bisect import bisect_right
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,6 +35,7 @@ from pinnerformer_jax.data.log_reader import literal, open_log
 from pinnerformer_jax.data.timeline_writer import write_shards
 from pinnerformer_jax.data.timelines import TRAIN, Shard, Timelines, open_shard
 from pinnerformer_jax.evaluation.protocol import flat_ranges
+from pinnerformer_jax.serving import event_file
 
 if TYPE_CHECKING:
     import duckdb
@@ -43,7 +43,10 @@ if TYPE_CHECKING:
 
 _FACTS = "user_id, item_id, action, surface, micros, duration"
 _ORDER = ("micros", "md5_number_lower(concat_ws('|', item_id, action, surface, duration))")  # of write_shards
-_GROUP = 1 << 16  # events of a row group: what is read to know what one user has seen
+_SAME = " AND ".join(
+    [f"a.{name} = b.{name}" for name in ("user_id", "item_id", "action", "surface", "duration")]
+    + ["a.micros // 1000000 = b.micros // 1000000"]
+)
 _INTEGER = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
 
 
@@ -76,7 +79,7 @@ def load_stored(
     max_length: int,
     end: int,
     work: Path,
-) -> tuple[Path, int]:
+) -> tuple[Path, dict[str, int]]:
     """Create the view `stored` of the events of a state, or of prepared timelines united with them.
 
     Args:
@@ -88,20 +91,21 @@ def load_stored(
         work: folder for the file.
 
     Returns:
-        The file that the view reads, and how many events were left out as the catalogue does not have their
-        item (any more).
+        The file that the view reads, and counts of events that were left out: of an item that the catalogue
+        does not have (any more), and after `end`.
     """
-    file, left_out = work / "stored.parquet", 0
+    file, left_out = work / "stored.parquet", {}
     if timelines is None:
         file = base / "events.parquet"
     else:
-        _load_timelines(connection, timelines, max_length, end)
+        later = _load_timelines(connection, timelines, max_length, end)
         if base:
             connection.execute(
                 f"INSERT INTO prepared SELECT {_FACTS} FROM read_parquet({literal(base / 'events.parquet')}) "
-                f"ANTI JOIN prepared USING ({_FACTS})"
+                f"AS a ANTI JOIN prepared AS b ON {_SAME}"
             )
-        left_out = _one(connection, "SELECT count(*) FROM prepared ANTI JOIN items USING (item_id)")
+        without = _one(connection, "SELECT count(*) FROM prepared ANTI JOIN items USING (item_id)")
+        left_out = {"without_item": without, "timelines_after_day": later}
         connection.execute(
             f"COPY (SELECT {_FACTS} FROM prepared SEMI JOIN items USING (item_id) {_newest(max_length)} "
             f"ORDER BY user_id, {', '.join(_ORDER)}) TO {literal(file)} (FORMAT parquet)"
@@ -113,16 +117,18 @@ def load_stored(
 
 def _load_timelines(
     connection: duckdb.DuckDBPyConnection, timelines: Timelines, max_length: int, end: int
-) -> None:
-    """Create the table `prepared`."""
+) -> int:
+    """Create the table `prepared`; how many events lie after `end`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     ids = pq.read_table(timelines.path / "catalog" / "items.parquet", columns=["item_id"])["item_id"]
     names = {kind: pa.array(getattr(timelines.manifest, f"{kind}s")) for kind in ("action", "surface")}
+    later = 0
     for number, shard in enumerate(timelines.shards):
         before = np.concatenate([[0], np.cumsum(shard.time * 10**6 < end)])
         count = before[shard.offsets[1:]] - before[shard.offsets[:-1]]
+        later += len(shard.time) - int(count.sum())
         kept = np.minimum(count, max_length)
         owner, event = flat_ranges(shard.offsets[:-1] + count - kept, kept)
         users = pq.read_table(shard.path / "users.parquet", columns=["user_id"])["user_id"]
@@ -140,6 +146,7 @@ def _load_timelines(
         connection.execute(f"{'INSERT INTO' if number else 'CREATE TABLE'} prepared {'' if number else 'AS '}"
                            f"SELECT {_FACTS} FROM part")  # fmt: skip
         connection.unregister("part")
+    return later
 
 
 def load_log(
@@ -244,16 +251,16 @@ def merge(connection: duckdb.DuckDBPyConnection, gone: pa.Array, max_length: int
     connection.execute(
         f"""
         CREATE TABLE fresh AS
-        FROM arrived ANTI JOIN gone USING (user_id) ANTI JOIN affected USING ({_FACTS})"""
+        FROM arrived AS a ANTI JOIN gone USING (user_id) ANTI JOIN affected AS b ON {_SAME}"""
     )
     connection.execute(
         f"""
         CREATE TABLE changed AS
-        WITH both_ AS (
+        WITH together AS (
             SELECT *, false AS fresh FROM affected SEMI JOIN fresh USING (user_id)
             UNION ALL SELECT *, true FROM fresh
         )
-        FROM both_ {_newest(max_length)}"""
+        FROM together {_newest(max_length)}"""
     )
     connection.execute(
         """
@@ -279,8 +286,7 @@ def _newest(count: int) -> str:
 
 
 def write_events(connection: duckdb.DuckDBPyConnection, stored: Path, gone: pa.Array, file: Path) -> int:
-    """Write events.parquet: the stored events, which are in order, without those of deleted users, and those
-    of changed users in the place of their old ones.
+    """Write events.parquet: what is in `kept`, by user and in the order of the timelines.
 
     Args:
         connection: where `changed` is.
@@ -292,54 +298,11 @@ def write_events(connection: duckdb.DuckDBPyConnection, stored: Path, gone: pa.A
         How many events it has.
     """
     import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
-    old = pq.ParquetFile(stored)
-    query = f"SELECT {_FACTS} FROM changed ORDER BY user_id, {', '.join(_ORDER)}"
-    changed = _Sorted(connection.sql(query).to_arrow_reader(_GROUP), old.schema_arrow)
-    ids = connection.cursor().sql("SELECT DISTINCT user_id FROM changed").to_arrow_table()["user_id"]
+    ids = connection.sql("SELECT DISTINCT user_id FROM changed").to_arrow_table()["user_id"]
     leaving = pa.concat_arrays([*ids.cast(gone.type).chunks, gone])
-    waiting = old.schema_arrow.empty_table()
-    with pq.ParquetWriter(file, old.schema_arrow, compression="zstd") as writer:
-        for group in range(old.num_row_groups):
-            part = old.read_row_group(group)
-            if not len(part):
-                continue
-            last = part["user_id"][-1].as_py()
-            part = part.filter(pc.invert(pc.is_in(part["user_id"], leaving)))
-            part = pa.concat_tables([part, changed.up_to(last)])
-            waiting = pa.concat_tables([waiting, part.take(pc.sort_indices(part["user_id"]))])  # stable
-            while len(waiting) >= _GROUP:
-                writer.write_table(waiting.slice(0, _GROUP))
-                waiting = waiting.slice(_GROUP)
-        waiting = pa.concat_tables([waiting, changed.up_to(None)])
-        writer.write_table(waiting, row_group_size=_GROUP)
-    return pq.read_metadata(file).num_rows
-
-
-class _Sorted:
-    """Events in order of their users, read as far as they are asked for."""
-
-    def __init__(self, batches: pa.RecordBatchReader, schema: pa.Schema) -> None:
-        self.batches, self.schema, self.read = batches, schema, schema.empty_table()
-
-    def up_to(self, last: Any) -> pa.Table:
-        """Those that were not asked for before, of users up to and with this one; None: all."""
-        import pyarrow as pa
-
-        parts = []
-        while True:
-            ids = self.read["user_id"]
-            count = len(ids)
-            if last is not None:
-                count = bisect_right(range(len(ids)), last, key=lambda row: ids[row].as_py())
-            parts.append(self.read.slice(0, count))
-            self.read = self.read.slice(count)
-            batch = None if len(self.read) else next(self.batches, None)
-            if batch is None:
-                return pa.concat_tables(parts)
-            self.read = pa.Table.from_batches([batch]).cast(self.schema)
+    changed = connection.sql(f"SELECT {_FACTS} FROM changed ORDER BY user_id, {', '.join(_ORDER)}")
+    return event_file.write(stored, changed.to_arrow_reader(event_file.GROUP), leaving, file)
 
 
 def histories(
