@@ -303,6 +303,7 @@ def test_wrong_input_changes_nothing(copy):
         ({"events": ("tfds:movielens",)}, "a day's log is files"),
         ({"date": "yesterday"}, "--date 'yesterday': write a day such as"),
         ({"users": folder / "none.txt"}, "none.txt"),
+        ({"date": day(0), "tombstones": folder / "empty.txt"}, "of a later day is served"),
     ):  # fmt: skip
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             publish(workdir, snapshots, **{"date": day(TRAINED), "dtype": "float32"} | job)

@@ -37,7 +37,7 @@ def three(tmp_path):
 
 def test_nothing_is_published_at_first(tmp_path):
     assert state.current(tmp_path) is None
-    assert state.base_for(tmp_path, "2026-01-01") is None
+    assert state.base_for(tmp_path, "2026-01-01", again=True) is None
     with pytest.raises(FileNotFoundError, match="CURRENT: nothing was published here"):
         state.rollback(tmp_path)
 
@@ -84,10 +84,12 @@ def test_a_damaged_manifest_is_named(three, text):
 
 def test_a_day_is_built_on_the_newest_earlier_one(three):
     root, names = three
-    assert state.base_for(root, "2026-01-09") == names[2]
-    assert state.base_for(root, "2026-01-03") == names[1]
-    with pytest.raises(ValueError, match=f"--date 2026-01-02: {names[2]} of a later day is served"):
-        state.base_for(root, "2026-01-02")
+    assert state.base_for(root, "2026-01-09", again=True) == names[2]
+    assert state.base_for(root, "2026-01-03", again=True) == names[1]
+    assert state.base_for(root, "2026-01-03", again=False) == names[2]
+    for again in (True, False):
+        with pytest.raises(ValueError, match=f"--date 2026-01-02: {names[2]} of a later day is served"):
+            state.base_for(root, "2026-01-02", again=again)
 
 
 def test_roll_back_again_and_again(three):

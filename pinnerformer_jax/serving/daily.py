@@ -178,21 +178,21 @@ def _plan(job: Job, model: Model) -> _Plan:
 
     root = job.snapshots
     user_type = pq.read_schema(model.timelines.shards[0].path / "users.parquet").field("user_id").type
-    if job.tombstones:
-        state.bury(root, read_ids(job.tombstones, user_type))
     served = state.current(root)
     if job.date is not None or job.events or served is None:
         date = job.date or datetime.datetime.now(datetime.UTC).date().isoformat()
     else:
         date = state.read_manifest(root, served).date
     state.day_end(date)  # is it one?
-    base = state.base_for(root, date) if job.events else served
+    base = state.base_for(root, date, again=bool(job.events))
     if any(pattern.startswith("tfds:") for pattern in job.events):
         raise ValueError(f"--events {' '.join(job.events)}: a day's log is files, not a TFDS data set")
     files = log_files("--events", job.events, root) if job.events else []
     inputs = {f"events {number}": sha256(file) for number, file in enumerate(files)}
     inputs |= {"users": sha256(job.users)} if job.users else {}
     inputs |= {"everyone": "yes"} if job.everyone else {}
+    if job.tombstones:
+        state.bury(root, read_ids(job.tombstones, user_type))
     inputs |= {f"tombstones {file.stem}": file.stem for file in state.tombstones(root)}
     before = state.verify(root, base) if base else None
     return _Plan(date, base, before, files, state.deleted(root, user_type), inputs)
@@ -342,7 +342,9 @@ def _index(
     try:
         if base is not None and (base / "index").is_dir():
             snapshot.check_same_version({"items.parquet": version, "index": version_of(base / "index")})
-            shutil.copytree(base / "index", folder)
+            folder.mkdir()
+            for file in sorted((base / "index").iterdir()):
+                shutil.copy(file, folder)
             index = ScannIndex.load(folder, vectors)
         else:
             index = ScannIndex.build(vectors, config)

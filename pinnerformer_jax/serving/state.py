@@ -166,12 +166,18 @@ def publish(root: Path, name: str) -> None:
     write_text(root / "CURRENT", f"{name}\n")
 
 
-def base_for(root: Path, date: str) -> str | None:
-    """The state that a run for this day is built on: the newest one of an earlier day, so that a day can be
-    run again. None: there is none before it.
+def base_for(root: Path, date: str, *, again: bool) -> str | None:
+    """The state that a run for this day is built on; None: there is none before it.
+
+    Args:
+        root: where states are published.
+        date: the day.
+        again: leave out the states of that very day, so that its log replaces what was made of one before;
+            else on what is served.
 
     Raises:
-        ValueError: a later day is served, or the state to build on was removed.
+        FileNotFoundError: the state to build on was removed.
+        ValueError: a later day is served.
     """
     name = current(root)
     if name is not None and read_manifest(root, name).date > date:
@@ -179,7 +185,7 @@ def base_for(root: Path, date: str) -> str | None:
             f"--date {date}: {name} of a later day is served; roll back first "
             "(python -m pinnerformer_jax.embed --snapshots DIR --rollback), or name a later day"
         )
-    while name is not None and (manifest := read_manifest(root, name)).date >= date:
+    while again and name is not None and (manifest := read_manifest(root, name)).date == date:
         name = manifest.base
     return name
 
