@@ -11,6 +11,7 @@ already has is not taken twice, so that logs may overlap. The served day can be 
 earlier ones only after a rollback. The same inputs give the same bytes. Wrong input exits with 2 and changes
 nothing.
 
+RUN's prepared folder (data.prepared) must still be there: its catalogue numbers the items.
 What is in DIR: pinnerformer_jax/serving/state.py; who is embedded from what: serving/event_store.py.
 """
 

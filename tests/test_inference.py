@@ -43,7 +43,7 @@ def test_length_buckets_change_nothing_but_the_order_of_work():
 def test_the_rest_of_a_bucket_is_a_smaller_batch(monkeypatch):
     monkeypatch.setattr(inference, "FEWEST", 4)
     graphdef, state = training_state.create(small.config(), small.SIZES)
-    embedder = Embedder(graphdef, state.params, np.asarray(small.tables().item_features))
+    embedder = Embedder(graphdef, state.params, np.asarray(small.tables().item_features.values))
     monkeypatch.setattr(embedder, "users", lambda history, length: np.ones((len(length), 1)))
     sizes = []
 

@@ -166,6 +166,13 @@ def test_deleted_users_are_cold_even_after_a_roll_back(world, snapshots, tmp_pat
     assert Recommender.open(snapshots).recommend(USER).cold
 
 
+def test_without_a_pointer_the_old_state_serves_on(snapshots):
+    recommender = Recommender.open(snapshots)
+    before = recommender.recommend(USER)
+    (snapshots / "CURRENT").unlink()
+    assert recommender.recommend(USER) == before
+
+
 def test_nothing_published_and_wrong_k(world, tmp_path):
     with pytest.raises(FileNotFoundError, match="CURRENT: nothing was published here; run python -m"):
         Recommender.open(tmp_path)

@@ -1,1 +1,9 @@
-"""The daily job: new events in, embeddings out; published as one unit, looked up and recommended from."""
+"""The daily job: new events in, embeddings out; published as one unit, looked up and recommended from.
+
+event_store.py, event_file.py     the newest events of each user
+snapshot.py                       vectors of users and items; `UserVectors`, where a user's is looked up
+state.py                          states and the pointer to the one that is served
+daily.py                          the job
+recommender.py                    from a user to items
+replay.py                         days of a log through the job, incremental against full
+"""

@@ -95,7 +95,7 @@ class Recommender:
 
     def __init__(self, root: Path, published: Published, users: snapshot.UserVectors | None = None) -> None:
         self._root, self._published, self._users = root, published, users
-        self._refused: tuple[str | None, int] | None = None
+        self._tried: tuple[str, int] | None = None
         self._loading = threading.Lock()
 
     @classmethod
@@ -153,18 +153,18 @@ class Recommender:
     def refresh(self) -> Published:
         """The state that is served now, loaded if the pointer has moved. Other threads go on with the old
         one meanwhile."""
-        name, flipped = state.current(self._root), (self._root / "CURRENT").stat().st_mtime_ns
-        if name == self._published.name or (name, flipped) == self._refused:
-            return self._published
-        if not self._loading.acquire(blocking=False):
+        name = state.current(self._root)
+        if name in (None, self._published.name) or not self._loading.acquire(blocking=False):
             return self._published
         try:
-            published = Published(self._root, name)
-            self._vectors(published)
-            self._published = published
+            flipped = (self._root / "CURRENT").stat().st_mtime_ns
+            if self._tried != (name, flipped):
+                self._tried = name, flipped  # not tried again, until the pointer is written again
+                published = Published(self._root, name)
+                self._vectors(published)
+                self._published = published
         except (OSError, ValueError) as error:
             _log.error("%s serves on: %s", self._published.name, error)
-            self._refused = name, flipped
         finally:
             self._loading.release()
         return self._published
