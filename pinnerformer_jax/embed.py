@@ -8,7 +8,8 @@ The first run starts from the run's prepared timelines and embeds everyone, and 
 one adds the day's log (by the rules that the run's log was read by), embeds the users with new events, and
 carries the others over. Events after the end of DAY (UTC; default: today) are left out, and what the store
 already has is not taken twice, so that logs may overlap. The served day can be run again, later ones too,
-earlier ones only after a rollback. The same inputs give the same bytes. Wrong input exits with 2 and changes
+earlier ones only after a rollback. The same inputs give the same bytes (but for a ScaNN index of 20,000 items
+or more that is built anew, as on the first day of a model). Wrong input exits with 2 and changes
 nothing.
 
 RUN's prepared folder (data.prepared) must still be there: its catalogue numbers the items.

@@ -327,3 +327,46 @@ def test_popular_items_are_all_items(world):
     ]
     counts = [sum(r["item"] == items[row] for r in kept) for row in popular]
     assert counts == sorted(counts, reverse=True)
+
+
+def test_another_dtype_embeds_everyone(copy):
+    _, workdir, snapshots = copy
+    before = snapshot.vectors_of(users_of(snapshots)[1])
+    name = publish(workdir, snapshots, dtype="float16")
+    manifest = state.read_manifest(snapshots, name)
+    assert manifest.dtype == "float16"
+    assert manifest.counts["embedded_users"] == manifest.counts["users"] == len(before)
+    after = snapshot.vectors_of(users_of(snapshots)[1])
+    assert after.dtype == np.float16
+    np.testing.assert_allclose(after, before, atol=1e-3)
+
+
+def test_where_scann_does_not_load_there_is_no_index(world, tmp_path, monkeypatch):
+    def build(*_):
+        raise ImportError("no AVX here")
+
+    monkeypatch.setattr(daily.ScannIndex, "build", build)
+    told = []
+    name = daily.run(daily.Job(world[1], tmp_path / "snapshots", day(TRAINED - 1)), told.append)
+    assert not (tmp_path / "snapshots" / name / "index").exists()
+    assert told[-1] == "no index, searched exactly: no AVX here"
+    assert state.read_manifest(tmp_path / "snapshots", name).index == {"error": "no AVX here"}
+
+
+def test_an_index_of_another_model_is_refused(copy, world):
+    """Someone put it there, manifest mended."""
+    snapshots = copy[2]
+    old, folder = state.current(snapshots), snapshots / state.current(snapshots)
+    other = snapshots / publish(make_run(world[0], ROWS, seed=1), snapshots, dtype="float32")
+    state.rollback(snapshots)
+    shutil.rmtree(folder / "index")
+    shutil.copytree(other / "index", folder / "index")
+    manifest = state.read_manifest(snapshots, old)
+    (folder / "manifest.json").unlink()
+    state.write_manifest(folder, manifest)
+    versions = [path.name.removeprefix("model_version=") for path in (folder.parents[1], other.parents[1])]
+    with pytest.raises(
+        ValueError, match=f"items.parquet of model version {versions[0]}, index of {versions[1]}"
+    ):
+        run_day(copy, TRAINED)
+    assert state.current(snapshots) == old

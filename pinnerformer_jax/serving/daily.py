@@ -350,6 +350,7 @@ def _index(
             index = ScannIndex.build(vectors, config)
             index.save(folder, version)
     except ImportError as error:
+        shutil.rmtree(folder, ignore_errors=True)
         return {"error": str(error)}
     facts: dict[str, Any] = asdict(index.settings)
     if len(users):
