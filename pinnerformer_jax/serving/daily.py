@@ -238,6 +238,7 @@ def _build(job: Job, model: Model, plan: _Plan, folder: Path, report: Callable[[
     else:
         _write_items(embedder, model, folder / "items.parquet")
     items = snapshot.read(folder / "items.parquet")
+    snapshot.check_same_version({"the model": model.version, "items.parquet": snapshot.version_of(items)})
     _write_popular(popular, model.catalog.reachable, folder / "popular.npy")
     index = _index(base if same_model else None, items, users, folder / "index", config.evaluation)
     shutil.rmtree(work)
