@@ -129,7 +129,7 @@ class UserTower(nn.Module):
         self.position_table = nn.Parameter(torch.empty(config.max_length, config.width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
-        self.head = MLP(config.width, config.width, config.output_dim)
+        self.head = MLP(config.width, 2 * config.width, config.output_dim)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         index = torch.arange(inputs["time"].shape[1], device=inputs["time"].device)

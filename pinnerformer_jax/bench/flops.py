@@ -102,7 +102,7 @@ def step_parts(config: Config, sizes: Sizes) -> list[Part]:
             linear(chosen, width, 4 * width),
             linear(chosen, 4 * width, width),
         ),
-        part("head", linear(chosen, width, width), linear(chosen, width, output)),
+        part("head", linear(chosen, width, 2 * width), linear(chosen, 2 * width, output)),
         part(
             "item tower",
             linear(items, sizes.item_dim, model.item_hidden),

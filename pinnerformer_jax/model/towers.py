@@ -135,7 +135,7 @@ class UserTower(nnx.Module):
             self.position_table = nnx.Param(init(rngs.params(), shape, jnp.float32))
         self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
         self.norm = nnx.LayerNorm(config.width, dtype=jnp.float32, rngs=rngs)
-        self.head = MLP(config.width, config.width, config.output_dim, self.dtype, rngs=rngs)
+        self.head = MLP(config.width, 2 * config.width, config.output_dim, self.dtype, rngs=rngs)
 
     def __call__(
         self,

@@ -11,6 +11,7 @@ import optax
 from flax import nnx
 
 from pinnerformer_jax.config import Config
+from pinnerformer_jax.model.start import align_towers
 from pinnerformer_jax.model.towers import PinnerFormer, Sizes
 from pinnerformer_jax.objective import frequency
 from pinnerformer_jax.training.item_table import ItemTable
@@ -35,9 +36,12 @@ class Tables(NamedTuple):
 
 
 def build_model(config: Config, sizes: Sizes) -> PinnerFormer:
-    """A freshly initialised model."""
+    """A model before its first step."""
     excess = config.objective.initial_temperature - config.objective.min_temperature
-    return PinnerFormer(config.model, sizes, math.log(excess), rngs=nnx.Rngs(config.training.seed))
+    rngs = nnx.Rngs(config.training.seed)
+    model = PinnerFormer(config.model, sizes, math.log(excess), rngs=rngs)
+    align_towers(model, rngs)
+    return model
 
 
 def create(config: Config, sizes: Sizes) -> tuple[nnx.GraphDef, TrainState]:
