@@ -18,7 +18,11 @@ def test_figures_agree_with_each_other(capsys):
     assert figures["mfu_of_vendor_peak"] == pytest.approx(pace / 2)
     assert figures["retraces"] == 0
     assert figures["temporary_bytes"] > 0
+    parts = figures["in_parts"]
+    assert list(parts["lengths"]) == sorted(parts["lengths"], reverse=True)
+    assert parts["of_the_step"] == pytest.approx(parts["ms"] / figures["ms"])
     step.show(figures)
     printed = capsys.readouterr().out
     assert "0 retraces" in printed
+    assert "In parts of lengths 20, " in printed
     assert all(part in printed for part in ("QKV", "attention", "FFN", "item tower", "logits"))

@@ -8,8 +8,8 @@ import jax
 
 from pinnerformer_jax.bench.flops import step_parts
 from pinnerformer_jax.bench.report import table
-from pinnerformer_jax.bench.timing import TraceCount, alternate, keep_heap_of
-from pinnerformer_jax.bench.workload import SIZES, matmul, peak_memory, prepare
+from pinnerformer_jax.bench.timing import Timing, TraceCount, alternate, keep_heap_of
+from pinnerformer_jax.bench.workload import SIZES, in_parts, matmul, peak_memory, prepare
 from pinnerformer_jax.config import Config
 
 HEAD = (
@@ -31,7 +31,8 @@ def measure(
 
     Returns:
         Figures. `mfu` is model FLOP/s over those of a big matmul in the compute dtype, measured in turns with
-        the step, times the number of devices (on CPU simulated devices share one machine).
+        the step, times the number of devices (on CPU simulated devices share one machine). `in_parts`: the
+        same batch in length parts, where lengths differ.
     """
     parts = step_parts(config, SIZES)
     work = prepare(config, kind, items)
@@ -40,7 +41,10 @@ def measure(
     jax.block_until_ready(work())
     with TraceCount() as counter:
         jax.block_until_ready(work())
-    timings = alternate({"step": work, "matmul": product}, seconds)
+    runs, lengths = {"step": work, "matmul": product}, ()
+    if kind != "full":
+        runs["in parts"], lengths = in_parts(work)
+    timings = alternate(runs, seconds)
     step = timings["step"]
     devices = 1 if jax.default_backend() == "cpu" else work.mesh.size
     peak = product_flops / timings["matmul"].median * devices
@@ -62,7 +66,17 @@ def measure(
         "compile_seconds": work.compile_seconds,
         "retraces": counter.traces,
         "loss": float(work()["loss"]),
+        "in_parts": _in_parts(timings["in parts"], step, lengths, work.real_tokens) if lengths else None,
         "parts": [part._asdict() for part in parts],
+    }
+
+
+def _in_parts(timing: Timing, whole: Timing, lengths: tuple[int, ...], tokens: int) -> dict[str, Any]:
+    return {
+        "lengths": lengths,
+        **timing.milliseconds(),
+        "tokens_per_second": tokens / timing.median,
+        "of_the_step": timing.median / whole.median,
     }
 
 
@@ -93,6 +107,13 @@ def show(figures: dict[str, Any]) -> None:
             else ""
         )
     )
+    if parts := figures["in_parts"]:
+        low, high = parts["ms_quartiles"]
+        print(
+            f"In parts of lengths {', '.join(map(str, parts['lengths']))}: {parts['ms']:,.4g} "
+            f"({low:,.4g}-{high:,.4g}) ms, {parts['of_the_step']:.2f} of the step, "
+            f"{parts['tokens_per_second']:,.0f} tokens/s"
+        )
     total = sum(part["forward"] + part["backward"] for part in figures["parts"])
     table(
         "Model FLOPs of a step, and the bytes its forward matmuls must move",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from pinnerformer_jax.config import Config
-from pinnerformer_jax.data.contracts import DAY, NO_TIME, Batch, Events
+from pinnerformer_jax.data.contracts import DAY, NO_TIME, Batch, Events, computed_lengths, longest_in_parts
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.data.windows import Windows
 from pinnerformer_jax.model.towers import Sizes
@@ -27,7 +28,7 @@ SIZES = Sizes(item_dim=256, actions=9, surfaces=9)
 
 
 def lengths(kind: str, config: Config) -> np.ndarray:
-    """Real actions of each user's history, int32 [B].
+    """Real actions of each user's history, int32 [B], the longest first as in a training batch.
 
     Args:
         kind: "full" (T each), "uniform" (1 to T), or the folder of prepared timelines whose windows have
@@ -38,7 +39,7 @@ def lengths(kind: str, config: Config) -> np.ndarray:
     if kind == "full":
         return np.full(users, length, np.int32)
     if kind == "uniform":
-        return np.random.default_rng(0).integers(1, length + 1, users).astype(np.int32)
+        return np.sort(np.random.default_rng(0).integers(1, length + 1, users).astype(np.int32))[::-1]
     return Windows(Timelines.open(kind), config).batch(0).length
 
 
@@ -135,6 +136,21 @@ def prepare(config: Config, kind: str, items: int, devices: int | None = None) -
     return Workload(
         config, mesh, graphdef, state, batch, tables, compiled, seconds, int(np.asarray(length).sum())
     )
+
+
+def in_parts(work: Workload) -> tuple[Workload, tuple[int, ...]]:
+    """The same step computed in the config's number of length parts (`training.length_parts`), and their
+    lengths."""
+    config, devices = work.config, work.mesh.size
+    count = min(config.training.length_parts, config.training.batch_size // devices)
+    lengths = np.sort(np.asarray(work.batch.length))[::-1]
+    parts = computed_lengths(longest_in_parts(lengths, count, devices), config.model.max_length)
+    step = make_train_step(config, work.graphdef, work.mesh, len(work.tables.item_features.values), parts)
+    started = time.perf_counter()
+    compiled = step.lower(work.state, work.batch, work.tables).compile()
+    seconds = time.perf_counter() - started
+    own = jax.tree.map(jnp.copy, work.state)  # a step reuses its state's memory
+    return dataclasses.replace(work, state=own, compiled=compiled, compile_seconds=seconds), parts
 
 
 def peak_memory(device: jax.Device) -> int | None:

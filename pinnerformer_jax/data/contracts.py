@@ -52,6 +52,18 @@ def part_bounds(rows: int, parts: int) -> list[int]:
     return [rows * k // parts for k in range(parts + 1)]
 
 
+def longest_in_parts(lengths: np.ndarray, parts: int, devices: int) -> np.ndarray:
+    """int [parts]: the longest history of each part of a batch that is sorted longest first. A part is a part
+    of each device's rows, which are dealt like cards."""
+    bounds = part_bounds(len(lengths) // devices, parts)[:-1]
+    return lengths[[devices * bound for bound in bounds]]
+
+
+def computed_lengths(longest: np.ndarray, max_length: int) -> tuple[int, ...]:
+    """Positions that parts are computed at: their longest row's, rounded up to a multiple of 16."""
+    return tuple(np.minimum(-(-longest // 16) * 16, max_length).tolist())
+
+
 def to_device_time(seconds: np.ndarray) -> np.ndarray:
     """int64 seconds since 1970 -> int32 seconds since EPOCH.
 

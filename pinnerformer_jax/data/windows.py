@@ -11,7 +11,15 @@ from functools import cached_property
 import numpy as np
 
 from pinnerformer_jax.config import Config
-from pinnerformer_jax.data.contracts import DAY, NO_TIME, Batch, Events, part_bounds, to_device_time
+from pinnerformer_jax.data.contracts import (
+    DAY,
+    NO_TIME,
+    Batch,
+    Events,
+    computed_lengths,
+    longest_in_parts,
+    to_device_time,
+)
 from pinnerformer_jax.data.shuffle import shuffled
 from pinnerformer_jax.data.timelines import COLUMNS, TRAIN, Shard, Timelines
 
@@ -53,17 +61,13 @@ class Windows:
         return _assemble(self.timelines, users[order], self._windows, draws[order], phase[order])
 
     def part_lengths(self, parts: int, devices: int, steps: range) -> tuple[int, ...]:
-        """Positions that each part of the sorted batches of these steps needs: its longest row's, rounded
-        up to a multiple of 16, T at most. A part is a part of each device's rows."""
-        size = self.config.training.batch_size // devices
+        """Positions that each part of the sorted batches of these steps needs."""
         longest = np.zeros(parts, np.int64)
         for step in steps:
             users, draws, _ = self._drawn(step)
             lengths = _assemble(self.timelines, users, self._lengths, draws)
-            first = [devices * bound for bound in part_bounds(size, parts)[:-1]]
-            longest = np.maximum(longest, np.sort(lengths)[::-1][first])
-        rounded = np.minimum(-(-longest // 16) * 16, self.config.model.max_length)
-        return tuple(rounded.tolist())
+            longest = np.maximum(longest, longest_in_parts(np.sort(lengths)[::-1], parts, devices))
+        return computed_lengths(longest, self.config.model.max_length)
 
     def _drawn(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         training = self.config.training

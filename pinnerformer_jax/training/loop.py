@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.catalog import Catalog
-from pinnerformer_jax.data.contracts import Batch, only_actions, part_bounds, positive_table
+from pinnerformer_jax.data.contracts import Batch, longest_in_parts, only_actions, positive_table
 from pinnerformer_jax.data.timelines import VALIDATION, Timelines
 from pinnerformer_jax.data.windows import Windows, training_batches
 from pinnerformer_jax.model.towers import Sizes
@@ -181,9 +181,8 @@ def _compile(run: Run, state: TrainState, batch: Batch) -> tuple[Callable[[np.nd
     full = _compiled_step(run, state, batch, ()) if parts else short
 
     def program(lengths: np.ndarray) -> Step:
-        bounds = part_bounds(len(lengths) // run.mesh.size, max(len(parts), 1))[:-1]
-        longest = lengths[[run.mesh.size * bound for bound in bounds]]
-        return short if parts and (longest <= np.array(parts)).all() else full
+        fits = parts and (longest_in_parts(lengths, len(parts), run.mesh.size) <= np.array(parts)).all()
+        return short if fits else full
 
     return program, _validation(run, state, batch)
 
