@@ -61,9 +61,18 @@ config = Config(
         topic="tag",
         text=("'author' || author_id", "'music' || music_id", "video_type"),
     ),
-    # Three events a window on average, and few users: a small model, dropped out, and a short run.
+    # Three events a window on average, and few users: a small model, dropped out, and a short run. What is
+    # popular counts for more than likeness to three events: an aligned start had a validation loss of 7.28
+    # at its best (learning rates 2e-4 to 1e-3), this one of 7.16.
     model=ModelConfig(
-        layers=2, width=128, heads=4, max_length=32, output_dim=128, item_hidden=256, dropout=0.3
+        layers=2,
+        width=128,
+        heads=4,
+        max_length=32,
+        output_dim=128,
+        item_hidden=256,
+        dropout=0.3,
+        aligned_start=False,
     ),
     objective=ObjectiveConfig(horizon_days=5, positions=4, random_negatives=2048, in_batch_negatives=1024),
     training=TrainingConfig(

@@ -58,15 +58,15 @@ config = Config(
     ),
     items=ItemsConfig(built_dim=256),
     model=ModelConfig(
-        layers=2, width=128, heads=4, max_length=128, output_dim=256, item_hidden=512, dropout=0.3
+        layers=2, width=256, heads=4, max_length=128, output_dim=256, item_hidden=512, dropout=0.3
     ),
     objective=ObjectiveConfig(
         positions=16, random_negatives=2048, in_batch_negatives=1024, initial_temperature=0.06
     ),
     training=TrainingConfig(
         batch_size=64,
-        steps=800,
-        learning_rate=1e-3,
+        steps=200,
+        learning_rate=3e-4,
         weight_decay=0.1,
         log_every=50,
         checkpoint_every=100,

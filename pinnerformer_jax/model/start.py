@@ -1,8 +1,9 @@
 """What the towers are before training: in agreement. The paper does not say; our choice.
 
 An item's embedding starts as its vector, turned at random, and a user's as about the mean of its items'
-vectors, turned likewise. Towers that start at random must learn first which direction of one answers to
-which of the other, and a log of a few thousand users does not teach it.
+vectors, turned likewise; what else is known of an action adds nothing yet. Towers that start at random must
+learn first which direction of one answers to which of the other, and a log of a few thousand users does not
+teach it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def align_towers(model: PinnerFormer, rngs: nnx.Rngs) -> None:
     set_linear(model.item, turned, rngs)
     if user.encoder.item:
         entry = orthogonal(item_dim, user.encoder.kernel.shape[1], rngs)
-        user.encoder.kernel[...] = user.encoder.kernel[...].at[:item_dim].set(entry)
+        user.encoder.kernel[...] = jnp.zeros_like(user.encoder.kernel[...]).at[:item_dim].set(entry)
         set_linear(user.head, entry.T @ turned, rngs)
     for block in user.blocks:
         set_mean(block)

@@ -40,7 +40,8 @@ def build_model(config: Config, sizes: Sizes) -> PinnerFormer:
     excess = config.objective.initial_temperature - config.objective.min_temperature
     rngs = nnx.Rngs(config.training.seed)
     model = PinnerFormer(config.model, sizes, math.log(excess), rngs=rngs)
-    align_towers(model, rngs)
+    if config.model.aligned_start:
+        align_towers(model, rngs)
     return model
 
 
