@@ -18,15 +18,14 @@ from typing import Any
 import jax
 import numpy as np
 from rich.console import Console
-from tqdm import tqdm
 
 from pinnerformer_jax.command_line import errors_as_messages
 from pinnerformer_jax.config import Config, EvaluationConfig, to_dict
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.timelines import Timelines
-from pinnerformer_jax.data.windows import histories_at_split
 from pinnerformer_jax.evaluation.baselines import baselines
 from pinnerformer_jax.evaluation.comparison import MODEL, compare, inner_products
+from pinnerformer_jax.evaluation.embedding import embed_users
 from pinnerformer_jax.evaluation.examples import examples
 from pinnerformer_jax.evaluation.protocol import decide
 from pinnerformer_jax.evaluation.report import print_results, write_page, write_results
@@ -117,20 +116,6 @@ def evaluate(workdir: Path, checkpoint: str, config: Config) -> dict[str, Any]:
     for path in (write_results(results, workdir), write_page(results, told, workdir)):
         console.print(f"wrote {path}", highlight=False)
     return results
-
-
-def embed_users(
-    embedder: Embedder, timelines: Timelines, users: np.ndarray, max_length: int, batch_size: int
-) -> np.ndarray:
-    """float32 [U, D]: each user as of t."""
-    parts = []
-    with tqdm(total=len(users), desc="embedding users", unit="user", leave=False, disable=None) as bar:
-        for start in range(0, len(users), batch_size):
-            chunk = users[start : start + batch_size]
-            padded = np.pad(chunk, (0, batch_size - len(chunk)), mode="edge")  # one shape, one program
-            parts.append(embedder.users(*histories_at_split(timelines, padded, max_length))[: len(chunk)])
-            bar.update(len(chunk))
-    return np.concatenate(parts)
 
 
 def retrieval(users: np.ndarray, items: np.ndarray, config: EvaluationConfig) -> dict[str, Any]:

@@ -109,6 +109,39 @@ def coverage_curves(curves: Mapping[str, Sequence[Sequence[float]]]) -> str:
     return _svg(figure, "coverage")
 
 
+def spread(
+    curves: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]], ylabel: str, salt: str
+) -> str | None:
+    """Means over seeds with their standard deviation, a line a method; what the paper has, dashed.
+
+    Args:
+        curves: by method, (name on the x axis, "mean", "deviation" and "paper", each perhaps None).
+        ylabel: the metric.
+        salt: makes the ids of one figure of a page different from another's.
+
+    Returns:
+        None: there is nothing to draw.
+    """
+    figure, (axes,) = _figure(1, 5.8, 3.2)
+    names = list(dict.fromkeys(name for curve in curves.values() for name, _ in curve))
+    for method, colour in _colours(list(curves)):
+        points = [(names.index(name), cell) for name, cell in curves[method]]
+        own = [(x, cell["mean"], cell["deviation"] or 0.0) for x, cell in points if cell["mean"] is not None]
+        if own:
+            x, mean, deviation = zip(*own, strict=True)
+            axes.errorbar(x, mean, deviation, fmt="o-", color=colour, label=label(method), capsize=3)
+        paper = [(x, cell["paper"]) for x, cell in points if cell["paper"] is not None]
+        if own and len(paper) > 1:
+            axes.plot(*zip(*paper, strict=True), ":", color=colour, label=f"{label(method)}, paper")
+    if not axes.lines:
+        return None
+    axes.set_xticks(range(len(names)), names)
+    axes.set_ylabel(ylabel)
+    axes.set_ylim(bottom=0)
+    _legend(figure)
+    return _svg(figure, salt)
+
+
 def _figure(panels: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     from matplotlib.figure import Figure
 

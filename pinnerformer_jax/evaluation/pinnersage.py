@@ -88,11 +88,16 @@ def cluster_users(protocol: Protocol, features: np.ndarray, count: int = CLUSTER
 
 
 def weighted_mean(clusters: Clusters, features: np.ndarray) -> Scorer:
-    """Inner product with ONE vector a user: the medoids' mean, weighted by importance."""
+    """Inner product with ONE vector a user, see `mean_vectors`."""
     vectors = np.asarray(features, np.float32)
+    return inner_products(mean_vectors(clusters, vectors), vectors)
+
+
+def mean_vectors(clusters: Clusters, vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "u d"]:
+    """The mean of each user's medoids, weighted by importance, of unit length; zero without a cluster."""
     weighted = zip(clusters.importance.T, clusters.item.T, strict=True)  # a place at a time; -1 weighs 0
     means = sum(importance[:, None] * vectors[item] for importance, item in weighted)
-    return inner_products(means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-9), vectors)
+    return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-9)
 
 
 def nearest_cluster(clusters: Clusters, features: np.ndarray, count: int) -> Scorer:

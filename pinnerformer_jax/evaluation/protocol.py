@@ -8,6 +8,7 @@ Dimensions: U evaluated users, E their events up to t, R (user, target item) pai
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,15 +107,15 @@ def decide(
     """
     manifest, items = timelines.manifest, len(reachable)
     table = positive_table(rules, manifest.actions, manifest.surfaces)
-    with_history, without_history = _held_out(timelines)
-    user, item, by_action = _window_positives(timelines, with_history, table, items)
+    active, without_history = _held_out(timelines)
+    user, item, by_action = _window_positives(timelines, active, table, items)
     within_reach = reachable[item]
     unreachable = int((~within_reach).sum())
     user, item, by_action = user[within_reach], item[within_reach], by_action[within_reach]
     eligible = np.unique(user)
     if len(eligible) == 0:
         raise ValueError(
-            f"{timelines.path}: of {len(with_history) + without_history} evaluation users none has both an "
+            f"{timelines.path}: of {len(active) + without_history} evaluation users none has both an "
             f"event up to {format_time(manifest.split_time)} and then, up to "
             f"{format_time(manifest.evaluation_end)}, a positive on an item with a vector; raise "
             "data.evaluation_share or data.evaluation_days, or widen data.positives, and run ingest again"
@@ -150,9 +151,29 @@ def decide(
         window_end=manifest.evaluation_end,
         eligible=len(eligible),
         without_history=without_history,
-        without_target=len(with_history) - len(eligible),
+        without_target=len(active) - len(eligible),
         unreachable=unreachable,
     )
+
+
+def with_history(timelines: Timelines, protocol: Protocol, table: np.ndarray) -> Protocol:
+    """The protocol of all evaluation users with an event up to t, chosen by nothing that they did after it.
+    They have histories and no targets.
+
+    Args:
+        timelines: a prepared folder.
+        protocol: of the users with targets.
+        table: float32 [A, S], see `contracts.positive_table`.
+    """
+    users, _ = _held_out(timelines)
+    nothing = Targets(
+        np.zeros(len(users) + 1, np.int64),
+        np.zeros(0, np.int32),
+        np.zeros(0, bool),
+        np.zeros((0, len(table)), bool),
+    )
+    history = histories(timelines, users, table)
+    return dataclasses.replace(protocol, users=users, history=history, targets=nothing)
 
 
 def _held_out(timelines: Timelines) -> tuple[np.ndarray, int]:

@@ -60,17 +60,12 @@ def write_page(results: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]
         examples: see examples.py.
         workdir: of the run; its metrics.jsonl gives the loss curve, if there is one.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
     bars = [
         (f"{title}: recall@10", [row for row in results["rows"] if _is(row, protocol, "recall@10")])
         for protocol, title in PROTOCOLS.items()
     ]
-    page = template.render(
+    page = render(
+        "report.html",
         name=results["config"]["name"],
         model=MODEL,
         cards=list(_cards(results)),
@@ -89,6 +84,17 @@ def write_page(results: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]
     path = workdir / "report.html"
     write_text(path, page)
     return path
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from a template beside this file."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template(template).render(**values)
 
 
 def read_losses(path: Path) -> list[dict[str, float]]:

@@ -1,0 +1,36 @@
+"""The paper's tables on Online Retail II (see configs/online_retail.py for the data).
+
+    export ONLINE_RETAIL_II=DIR
+    python -m pinnerformer_jax.ingest --config configs/online_retail.py
+    python -m pinnerformer_jax.evaluation.study --config configs/studies/online_retail.py
+
+One kind of positive, no durations, no impressions without engagement: Table 5, the ranker, and some lines of
+Table 6 have nothing to show here.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from pinnerformer_jax.config import load_config
+from pinnerformer_jax.evaluation import study_tables
+
+online_retail = load_config(Path(__file__).parents[1] / "online_retail.py")
+config = dataclasses.replace(online_retail, name="Online Retail II")
+
+tables = (
+    study_tables.pinnersage(),
+    study_tables.staleness(),
+    study_tables.objectives(half_horizon=14),
+    study_tables.negatives(),
+    study_tables.features(
+        (
+            "All features",
+            "No item vector",
+            "No timestamp",
+            "No surface",
+            "No action",
+            "No positional encoding",
+        )
+    ),
+    study_tables.sasrec_losses(),
+)

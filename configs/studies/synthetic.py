@@ -1,0 +1,29 @@
+"""Every table of the paper on the synthetic world, the demo's model and data.
+
+python -m pinnerformer_jax.synthetic --out data/demo/raw
+python -m pinnerformer_jax.ingest --config configs/demo.py
+python -m pinnerformer_jax.evaluation.study --config configs/studies/synthetic.py
+"""
+
+import dataclasses
+from pathlib import Path
+
+from pinnerformer_jax.config import load_config
+from pinnerformer_jax.evaluation import study_tables
+
+demo = load_config(Path(__file__).parents[1] / "demo.py")
+config = dataclasses.replace(demo, name="The synthetic world")
+
+tables = (
+    study_tables.pinnersage(),
+    study_tables.staleness(),
+    study_tables.objectives(half_horizon=14),
+    study_tables.negatives(),
+    study_tables.single_tasks(("repin", "closeup", "click")),
+    study_tables.features(),
+    study_tables.lengths((4, 8, 16, 32, 64)),
+    study_tables.dimensions((4, 8, 16, 32, 64)),
+    study_tables.sizes(((1, 32), (1, 64), (2, 128), (4, 128))),
+    study_tables.sasrec_losses(),
+    study_tables.ranker(),
+)

@@ -1,0 +1,261 @@
+"""Train and measure every variant of a study with several seeds, and set the paper's tables beside ours.
+
+    python -m pinnerformer_jax.evaluation.study --config configs/studies/synthetic.py \\
+        [--workdir runs/studies/synthetic] [--seeds 3] [--only staleness objectives] [--training.steps 300]
+
+The data must have been prepared. Settings on the command line change the base of all variants. A variant
+that several tables show is trained once. The workdir keeps one folder a cell (variant and seed), study.json
+and report.html, which are written anew whenever the command ends. Ctrl-C and SIGTERM save the cell in
+training and exit with 0; the same command goes on from there. A cell whose loss is not finite is reported
+as such, and the study goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import runpy
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from pinnerformer_jax.command_line import errors_as_messages, parse
+from pinnerformer_jax.config import Config, DataConfig, EvaluationConfig, ItemsConfig, digest, to_dict
+from pinnerformer_jax.evaluation.comparison import MODEL
+from pinnerformer_jax.evaluation.measure import Ground, measure
+from pinnerformer_jax.evaluation.study_report import write_study
+from pinnerformer_jax.evaluation.study_summary import Outcomes, summarise
+from pinnerformer_jax.evaluation.study_tables import Part, StudyTable
+from pinnerformer_jax.files import write_json
+from pinnerformer_jax.runtime import keep_compiled, share_heap
+from pinnerformer_jax.training.checkpoint import check_ingested, data_digest
+from pinnerformer_jax.training.loop import NonFiniteError, open_run, train
+
+
+@dataclass(frozen=True)
+class Study:
+    """What to train and show."""
+
+    base: Config
+    tables: tuple[StudyTable, ...]
+    seeds: int
+
+
+@dataclass
+class Cell:
+    """One training: a variant with a seed."""
+
+    name: str  # for people: the first line that shows it
+    config: Config
+    folder: Path
+    parts: set[Part] = field(default_factory=set)  # what its tables show of it
+    shown: list[tuple[str, str, int]] = field(default_factory=list)  # table, line and seed it is shown as
+
+
+class Stopped(Exception):
+    """Somebody asked to stop."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the verb; the exit code."""
+    flags = argparse.ArgumentParser(add_help=False)
+    flags.add_argument("--workdir", type=Path, metavar="DIR", help="default: runs/studies/NAME of the file")
+    flags.add_argument("--seeds", type=int, default=3, help="trainings of each variant, default 3")
+    flags.add_argument("--only", nargs="+", metavar="TABLE", help="these tables and no others")
+    values, config = parse(__doc__, argv, flags)
+    workdir = values.workdir or Path("runs/studies") / Path(values.config).stem
+    share_heap()
+    keep_compiled()
+    with errors_as_messages():
+        run(Study(config, load_tables(values.config, values.only), values.seeds), workdir)
+    return 0
+
+
+def load_tables(path: str, only: Sequence[str] | None = None) -> tuple[StudyTable, ...]:
+    """The `tables` that a file in configs/studies/ builds.
+
+    Args:
+        path: the file.
+        only: names of tables; None: all.
+
+    Raises:
+        ValueError: it builds none, or has no table of that name.
+    """
+    tables = runpy.run_path(path).get("tables")
+    if not tables or not all(isinstance(table, StudyTable) for table in tables):
+        raise ValueError(f"{path}: must define `tables = (...)`, see those in configs/studies/")
+    names = [table.name for table in tables]
+    if unknown := set(only or ()) - set(names):
+        raise ValueError(f"--only {sorted(unknown)[0]}: no such table in {path}; it has {names}")
+    return tuple(table for table in tables if only is None or table.name in only)
+
+
+def run(study: Study, workdir: Path) -> None:
+    """Train and measure what is not yet there, then write study.json and report.html.
+
+    Raises:
+        FileNotFoundError: the data were never prepared.
+        ValueError: a setting does not fit the data, or a cell's folder is damaged.
+    """
+    if study.seeds < 1:
+        raise ValueError(f"--seeds {study.seeds}: must be at least 1")
+    ground = Ground(study.base)
+    check_ingested(ground.timelines.manifest, study.base)
+    cells = make_cells(study, workdir, data_digest(ground.timelines.manifest))
+    waiting = [cell for cell in cells if missing(cell)]
+    print(
+        f"{study.base.name}: {len(cells)} cells of {study.base.training.steps} steps, "
+        f"{len(cells) - len(waiting)} of them done, in {workdir}",
+        flush=True,
+    )
+    try:
+        with (
+            _termination_as_interrupt(),
+            tqdm(waiting, desc="cells", unit="cell", disable=None, dynamic_ncols=True) as bar,
+        ):
+            started = time.perf_counter()
+            for done, cell in enumerate(bar, start=1):
+                bar.set_postfix_str(cell.name)
+                outcome = finish(cell, ground)
+                each = (time.perf_counter() - started) / done
+                bar.write(f"{cell.name}: {outcome}; about {each * (len(waiting) - done) / 60:,.0f} min left")
+                sys.stdout.flush()
+    except (Stopped, KeyboardInterrupt):
+        print("stopped; what is finished is kept, and the same command goes on from here")
+    summary = summarise(study.base, study.tables, outcomes(study, cells), study.seeds)
+    summary["protocol"] = ground.protocol.facts
+    summary["failed"] = {cell.name: why for cell in cells if (why := read_cell(cell).get("failed"))}
+    hours = sum(read_cell(cell)["seconds"] for cell in cells) / 3600
+    for path in write_study(summary, hours, workdir):
+        print(f"wrote {path}")
+
+
+def make_cells(study: Study, workdir: Path, data: str) -> list[Cell]:
+    """Every training that the tables need, each once, seed by seed.
+
+    Args:
+        study: tables and base.
+        workdir: of the study.
+        data: digest of the prepared data: other data are other cells.
+    """
+    cells: dict[str, Cell] = {}
+    for seed in range(study.seeds):
+        for table in study.tables:
+            for line in table.lines:
+                config = line.variant.of(study.base, seed)
+                key = cell_key(config, data)
+                name = f"{table.name}: {line.name}, seed {seed}"
+                cell = cells.setdefault(key, Cell(name, config, workdir / "cells" / key))
+                cell.parts |= set(table.parts)
+                cell.shown.append((table.name, line.name, seed))
+    return list(cells.values())
+
+
+def cell_key(config: Config, data: str) -> str:
+    """What decides a training, in twelve digits: not where things lie, nor how they are evaluated."""
+    meant = dataclasses.replace(
+        config,
+        name=data,
+        data=DataConfig(positives=config.data.positives),
+        items=ItemsConfig(),
+        evaluation=EvaluationConfig(),
+    )
+    return digest(meant)
+
+
+def missing(cell: Cell) -> set[str]:
+    """The parts that are still to be measured."""
+    record = read_cell(cell)
+    return set() if "failed" in record else cell.parts - set(record["parts"])
+
+
+def read_cell(cell: Cell) -> dict[str, Any]:
+    """What was measured of a cell, with these evaluation settings.
+
+    Raises:
+        ValueError: the file is not whole.
+    """
+    file = cell.folder / "measured.json"
+    empty = {"parts": [], "numbers": {}, "seconds": 0.0, "evaluation": to_dict(cell.config.evaluation)}
+    if not file.is_file():
+        return empty
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        return record if record["evaluation"] == empty["evaluation"] else empty
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file}: not the record of a cell ({error}); delete it") from error
+
+
+def finish(cell: Cell, ground: Ground) -> str:
+    """Train a cell to its end, measure what is missing, keep it; what came out, in words.
+
+    Raises:
+        Stopped: by a signal while it trained; its checkpoint is saved.
+    """
+    record, started = read_cell(cell), time.perf_counter()
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _said_to(cell.folder / "log.txt"):
+            loop, state = open_run(cell.config, cell.folder)
+            if int(train(loop, state).step) < cell.config.training.steps:
+                raise Stopped
+            numbers = measure(ground, cell.folder, missing(cell))
+        for method, values in numbers.items():
+            record["numbers"].setdefault(method, {}).update(values)
+        record["parts"] = sorted(cell.parts | set(record["parts"]))
+        outcome = f"recall@10 {record['numbers'][MODEL]['recall@10']:.4f}"
+    except NonFiniteError as error:
+        record["failed"] = outcome = str(error)
+    finally:
+        jax.clear_caches()  # no later cell runs these programs
+    seconds = time.perf_counter() - started
+    record["seconds"] += seconds
+    write_json(cell.folder / "measured.json", record)
+    return f"{outcome} ({seconds:.0f} s)"
+
+
+def outcomes(study: Study, cells: list[Cell]) -> Outcomes:
+    """What was measured for each line of each table, seed by seed; None where nothing (yet)."""
+    found: Outcomes = {
+        (table.name, line.name): [None] * study.seeds for table in study.tables for line in table.lines
+    }
+    for cell in cells:
+        numbers = None if missing(cell) else read_cell(cell)["numbers"] or None
+        for table, line, seed in cell.shown:
+            found[table, line][seed] = numbers
+    return found
+
+
+@contextlib.contextmanager
+def _said_to(file: Path) -> Iterator[None]:
+    """What a training prints goes to a file: the terminal is the study's."""
+    with file.open("a", encoding="utf-8") as log:
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            yield
+
+
+@contextlib.contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """SIGTERM does what Ctrl-C does."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

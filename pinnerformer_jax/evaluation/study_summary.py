@@ -1,0 +1,181 @@
+"""Over the seeds of a study: means, spreads, and whether what the paper claims holds on these data.
+
+A claim compares two numbers, seed by seed. It holds if the mean difference is above the margin of a 95 % t
+interval over the seeds, does not hold if it is below minus that, and is within the noise in between. A claim
+that two numbers are the same holds if the interval lies within 5 % of them, and does not if it lies outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pinnerformer_jax.config import Config, differences, to_dict
+from pinnerformer_jax.evaluation.measure import Numbers
+from pinnerformer_jax.evaluation.study_tables import Claim, Line, StudyTable
+
+HOLDS, FAILS, NOISE, UNKNOWN = "holds", "does not hold", "within the noise", "not measured"
+CONFIDENCE = 0.95
+SAME = 0.05
+"""Numbers that are called the same differ by at most this share."""
+
+Outcomes = Mapping[tuple[str, str], Sequence[Numbers | None]]
+"""By (table, line): what each seed gave; None where there is nothing."""
+
+
+class Verdict(NamedTuple):
+    """On one claim."""
+
+    verdict: str
+    difference: float | None  # mean over seeds
+    margin: float | None  # half of its interval
+
+
+def summarise(base: Config, tables: Sequence[StudyTable], outcomes: Outcomes, seeds: int) -> dict[str, Any]:
+    """What study.json holds, plain JSON types: nothing in it depends on when or how fast it was made."""
+    return {
+        "name": base.name,
+        "seeds": seeds,
+        "tables": [_table(base, table, outcomes, seeds) for table in tables],
+        "config": to_dict(base),
+    }
+
+
+def _table(base: Config, table: StudyTable, outcomes: Outcomes, seeds: int) -> dict[str, Any]:
+    values = {
+        (line.name, column.title): [
+            _number(numbers, line.method, column.metric) for numbers in outcomes[table.name, line.name]
+        ]
+        for line in table.lines
+        for column in table.columns
+    }
+    judged = [(claim, judge(claim, values[claim.higher], values[claim.lower])) for claim in table.orderings()]
+    return {
+        "name": table.name,
+        "title": table.title,
+        "note": table.note,
+        "plot": table.plot,
+        "columns": [column.title for column in table.columns],
+        "lines": [
+            {
+                "name": line.name,
+                "changes": _changes(base, line),
+                "cells": [
+                    {"paper": _paper(line, k), **spread(values[line.name, column.title])}
+                    for k, column in enumerate(table.columns)
+                ],
+            }
+            for line in table.lines
+        ],
+        "claims": [claim_facts(claim, verdict) for claim, verdict in judged],
+        "verdict": overall([verdict.verdict for _, verdict in judged]),
+        "sentence": sentence(judged, {key: spread(seen)["mean"] for key, seen in values.items()}, seeds),
+    }
+
+
+def judge(claim: Claim, higher: Sequence[float | None], lower: Sequence[float | None]) -> Verdict:
+    """Does a claim hold?
+
+    Args:
+        claim: what is claimed.
+        higher: the number claimed to be higher, seed by seed.
+        lower: the other.
+    """
+    from scipy.stats import t
+
+    pairs = [(a, b) for a, b in zip(higher, lower, strict=True) if a is not None and b is not None]
+    if len(pairs) < 2:  # one seed says nothing of the spread
+        return Verdict(UNKNOWN, pairs[0][0] - pairs[0][1] if pairs else None, None)
+    one, other = np.array(pairs).T
+    difference, margin = float((one - other).mean()), float((one - other).std(ddof=1))
+    margin *= float(t.ppf((1 + CONFIDENCE) / 2, len(pairs) - 1)) / len(pairs) ** 0.5
+    if claim.same:
+        allowed = SAME * float(max(abs(one.mean()), abs(other.mean())))
+        near, far = abs(difference) + margin <= allowed, abs(difference) - margin > allowed
+    else:
+        near, far = difference > margin, difference < -margin
+    return Verdict(HOLDS if near else FAILS if far else NOISE, difference, margin)
+
+
+def overall(verdicts: Sequence[str]) -> str:
+    """Of a table: it holds only if every claim does, and does not as soon as one does not."""
+    for verdict in (FAILS, UNKNOWN, NOISE):
+        if verdict in verdicts:
+            return verdict
+    return HOLDS if verdicts else UNKNOWN
+
+
+def sentence(
+    judged: Sequence[tuple[Claim, Verdict]], means: Mapping[tuple[str, str], float | None], seeds: int
+) -> str:
+    """Whether the paper's ordering holds on these data, and where it does not.
+
+    Args:
+        judged: the claims.
+        means: of each (line, column).
+        seeds: trainings of each variant.
+    """
+    groups = {
+        verdict: [claim for claim, found in judged if found.verdict == verdict]
+        for verdict in (HOLDS, FAILS, NOISE, UNKNOWN)
+    }
+    text = f"Of {len(judged)} comparisons of the paper {len(groups[HOLDS])} hold on these data"
+    for verdict, words in (
+        (FAILS, "{} do not"),
+        (NOISE, "{} are within the noise of %d seeds" % seeds),  # noqa: UP031
+        (UNKNOWN, "{} cannot be told, for want of a second seed or of a measurement"),
+    ):
+        if groups[verdict]:
+            found = "; ".join(_in_words(claim, means) for claim in groups[verdict])
+            text += f", {words.format(len(groups[verdict]))} ({found})"
+    return text + "."
+
+
+def claim_facts(claim: Claim, verdict: Verdict) -> dict[str, Any]:
+    """A claim and what became of it, as JSON."""
+    return {
+        "higher": list(claim.higher),
+        "lower": list(claim.lower),
+        "same": claim.same,
+        **verdict._asdict(),
+    }
+
+
+def spread(values: Sequence[float | None]) -> dict[str, Any]:
+    """Values by seed, their mean, and their standard deviation if there are two."""
+    known = [value for value in values if value is not None]
+    return {
+        "values": list(values),
+        "mean": float(np.mean(known)) if known else None,
+        "deviation": float(np.std(known, ddof=1)) if len(known) > 1 else None,
+    }
+
+
+def number(value: float | None) -> str:
+    """As tables and sentences show it."""
+    return "–" if value is None else f"{value:.4f}".removeprefix("0")  # noqa: RUF001
+
+
+def _in_words(claim: Claim, means: Mapping[tuple[str, str], float | None]) -> str:
+    (line, column), (other, other_column) = claim.higher, claim.lower
+    one, two = number(means[claim.higher]), number(means[claim.lower])
+    relation = "as high as" if claim.same else "above"
+    if line == other:
+        return f"{line}: {column} {one} {relation} {other_column} {two}"
+    return f"{column}: {line} {one} {relation} {other} {two}"
+
+
+def _number(numbers: Numbers | None, method: str, metric: str) -> float | None:
+    """None where it was not measured, or is not a number: users without such a target have no recall."""
+    value = (numbers or {}).get(method, {}).get(metric)
+    return None if value is None or not np.isfinite(value) else value
+
+
+def _paper(line: Line, column: int) -> float | None:
+    return line.paper[column] if column < len(line.paper) else None
+
+
+def _changes(base: Config, line: Line) -> list[str]:
+    return differences(to_dict(base), to_dict(line.variant.of(base, 0)))
