@@ -1,8 +1,9 @@
 """Evaluate a trained run on users it has never seen, beside the baselines.
 
-    python evaluate.py --workdir runs/demo [--checkpoint best|last] [--evaluation.max-users 10000 ...]
+    python evaluate.py --workdir runs/demo [--checkpoint best|last] [--staleness] [--evaluation.setting value]
 
-Prints the tables and writes results.json and report.html into the workdir. Wrong input exits with 2.
+Prints the tables and writes results.json and report.html into the workdir. --staleness also embeds the users
+daily and before every event, to tell what a daily batch loses (paper, Table 2). Wrong input exits with 2.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pinnerformer_jax.evaluation.embedding import embed_users
 from pinnerformer_jax.evaluation.examples import examples
 from pinnerformer_jax.evaluation.protocol import decide
 from pinnerformer_jax.evaluation.report import print_results, write_page, write_results
+from pinnerformer_jax.evaluation.staleness import staleness
 from pinnerformer_jax.evaluation.topics import item_topics
 from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.retrieval.scann_index import ScannIndex, against_exact
@@ -51,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     values, config = parse(argv)
     keep_compiled()
     with errors_as_messages():
-        evaluate(values.workdir, values.checkpoint, config)
+        evaluate(values.workdir, values.checkpoint, config, values.staleness)
     return 0
 
 
@@ -62,13 +64,14 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config]:
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         description=__doc__,
-        usage="%(prog)s --workdir DIR [--checkpoint best|last] [--evaluation.setting value ...]",
+        usage="%(prog)s --workdir DIR [--checkpoint best|last] [--staleness] [--evaluation.setting value]",
         add_help=False,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="folder of the run")
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="default: best")
+    parser.add_argument("--staleness", action="store_true", help="users embedded once, daily, in real time")
     if {"-h", "--help"} & set(argv):
         parser.print_help()
         tyro.cli(Settings, default=Settings(EvaluationConfig()), args=["--help"], description="Settings:")
@@ -79,7 +82,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config]:
     return values, dataclasses.replace(config, evaluation=settings.evaluation)
 
 
-def evaluate(workdir: Path, checkpoint: str, config: Config) -> dict[str, Any]:
+def evaluate(workdir: Path, checkpoint: str, config: Config, with_staleness: bool = False) -> dict[str, Any]:
     """Embed, compare, report; what is in results.json.
 
     Raises:
@@ -110,6 +113,12 @@ def evaluate(workdir: Path, checkpoint: str, config: Config) -> dict[str, Any]:
     with console.status("building and searching the ScaNN index"):
         results["scann"] = retrieval(users, items[catalog.reachable], settings)
     results["config"], results["checkpoint"] = to_dict(config), checkpoint
+    if with_staleness:
+        with console.status("embedding the users daily and in real time"):
+            found = staleness(
+                embedder.users, items, timelines, protocol, rules, settings, config.model.max_length
+            )
+        results["staleness"] = {name: outcome.recall.value() for name, outcome in found.items()}
 
     print_results(results, console)
     told = examples(scorers[MODEL], protocol, timelines, catalog, settings)

@@ -79,16 +79,14 @@ def test_one_command_evaluates_and_reports(run, capsys):
     assert "</html>" in (workdir / "report.html").read_text()
 
 
-def test_users_are_embedded_each_for_itself(run):
-    workdir, prepared = run
-    _, config = evaluate.parse(["--workdir", str(workdir)])
-    _, graphdef, params = evaluate.load_for_inference(workdir, "last")
-    timelines = evaluate.Timelines.open(prepared)
-    embedder = evaluate.Embedder(graphdef, params, evaluate.Catalog.open(prepared).features)
-    users = timelines.with_role(EVALUATION)[:7]
-    by_three = evaluate.embed_users(embedder, timelines, users, config.model.max_length, 3)
-    alone = [evaluate.embed_users(embedder, timelines, users[k : k + 1], 8, 1)[0] for k in range(7)]
-    np.testing.assert_allclose(by_three, alone, atol=1e-5)
+def test_staleness_is_measured_on_demand(run, capsys):
+    workdir, _ = run
+    assert evaluate.main(["--workdir", str(workdir), "--staleness"]) == 0
+    assert "Daily instead of in real time costs" in " ".join(capsys.readouterr().out.split())
+    recall = json.loads((workdir / "results.json").read_text())["staleness"]
+    assert list(recall) == ["once", "daily", "real time"]
+    assert all(0 <= value <= 1 for value in recall.values())
+    assert "Daily instead of in real time costs" in (workdir / "report.html").read_text()
 
 
 def test_other_data_are_refused(run, tmp_path, capsys):

@@ -115,7 +115,8 @@ def spread(
     """Means over seeds with their standard deviation, a line a method; what the paper has, dashed.
 
     Args:
-        curves: by method, (name on the x axis, "mean", "deviation" and "paper", each perhaps None).
+        curves: by method, as people call it or MODEL: (name on the x axis, "mean", "deviation" and "paper",
+            each perhaps None).
         ylabel: the metric.
         salt: makes the ids of one figure of a page different from another's.
 
@@ -126,13 +127,14 @@ def spread(
     names = list(dict.fromkeys(name for curve in curves.values() for name, _ in curve))
     for method, colour in _colours(list(curves)):
         points = [(names.index(name), cell) for name, cell in curves[method]]
+        title = label(method) if method == MODEL else method
         own = [(x, cell["mean"], cell["deviation"] or 0.0) for x, cell in points if cell["mean"] is not None]
         if own:
             x, mean, deviation = zip(*own, strict=True)
-            axes.errorbar(x, mean, deviation, fmt="o-", color=colour, label=label(method), capsize=3)
+            axes.errorbar(x, mean, deviation, fmt="o-", color=colour, label=title, capsize=3)
         paper = [(x, cell["paper"]) for x, cell in points if cell["paper"] is not None]
         if own and len(paper) > 1:
-            axes.plot(*zip(*paper, strict=True), ":", color=colour, label=f"{label(method)}, paper")
+            axes.plot(*zip(*paper, strict=True), ":", color=colour, label=f"{title}, paper")
     if not axes.lines:
         return None
     axes.set_xticks(range(len(names)), names)

@@ -119,7 +119,8 @@ def measure(ground: Ground, workdir: Path, parts: Collection[str]) -> Numbers:
         )
         recall = {name: outcome.recall.value() for name, outcome in recalls.items()}
         found[MODEL] |= {f"recall@10 {name}": value for name, value in recall.items()}
-        found[MODEL]["lost daily"] = 1 - recall["daily"] / recall["real time"]
+        if recall["real time"]:
+            found[MODEL]["lost daily"] = 1 - recall["daily"] / recall["real time"]
     if "pinnersage" in parts:
         found |= ground.pinnersage
     if "ranker" in parts:

@@ -122,7 +122,7 @@ _QUERY = """
         (coalesce(item_liked, 0) + {prior} * rate) / (coalesce(item_shown, 0) + {prior}) AS item_rate,
         (time - first) / 86400 AS item_age, user_shown,
         (coalesce(user_liked, 0) + {prior} * rate) / (coalesce(user_shown, 0) + {prior}) AS user_rate,
-        ({t} - last) / 86400 AS user_idle, least(place, 250) AS surface
+        ({t} - last) / 86400 AS user_idle, CASE WHEN place < 250 THEN place END AS surface
     FROM shown JOIN people USING (user_id) LEFT JOIN things USING (item_id) LEFT JOIN items USING (item_id)
         LEFT JOIN users USING (user_id) LEFT JOIN surfaces USING (surface), everyone
     WHERE time > {t} AND time <= {end}

@@ -43,6 +43,8 @@ def print_results(results: Mapping[str, Any], console: Console) -> None:
     console.print()
     console.print(sentence(results["protocol"]), highlight=False)
     console.print(scann_sentence(results["scann"]), highlight=False)
+    if "staleness" in results:
+        console.print(staleness_sentence(results["staleness"]), highlight=False)
 
 
 def write_results(results: Mapping[str, Any], workdir: Path) -> Path:
@@ -78,6 +80,7 @@ def write_page(results: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]
         sentence=sentence(results["protocol"]),
         scann=results["scann"],
         scann_sentence=scann_sentence(results["scann"]),
+        staleness=staleness_sentence(results["staleness"]) if "staleness" in results else "",
         definitions=results["protocol"]["definitions"],
         config=json.dumps(results["config"], indent=2, ensure_ascii=False),
     )
@@ -163,6 +166,16 @@ def scann_sentence(scann: Mapping[str, Any]) -> str:
         f"Retrieval of {scann['k']} of {scann['items']:,} items: ScaNN ({how}) finds "
         f"{scann['recall']:.2%} of the exact neighbours at {scann['scann_qps']:,.0f} queries/s; exact on "
         f"{scann['device']} answers {scann['exact_qps']:,.0f} queries/s."
+    )
+
+
+def staleness_sentence(recall: Mapping[str, float]) -> str:
+    """What a vector loses by its age, in words."""
+    lost = 1 - recall["daily"] / recall["real time"] if recall["real time"] else 0.0
+    numbers = ", ".join(f"{name} {value:.4f}" for name, value in recall.items())
+    return (
+        f"Recall@10 of every positive event of the window, by how often the users are embedded: {numbers}. "
+        f"Daily instead of in real time costs {lost:.1%}."
     )
 
 

@@ -150,7 +150,7 @@ def make_cells(study: Study, workdir: Path, data: str) -> list[Cell]:
     cells: dict[str, Cell] = {}
     for seed in range(study.seeds):
         for table in study.tables:
-            for line in table.lines:
+            for line in sorted(table.lines, key=lambda line: line.method != MODEL):  # the model names it
                 config = line.variant.of(study.base, seed)
                 key = cell_key(config, data)
                 name = f"{table.name}: {line.name}, seed {seed}"
@@ -238,9 +238,12 @@ def outcomes(study: Study, cells: list[Cell]) -> Outcomes:
 @contextlib.contextmanager
 def _said_to(file: Path) -> Iterator[None]:
     """What a training prints goes to a file: the terminal is the study's."""
-    with file.open("a", encoding="utf-8") as log:
-        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-            yield
+    with (
+        file.open("a", encoding="utf-8") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
+        yield
 
 
 @contextlib.contextmanager

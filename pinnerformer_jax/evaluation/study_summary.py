@@ -63,7 +63,11 @@ def _table(base: Config, table: StudyTable, outcomes: Outcomes, seeds: int) -> d
                 "name": line.name,
                 "changes": _changes(base, line),
                 "cells": [
-                    {"paper": _paper(line, k), **spread(values[line.name, column.title])}
+                    {
+                        "paper": _paper(line, k),
+                        **spread(values[line.name, column.title]),
+                        "interval": _interval(outcomes[table.name, line.name], line.method, column.metric),
+                    }
                     for k, column in enumerate(table.columns)
                 ],
             }
@@ -121,16 +125,22 @@ def sentence(
         verdict: [claim for claim, found in judged if found.verdict == verdict]
         for verdict in (HOLDS, FAILS, NOISE, UNKNOWN)
     }
-    text = f"Of {len(judged)} comparisons of the paper {len(groups[HOLDS])} hold on these data"
+    head = {
+        HOLDS: "The paper's ordering holds on these data",
+        FAILS: "The paper's ordering does not hold in full on these data",
+        NOISE: "Nothing here contradicts the paper's ordering, but part of it is within the noise",
+        UNKNOWN: "Whether the paper's ordering holds on these data cannot be told",
+    }[overall([found.verdict for _, found in judged])]
+    parts = [f"{head}: it does in {len(groups[HOLDS])} of {len(judged)} comparisons"]
     for verdict, words in (
-        (FAILS, "{} do not"),
-        (NOISE, "{} are within the noise of %d seeds" % seeds),  # noqa: UP031
-        (UNKNOWN, "{} cannot be told, for want of a second seed or of a measurement"),
+        (FAILS, "not in {}"),
+        (NOISE, f"{{}} within the noise of {seeds} seeds"),
+        (UNKNOWN, "{} not to be told for want of a second seed or of a measurement"),
     ):
         if groups[verdict]:
-            found = "; ".join(_in_words(claim, means) for claim in groups[verdict])
-            text += f", {words.format(len(groups[verdict]))} ({found})"
-    return text + "."
+            found = "; ".join(_in_words(claim, verdict, means) for claim in groups[verdict])
+            parts.append(f"{words.format(len(groups[verdict]))} ({found})")
+    return ", ".join(parts) + "."
 
 
 def claim_facts(claim: Claim, verdict: Verdict) -> dict[str, Any]:
@@ -158,10 +168,11 @@ def number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}".removeprefix("0")  # noqa: RUF001
 
 
-def _in_words(claim: Claim, means: Mapping[tuple[str, str], float | None]) -> str:
+def _in_words(claim: Claim, verdict: str, means: Mapping[tuple[str, str], float | None]) -> str:
+    """The two numbers and how they stand to each other, the one that the paper has higher first."""
     (line, column), (other, other_column) = claim.higher, claim.lower
     one, two = number(means[claim.higher]), number(means[claim.lower])
-    relation = "as high as" if claim.same else "above"
+    relation = "against" if verdict != FAILS else "differs from" if claim.same else "is below"
     if line == other:
         return f"{line}: {column} {one} {relation} {other_column} {two}"
     return f"{column}: {line} {one} {relation} {other} {two}"
@@ -171,6 +182,12 @@ def _number(numbers: Numbers | None, method: str, metric: str) -> float | None:
     """None where it was not measured, or is not a number: users without such a target have no recall."""
     value = (numbers or {}).get(method, {}).get(metric)
     return None if value is None or not np.isfinite(value) else value
+
+
+def _interval(seeds: Sequence[Numbers | None], method: str, metric: str) -> list[float] | None:
+    """The bootstrap interval over users, its ends averaged over seeds; None where there is none."""
+    ends = [spread([_number(n, method, f"{metric}_{end}") for n in seeds])["mean"] for end in ("low", "high")]
+    return None if None in ends else ends
 
 
 def _paper(line: Line, column: int) -> float | None:
