@@ -71,6 +71,24 @@ def test_loss_curve_takes_what_there_is():
     assert ">validation<" not in figures.loss_curve([{"step": 1, "loss": 3.0}])
 
 
+def test_spread_draws_ours_and_the_papers():
+    def cell(mean, deviation, paper):
+        return {"mean": mean, "deviation": deviation, "paper": paper}
+
+    curves = {
+        "pinnerformer": [("once", cell(0.1, 0.01, 0.2)), ("daily", cell(0.2, None, 0.3))],
+        "SASRec": [("once", cell(0.1, 0.01, None)), ("daily", cell(None, None, 0.3))],
+        "never measured": [("once", cell(None, None, 0.2)), ("daily", cell(None, None, 0.3))],
+    }
+    svg = figures.spread(curves, "recall", "x")
+    check(svg)
+    for text in ("PinnerFormer", "PinnerFormer, paper", "SASRec", "once", "daily"):
+        assert f">{text}<" in svg
+    assert "SASRec, paper" not in svg  # one number of the paper is no line
+    assert "never measured" not in svg
+    assert figures.spread({"never": curves["never measured"]}, "recall", "x") is None
+
+
 @pytest.mark.parametrize(
     ("method", "name"), [("pinnerformer", "PinnerFormer"), ("own_most_frequent", "Own most frequent")]
 )

@@ -7,6 +7,7 @@ from pinnerformer_jax.evaluation.pinnersage import (
     Clusters,
     cluster_users,
     medoid,
+    mean_vectors,
     nearest_cluster,
     oracle_recall,
     ward_clusters,
@@ -104,6 +105,8 @@ def test_weighted_mean_is_one_unit_vector():
     np.testing.assert_allclose(scores[0, [0, 3]], np.array([3, 1]) / np.sqrt(10), atol=1e-6)
     np.testing.assert_allclose(scores[1, 6], 1, atol=1e-6)
     assert not scores[2].any()
+    means = mean_vectors(clusters, FEATURES)
+    np.testing.assert_allclose(means, [[3 / np.sqrt(10), 1 / np.sqrt(10)], [-1, 0], [0, 0]], atol=1e-6)
 
 
 def test_nearest_cluster_scores_by_the_nearest_of_the_first():

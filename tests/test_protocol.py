@@ -4,9 +4,9 @@ from prepared import write_prepared
 
 from pinnerformer_jax.config import EvaluationConfig, PositiveRule
 from pinnerformer_jax.data.catalog import Catalog
-from pinnerformer_jax.data.contracts import DAY
+from pinnerformer_jax.data.contracts import DAY, positive_table
 from pinnerformer_jax.data.timelines import EVALUATION, TRAIN, VALIDATION, Timelines
-from pinnerformer_jax.evaluation.protocol import decide, flat_ranges
+from pinnerformer_jax.evaluation.protocol import decide, flat_ranges, with_history
 
 T = 1_795_000_000
 VIEW, LIKE, HOME, SEARCH = 1, 2, 1, 2
@@ -75,6 +75,15 @@ def test_history_is_everything_up_to_t(prepared):
     owner, number = history.of(np.array([1, 0]))
     assert owner.tolist() == [0, 1, 1, 1]
     assert number.tolist() == [3, 0, 1, 2]
+
+
+def test_those_with_a_history_are_chosen_by_nothing_they_did_later(prepared):
+    timelines, protocol = read(prepared)
+    table = positive_table(RULES, timelines.manifest.actions, timelines.manifest.surfaces)
+    everyone = with_history(timelines, protocol, table)
+    assert timelines.user_ids(everyone.users) == ["a", "no positive", "out of reach", "at the edges"]
+    assert everyone.history.length.tolist() == [3, 1, 1, 1]
+    assert everyone.targets.of(np.arange(4))[1].tolist() == []
 
 
 def test_what_is_left_out_is_counted(prepared):

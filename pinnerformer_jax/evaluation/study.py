@@ -6,8 +6,8 @@
 The data must have been prepared. Settings on the command line change the base of all variants. A variant
 that several tables show is trained once. The workdir keeps one folder a cell (variant and seed), study.json
 and report.html, which are written anew whenever the command ends. Ctrl-C and SIGTERM save the cell in
-training and exit with 0; the same command goes on from there. A cell whose loss is not finite is reported
-as such, and the study goes on.
+training and exit with 0; the same command goes on from there. A cell that fails is reported, and the study
+goes on; the command then ends with 1, and tries it again the next time, unless its loss was not finite.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     share_heap()
     keep_compiled()
     with errors_as_messages():
-        run(Study(config, load_tables(values.config, values.only), values.seeds), workdir)
-    return 0
+        failed = run(Study(config, load_tables(values.config, values.only), values.seeds), workdir)
+    return 1 if failed else 0
 
 
 def load_tables(path: str, only: Sequence[str] | None = None) -> tuple[StudyTable, ...]:
@@ -99,12 +99,15 @@ def load_tables(path: str, only: Sequence[str] | None = None) -> tuple[StudyTabl
     return tuple(table for table in tables if only is None or table.name in only)
 
 
-def run(study: Study, workdir: Path) -> None:
+def run(study: Study, workdir: Path) -> dict[str, str]:
     """Train and measure what is not yet there, then write study.json and report.html.
+
+    Returns:
+        Why cells failed, by name.
 
     Raises:
         FileNotFoundError: the data were never prepared.
-        ValueError: a setting does not fit the data, or a cell's folder is damaged.
+        ValueError: they are not those of the base config, or the record of a cell is damaged.
     """
     if study.seeds < 1:
         raise ValueError(f"--seeds {study.seeds}: must be at least 1")
@@ -117,6 +120,7 @@ def run(study: Study, workdir: Path) -> None:
         f"{len(cells) - len(waiting)} of them done, in {workdir}",
         flush=True,
     )
+    failed = {}
     try:
         with (
             _termination_as_interrupt(),
@@ -125,7 +129,10 @@ def run(study: Study, workdir: Path) -> None:
             started = time.perf_counter()
             for done, cell in enumerate(bar, start=1):
                 bar.set_postfix_str(cell.name)
-                outcome = finish(cell, ground)
+                try:
+                    outcome = finish(cell, ground)
+                except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
+                    failed[cell.name] = outcome = f"failed: {error}"
                 each = (time.perf_counter() - started) / done
                 bar.write(f"{cell.name}: {outcome}; about {each * (len(waiting) - done) / 60:,.0f} min left")
                 sys.stdout.flush()
@@ -133,10 +140,12 @@ def run(study: Study, workdir: Path) -> None:
         print("stopped; what is finished is kept, and the same command goes on from here")
     summary = summarise(study.base, study.tables, outcomes(study, cells), study.seeds)
     summary["protocol"] = ground.protocol.facts
-    summary["failed"] = {cell.name: why for cell in cells if (why := read_cell(cell).get("failed"))}
+    failed |= {cell.name: why for cell in cells if (why := read_cell(cell).get("failed"))}
+    summary["failed"] = failed
     hours = sum(read_cell(cell)["seconds"] for cell in cells) / 3600
     for path in write_study(summary, hours, workdir):
         print(f"wrote {path}")
+    return failed
 
 
 def make_cells(study: Study, workdir: Path, data: str) -> list[Cell]:

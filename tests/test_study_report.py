@@ -1,0 +1,69 @@
+import json
+import re
+
+import pytest
+
+from pinnerformer_jax.config import Config, to_dict
+from pinnerformer_jax.evaluation import study_tables
+from pinnerformer_jax.evaluation.study_report import figure, study_page, write_study
+from pinnerformer_jax.evaluation.study_summary import summarise
+
+
+def outcomes(table, seeds=2):
+    """Each line a little better than the one before."""
+    return {
+        (table.name, line.name): [
+            {line.method: {column.metric: 0.1 + 0.01 * k + 0.001 * seed for column in table.columns}}
+            for seed in range(seeds)
+        ]
+        for k, line in enumerate(table.lines)
+    }
+
+
+@pytest.fixture
+def summary():
+    tables = [study_tables.staleness(), study_tables.lengths((8, 16, 32)), study_tables.features()]
+    shown = {key: value for table in tables for key, value in outcomes(table).items()}
+    found = summarise(Config(name="a <b> name"), tables, shown, seeds=2)
+    found["protocol"] = {
+        "users": 1234, "pairs": 20, "window_days": 14.0, "t": "2026-11-18T00:00:00Z", "reachable_items": 60,
+    }  # fmt: skip
+    return found | {"failed": {"features: No item vector, seed 1": "step 3: the loss is not finite"}}
+
+
+def test_page_sets_the_paper_beside_ours(summary):
+    page = study_page(summary, hours=1.25)
+    assert "a &lt;b&gt; name" in page
+    assert "1,234 unseen users" in page
+    assert "1.2 hours in all" in page
+    assert "Failed: features: No item vector, seed 1" in page
+    once = re.search(r'<tr><td title="objective.name[^"]*">SASRec</td>(.*?)</tr>', page)[1]
+    assert '<td class="paper">.1980</td><td>.1005<small> ±.0007</small></td>' in once
+    for table in summary["tables"]:
+        assert table["title"] in page
+        assert table["sentence"].replace("'", "&#39;") in page
+    assert page.count("<svg") == 2
+    assert "http" not in page
+    assert len(page) < 200_000
+
+
+def test_figures_are_of_the_tables_that_have_one(summary):
+    staleness, lengths, features = summary["tables"]
+    assert all(f">{name}<" in figure(staleness) for name in ("SASRec", "PinnerFormer", "real time"))
+    assert ">SASRec, paper<" in figure(staleness)
+    assert ">32<" in figure(lengths)
+    assert figure(features) is None
+
+
+def test_a_study_of_which_nothing_is_measured_yet_has_a_page():
+    table = study_tables.lengths((8, 16))
+    nothing = {(table.name, line.name): [None] for line in table.lines}
+    found = summarise(Config(), [table], nothing, seeds=1)
+    assert found["tables"][0]["verdict"] == "not measured"
+    assert figure(found["tables"][0]) is None
+
+
+def test_both_files_are_written(summary, tmp_path):
+    data, page = write_study(summary, 0.0, tmp_path)
+    assert json.loads(data.read_text())["config"] == to_dict(Config(name="a <b> name"))
+    assert page.read_text().rstrip().endswith("</html>")
