@@ -6,8 +6,8 @@ from pinnerformer_jax.evaluation import pinnersage as module
 from pinnerformer_jax.evaluation.pinnersage import (
     Clusters,
     cluster_users,
-    medoid,
     mean_vectors,
+    medoid,
     nearest_cluster,
     oracle_recall,
     ward_clusters,

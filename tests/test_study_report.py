@@ -5,7 +5,7 @@ import pytest
 
 from pinnerformer_jax.config import Config, to_dict
 from pinnerformer_jax.evaluation import study_tables
-from pinnerformer_jax.evaluation.study_report import figure, study_page, write_study
+from pinnerformer_jax.evaluation.study_report import figure, held, study_page, write_study
 from pinnerformer_jax.evaluation.study_summary import summarise
 
 
@@ -42,6 +42,8 @@ def test_page_sets_the_paper_beside_ours(summary):
     for table in summary["tables"]:
         assert table["title"] in page
         assert table["sentence"].replace("'", "&#39;") in page
+    assert held(summary["tables"][1]) == 2  # each length is better than the one before
+    assert '<span class="verdict hit">holds in 2 of 2</span>' in page
     assert page.count("<svg") == 2
     assert "http" not in page
     assert len(page) < 200_000

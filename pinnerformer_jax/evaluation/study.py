@@ -120,24 +120,7 @@ def run(study: Study, workdir: Path) -> dict[str, str]:
         f"{len(cells) - len(waiting)} of them done, in {workdir}",
         flush=True,
     )
-    failed = {}
-    try:
-        with (
-            _termination_as_interrupt(),
-            tqdm(waiting, desc="cells", unit="cell", disable=None, dynamic_ncols=True) as bar,
-        ):
-            started = time.perf_counter()
-            for done, cell in enumerate(bar, start=1):
-                bar.set_postfix_str(cell.name)
-                try:
-                    outcome = finish(cell, ground)
-                except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
-                    failed[cell.name] = outcome = f"failed: {error}"
-                each = (time.perf_counter() - started) / done
-                bar.write(f"{cell.name}: {outcome}; about {each * (len(waiting) - done) / 60:,.0f} min left")
-                sys.stdout.flush()
-    except (Stopped, KeyboardInterrupt):
-        print("stopped; what is finished is kept, and the same command goes on from here")
+    failed = work(waiting, ground)
     summary = summarise(study.base, study.tables, outcomes(study, cells), study.seeds)
     summary["protocol"] = ground.protocol.facts
     failed |= {cell.name: why for cell in cells if (why := read_cell(cell).get("failed"))}
@@ -145,6 +128,28 @@ def run(study: Study, workdir: Path) -> dict[str, str]:
     hours = sum(read_cell(cell)["seconds"] for cell in cells) / 3600
     for path in write_study(summary, hours, workdir):
         print(f"wrote {path}")
+    return failed
+
+
+def work(cells: list[Cell], ground: Ground) -> dict[str, str]:
+    """Finish cells, until somebody asks to stop; why some failed, by name."""
+    failed, started = {}, time.perf_counter()
+    try:
+        with (
+            _termination_as_interrupt(),
+            tqdm(cells, desc="cells", unit="cell", disable=None, dynamic_ncols=True) as bar,
+        ):
+            for done, cell in enumerate(bar, start=1):
+                bar.set_postfix_str(cell.name)
+                try:
+                    outcome = finish(cell, ground)
+                except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
+                    failed[cell.name] = outcome = f"failed: {error}"
+                left = (time.perf_counter() - started) / done * (len(cells) - done)
+                bar.write(f"{cell.name}: {outcome}; about {left / 60:,.0f} min left")
+                sys.stdout.flush()
+    except (Stopped, KeyboardInterrupt):
+        print("stopped; what is finished is kept, and the same command goes on from here")
     return failed
 
 

@@ -40,12 +40,17 @@ def study_page(summary: Mapping[str, Any], hours: float) -> str:
         "study.html",
         name=summary["name"],
         lead=lead,
-        tables=[table | {"figure": figure(table)} for table in summary["tables"]],
+        tables=[table | {"figure": figure(table), "held": held(table)} for table in summary["tables"]],
         failed=summary["failed"],
         number=number,
         colours={HOLDS: "hit", FAILS: "miss"},
         config=json.dumps(summary["config"], indent=2, ensure_ascii=False),
     )
+
+
+def held(table: Mapping[str, Any]) -> int:
+    """How many of the paper's comparisons hold."""
+    return sum(claim["verdict"] == HOLDS for claim in table["claims"])
 
 
 def figure(table: Mapping[str, Any]) -> str | None:
