@@ -218,19 +218,11 @@ def single_tasks(actions: Sequence[str]) -> StudyTable:
     """
     lines = [Line(f"Only {action}", Variant(objective={"target_actions": (action,)})) for action in actions]
     columns = [Column(action, f"recall@10 {action}") for action in actions]
-    claims = [
-        Claim((f"Only {action}", action), (name, action))
-        for action in actions
-        for name in (f"Only {other}" for other in (*actions, "") if other != action)
-        if name != "Only "
-    ]
+    pairs = [(action, other) for action in actions for other in actions if other != action]
+    claims = [Claim((f"Only {action}", action), (f"Only {other}", action)) for action, other in pairs]
     claims += [Claim((f"Only {action}", action), ("All actions", action)) for action in actions]
-    claims += [
-        Claim(("All actions", column), (f"Only {other}", column))
-        for column in (*actions, RECALL.title)
-        for other in actions
-        if other != column
-    ]
+    claims += [Claim(("All actions", action), (f"Only {other}", action)) for action, other in pairs]
+    claims += [Claim(("All actions", RECALL.title), (f"Only {action}", RECALL.title)) for action in actions]
     return StudyTable(
         "single-tasks",
         "Table 5: one action to train on, evaluated on each",
