@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import hashlib
 import json
 import runpy
 import signal
@@ -29,7 +30,7 @@ import jax
 from tqdm import tqdm
 
 from pinnerformer_jax.command_line import errors_as_messages, parse
-from pinnerformer_jax.config import Config, DataConfig, EvaluationConfig, ItemsConfig, digest, to_dict
+from pinnerformer_jax.config import Config, DataConfig, EvaluationConfig, ItemsConfig, differences, to_dict
 from pinnerformer_jax.evaluation.comparison import MODEL
 from pinnerformer_jax.evaluation.measure import Ground, measure
 from pinnerformer_jax.evaluation.study_report import write_study
@@ -175,7 +176,8 @@ def make_cells(study: Study, workdir: Path, data: str) -> list[Cell]:
 
 
 def cell_key(config: Config, data: str) -> str:
-    """What decides a training, in twelve digits: not where things lie, nor how they are evaluated."""
+    """What decides a training, in twelve digits: not where things lie, nor how they are evaluated, nor what
+    is as it is by default, so that a setting that is new in the project makes no new cell."""
     meant = dataclasses.replace(
         config,
         name=data,
@@ -183,7 +185,8 @@ def cell_key(config: Config, data: str) -> str:
         items=ItemsConfig(),
         evaluation=EvaluationConfig(),
     )
-    return digest(meant)
+    lines = differences(to_dict(Config()), to_dict(meant))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
 
 def missing(cell: Cell) -> set[str]:
