@@ -256,7 +256,7 @@ def outcomes(study: Study, cells: list[Cell]) -> Outcomes:
 def _said_to(file: Path) -> Iterator[None]:
     """What a training prints goes to a file: the terminal is the study's."""
     with (
-        file.open("a", encoding="utf-8") as log,
+        file.open("a", encoding="utf-8", buffering=1) as log,
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
     ):
