@@ -1,7 +1,8 @@
 """Over the seeds of a study: means, spreads, and whether what the paper claims holds on these data.
 
-A claim compares two numbers, seed by seed. It holds if the mean difference is above the margin of a 95 % t
-interval over the seeds, does not hold if it is below minus that, and is within the noise in between. A claim
+A claim compares two numbers, seed by seed. It holds if the mean difference is above the margin, which is that
+of a 95 % t interval over the seeds and at least 2 % of the numbers (seeds that agree by chance leave the
+users' own noise); does not hold if it is below minus that; and is within the noise in between. A claim
 that two numbers are the same holds if the interval lies within 5 % of them, and does not if it lies outside.
 """
 
@@ -30,7 +31,7 @@ class Verdict(NamedTuple):
 
     verdict: str
     difference: float | None  # mean over seeds
-    margin: float | None  # half of its interval
+    margin: float | None  # what it has to exceed
 
 
 def summarise(base: Config, tables: Sequence[StudyTable], outcomes: Outcomes, seeds: int) -> dict[str, Any]:
@@ -38,12 +39,12 @@ def summarise(base: Config, tables: Sequence[StudyTable], outcomes: Outcomes, se
     return {
         "name": base.name,
         "seeds": seeds,
-        "tables": [_table(base, table, outcomes, seeds) for table in tables],
+        "tables": [_table(base, table, outcomes) for table in tables],
         "config": to_dict(base),
     }
 
 
-def _table(base: Config, table: StudyTable, outcomes: Outcomes, seeds: int) -> dict[str, Any]:
+def _table(base: Config, table: StudyTable, outcomes: Outcomes) -> dict[str, Any]:
     values = {
         (line.name, column.title): [
             _number(numbers, line.method, column.metric) for numbers in outcomes[table.name, line.name]
@@ -75,7 +76,7 @@ def _table(base: Config, table: StudyTable, outcomes: Outcomes, seeds: int) -> d
         ],
         "claims": [claim_facts(claim, verdict) for claim, verdict in judged],
         "verdict": overall([verdict.verdict for _, verdict in judged]),
-        "sentence": sentence(judged, {key: spread(seen)["mean"] for key, seen in values.items()}, seeds),
+        "sentence": sentence(judged, {key: spread(seen)["mean"] for key, seen in values.items()}),
     }
 
 
@@ -95,10 +96,12 @@ def judge(claim: Claim, higher: Sequence[float | None], lower: Sequence[float | 
     one, other = np.array(pairs).T
     difference, margin = float((one - other).mean()), float((one - other).std(ddof=1))
     margin *= float(t.ppf((1 + CONFIDENCE) / 2, len(pairs) - 1)) / len(pairs) ** 0.5
+    larger = float(max(abs(one.mean()), abs(other.mean())))
     if claim.same:
-        allowed = SAME * float(max(abs(one.mean()), abs(other.mean())))
+        allowed = SAME * larger
         near, far = abs(difference) + margin <= allowed, abs(difference) - margin > allowed
     else:
+        margin = max(margin, claim.least * larger)
         near, far = difference > margin, difference < -margin
     return Verdict(HOLDS if near else FAILS if far else NOISE, difference, margin)
 
@@ -111,15 +114,12 @@ def overall(verdicts: Sequence[str]) -> str:
     return HOLDS if verdicts else UNKNOWN
 
 
-def sentence(
-    judged: Sequence[tuple[Claim, Verdict]], means: Mapping[tuple[str, str], float | None], seeds: int
-) -> str:
+def sentence(judged: Sequence[tuple[Claim, Verdict]], means: Mapping[tuple[str, str], float | None]) -> str:
     """Whether the paper's ordering holds on these data, and where it does not.
 
     Args:
         judged: the claims.
         means: of each (line, column).
-        seeds: trainings of each variant.
     """
     groups = {
         verdict: [claim for claim, found in judged if found.verdict == verdict]
@@ -134,7 +134,7 @@ def sentence(
     parts = [f"{head}: it does in {len(groups[HOLDS])} of {len(judged)} comparisons"]
     for verdict, words in (
         (FAILS, "not in {}"),
-        (NOISE, f"{{}} within the noise of {seeds} seeds"),
+        (NOISE, "{} within the noise"),
         (UNKNOWN, "{} not to be told for want of a second seed or of a measurement"),
     ):
         if groups[verdict]:
