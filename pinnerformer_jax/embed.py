@@ -2,18 +2,20 @@
 
     python -m pinnerformer_jax.embed --workdir RUN --snapshots DIR [--events LOG ... --date DAY]
     python -m pinnerformer_jax.embed --workdir RUN --snapshots DIR --users FILE
-    python -m pinnerformer_jax.embed --snapshots DIR --rollback
+    python -m pinnerformer_jax.embed --snapshots DIR --rollback [STATE]
+    ... --store lmdb:DIR | redis://USER:PASSWORD@HOST:PORT/DB
 
 The first run starts from the run's prepared timelines and embeds everyone, and so does a new model; a later
 one adds the day's log (by the rules that the run's log was read by), embeds the users with new events, and
-carries the others over. Events after the end of DAY (UTC; default: today) are left out, and what the store
+carries the others over. --store brings a feature store to the state once that is published. Events after the end of DAY (UTC; default: today) are left out, and what the store
 already has is not taken twice, so that logs may overlap. The served day can be run again, later ones too,
 earlier ones only after a rollback. The same inputs give the same bytes (but for a ScaNN index of 20,000 items
 or more that is built anew, as on the first day of a model). Wrong input exits with 2 and changes
 nothing.
 
 RUN's prepared folder (data.prepared) must still be there: its catalogue numbers the items.
-What is in DIR: pinnerformer_jax/serving/state.py; who is embedded from what: serving/event_store.py.
+What is in DIR: pinnerformer_jax/serving/state.py; who is embedded from what: serving/event_store.py; what
+is in a store: serving/store.py.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from pathlib import Path
 
 from pinnerformer_jax.command_line import errors_as_messages
 from pinnerformer_jax.runtime import keep_compiled
-from pinnerformer_jax.serving import state
+from pinnerformer_jax.serving import state, store
 from pinnerformer_jax.serving.daily import Job, run
 
 
@@ -36,7 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rollback is not None:
         with errors_as_messages():
             old, new = state.rollback(values["snapshots"], rollback or None)
-        print(f"served: {new}\nno longer: {old}")
+            print(f"served: {new}\nno longer: {old}")
+            if values["store"]:
+                with state.writing(values["snapshots"]):
+                    print(store.publish(store.open_store(values["store"]), values["snapshots"], new))
         return 0
     if values["workdir"] is None:
         _parser().error("--workdir DIR is needed")
@@ -78,6 +83,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SHARE",
         help="stop if more of the log is bad (default: the run's)",
     )
+    parser.add_argument(
+        "--store", metavar="URL",
+        help="feature store of the user vectors: lmdb:DIR, redis://USER:PASSWORD@HOST:PORT/DB, rediss://... "
+        "with TLS, unix://SOCKET; the password may stand in REDISCLI_AUTH instead",
+    )  # fmt: skip
     parser.add_argument("--keep", type=int, default=7, metavar="N", help="states to keep (%(default)s)")
     parser.add_argument(
         "--rollback", nargs="?", const="", metavar="STATE",

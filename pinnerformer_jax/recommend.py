@@ -1,6 +1,6 @@
 """Items for a user, from what the daily job published.
 
-    python -m pinnerformer_jax.recommend --snapshots DIR --user ID [-k 10] [--hide-seen]
+    python -m pinnerformer_jax.recommend --snapshots DIR --user ID [-k 10] [--hide-seen] [--store URL]
 
 Without a vector (an unknown or deleted user, or one with too few events) these are the most popular items.
 """
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pinnerformer_jax.command_line import errors_as_messages
 from pinnerformer_jax.serving.recommender import Recommendations, Recommender
+from pinnerformer_jax.serving.store import open_store
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,9 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--hide-seen", action="store_true", help="leave out items of the user's newest events"
     )
+    parser.add_argument(
+        "--store", metavar="URL",
+        help="look the vector up in this feature store, as given to embed, not in the snapshot",
+    )  # fmt: skip
     values = parser.parse_args(argv)
     with errors_as_messages():
-        recommender = Recommender.open(values.snapshots)
+        store = open_store(values.store) if values.store else None
+        recommender = Recommender.open(values.snapshots, store)
         user_id = _user_id(values.user, recommender.user_type())
         found = recommender.recommend(user_id, values.k, exclude_seen=values.hide_seen)
     origin = "no vector, so the most popular items" if found.cold else "nearest vectors"

@@ -4,6 +4,8 @@ event_store.py, event_file.py     the newest events of each user
 snapshot.py                       vectors of users and items; `UserVectors`, where a user's is looked up
 state.py                          states and the pointer to the one that is served
 daily.py                          the job
+store.py                          the feature store: interface, values, publishing a state to it
+lmdb_store.py, redis_store.py     in files; on a server
 recommender.py                    from a user to items
 replay.py                         days of a log through the job, incremental against full
 """

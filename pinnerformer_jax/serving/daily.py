@@ -31,7 +31,7 @@ from pinnerformer_jax.files import atomic_folder, sha256
 from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.retrieval import exact
 from pinnerformer_jax.retrieval.scann_index import ScannIndex, recall, version_of
-from pinnerformer_jax.serving import event_store, snapshot, state
+from pinnerformer_jax.serving import event_store, snapshot, state, store
 from pinnerformer_jax.training.checkpoint import data_digest, load_for_inference, read_record
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class Job:
     dtype: Literal["float16", "float32"] = "float16"  # of the snapshot
     max_reject_share: float | None = None  # of the log; None: the run's
     keep: int = 7  # states that stay, the served one among them
+    store: str | None = None  # URL of a feature store, brought to the state after it is published
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,8 @@ def run(job: Job, report: Callable[[str], None] = print) -> str:
 
     Raises:
         FileNotFoundError: no run, no log, no state to build on.
-        OSError: the disk is full; nothing was published and what was begun is removed.
+        OSError: the disk is full; nothing was published and what was begun is removed. Or the feature store
+            failed: before anything was done, or after the state was published, which the message says.
         ValueError: an input does not do, a file of the state to build on is damaged, or another run is
             writing.
     """
@@ -135,9 +137,12 @@ def run(job: Job, report: Callable[[str], None] = print) -> str:
 
     if job.keep < 2:
         raise ValueError(f"--keep {job.keep}: at least 2, the served state and the one it was built on")
+    vectors = store.open_store(job.store) if job.store else None
     model, root = Model.load(job.workdir, job.checkpoint), job.snapshots
     with state.writing(root):
         plan = _plan(job, model)
+        if vectors is not None:
+            vectors.delete([store.key(user_id) for user_id in plan.gone.to_pylist()])
         facts = [state.FORMAT, plan.base, plan.date, model.version, job.dtype, plan.inputs]
         made_of = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
         name = state.state_name(model.version, plan.date, made_of)
@@ -153,6 +158,8 @@ def run(job: Job, report: Callable[[str], None] = print) -> str:
                     f"of disk, or cannot write to {root}: {first_line(error)}; nothing was published"
                 ) from None
         state.publish(root, name)
+        if vectors is not None:
+            report(store.publish(vectors, root, name))
         state.prune(root, job.keep)
     return name
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,10 +44,11 @@ class Published:
 
     Raises:
         FileNotFoundError: there is no such state.
-        ValueError: a file is damaged, or items and index are of two model versions.
+        ValueError: a file is damaged, items, index and users are not of one model version, or the feature
+            store has no vectors of that version.
     """
 
-    def __init__(self, root: Path, name: str) -> None:
+    def __init__(self, root: Path, name: str, store: snapshot.UserStore | None = None) -> None:
         self.name, self.folder = name, root / name
         self.manifest = state.verify(root, name)
         self.items = snapshot.read(self.folder / "items.parquet")
@@ -63,11 +63,14 @@ class Published:
             self.index = ScannIndex.load(self.folder / "index", self.vectors)
         self.user_type = _type_of_users(self.folder)
         self.deleted = set(state.deleted(root, self.user_type).to_pylist())
-
-    @cached_property
-    def users(self) -> snapshot.SnapshotVectors:
-        """The user snapshot; not read where a feature store stands in its place."""
-        return snapshot.SnapshotVectors.of(snapshot.read(self.folder / "users.parquet"))
+        self.users: snapshot.UserVectors
+        if store is None:
+            self.users = snapshot.SnapshotVectors.of(snapshot.read(self.folder / "users.parquet"))
+        else:
+            self.users = store.of(self.model_version)
+        snapshot.check_same_version(
+            {"items.parquet": self.model_version, "user vectors": self.users.model_version}
+        )
 
     def seen(self, user_id: Any) -> set[Any]:
         """Ids of the items among the user's newest events."""
@@ -93,21 +96,23 @@ class Recommender:
     May be shared by threads. A new state that cannot be used is logged as an error; the old one serves on.
     """
 
-    def __init__(self, root: Path, published: Published, users: snapshot.UserVectors | None = None) -> None:
-        self._root, self._published, self._users = root, published, users
+    def __init__(self, root: Path, published: Published, store: snapshot.UserStore | None = None) -> None:
+        self._root, self._published, self._store = root, published, store
         self._tried: tuple[str, int] | None = None
         self._loading = threading.Lock()
 
     @classmethod
-    def open(cls, snapshots: str | Path, users: snapshot.UserVectors | None = None) -> Recommender:
+    def open(cls, snapshots: str | Path, users: snapshot.UserStore | None = None) -> Recommender:
         """Load the served state.
 
         Args:
             snapshots: folder that python -m pinnerformer_jax.embed publishes to.
-            users: where user vectors are looked up; None: in the state's own snapshot.
+            users: the feature store where vectors are looked up, such as store.open_store(URL); None: in
+                the state's own snapshot.
 
         Raises:
             FileNotFoundError: nothing was published there.
+            ConnectionError: the feature store is not there.
             ImportError: ScaNN does not load on this machine, and the state has an index.
             ValueError: a file is damaged, or users, items and index are not of one model version.
         """
@@ -117,9 +122,7 @@ class Recommender:
             raise FileNotFoundError(
                 f"{root / 'CURRENT'}: nothing was published here; run python -m pinnerformer_jax.embed first"
             )
-        recommender = cls(root, Published(root, name), users)
-        recommender._vectors(recommender._published)
-        return recommender
+        return cls(root, Published(root, name, users), users)
 
     def recommend(self, user_id: Any, k: int = 10, *, exclude_seen: bool = False) -> Recommendations:
         """The k items nearest to a user's vector, or without one the most popular.
@@ -130,12 +133,13 @@ class Recommender:
             exclude_seen: leave out the items of the user's newest events (the T that the model reads).
 
         Raises:
-            ValueError: k < 1, or the vectors are of another model version than the items.
+            ConnectionError: the feature store is not there.
+            ValueError: k < 1, or the feature store has no more vectors of the items' model version.
         """
         if k < 1:
             raise ValueError(f"k = {k}: must be at least 1")
         published = self.refresh()
-        vector = None if user_id in published.deleted else self._vectors(published).get(user_id)
+        vector = None if user_id in published.deleted else published.users.get(user_id)
         hidden = published.seen(user_id) if exclude_seen else set()
         if vector is None:
             rows = published.popular[: k + len(hidden)]
@@ -151,18 +155,16 @@ class Recommender:
         return Recommendations(items[:k], vector is None, published.model_version, published.manifest.date)
 
     def refresh(self) -> Published:
-        """The state that is served now, loaded if the pointer has moved. Other threads go on with the old
-        one meanwhile."""
+        """The state that is served now, loaded if the pointer has moved and the feature store has vectors of
+        its model. Other threads go on with the old one meanwhile."""
         name = state.current(self._root)
         if name in (None, self._published.name) or not self._loading.acquire(blocking=False):
             return self._published
         try:
             flipped = (self._root / "CURRENT").stat().st_mtime_ns
-            if self._tried != (name, flipped):
+            if self._tried != (name, flipped) and self._stored(name):
                 self._tried = name, flipped  # not tried again, until the pointer is written again
-                published = Published(self._root, name)
-                self._vectors(published)
-                self._published = published
+                self._published = Published(self._root, name, self._store)
         except (OSError, ValueError) as error:
             _log.error("%s serves on: %s", self._published.name, error)
         finally:
@@ -173,12 +175,9 @@ class Recommender:
         """Of user ids."""
         return self._published.user_type
 
-    def _vectors(self, published: Published) -> snapshot.UserVectors:
-        users = self._users or published.users
-        snapshot.check_same_version(
-            {"items.parquet": published.model_version, "user vectors": users.model_version}
-        )
-        return users
+    def _stored(self, name: str) -> bool:
+        """Whether the feature store, which is written after the state, can serve it."""
+        return self._store is None or self._store.holds(state.read_manifest(self._root, name).model_version)
 
 
 def _type_of_users(folder: Path) -> pa.DataType:

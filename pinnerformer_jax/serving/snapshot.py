@@ -29,7 +29,7 @@ _VERSION = b"model_version"
 
 
 class UserVectors(Protocol):
-    """Where a user's vector is looked up: a snapshot, or a feature store."""
+    """Vectors of one model version: a snapshot's, or a feature store's."""
 
     @property
     def model_version(self) -> str:
@@ -37,6 +37,20 @@ class UserVectors(Protocol):
 
     def get(self, user_id: Any) -> np.ndarray | None:
         """float32 [D]; None: the user has no vector."""
+
+
+class UserStore(Protocol):
+    """A feature store, which holds vectors of one model version or more."""
+
+    def holds(self, model_version: str) -> bool:
+        """Whether it has those of a version."""
+
+    def of(self, model_version: str) -> UserVectors:
+        """Those of a version.
+
+        Raises:
+            ValueError: it has none of it; names it and the version that is live.
+        """
 
 
 def check_same_version(versions: dict[str, str]) -> None:
@@ -100,9 +114,36 @@ def merge_users(old: pa.Table, new: pa.Table, gone: pa.Array) -> pa.Table:
 
     check_same_version({"the earlier snapshot": version_of(old), "the new one": version_of(new)})
     left = pa.concat_arrays([new["user_id"].combine_chunks(), gone])
-    carried = old.filter(pc.invert(pc.is_in(old["user_id"], left)))
-    merged = pa.concat_tables([carried, new]).combine_chunks()
+    merged = pa.concat_tables([without(old, left), new]).combine_chunks()
     return merged.take(pc.sort_indices(merged["user_id"]))
+
+
+def without(table: pa.Table, gone: pa.Array) -> pa.Table:
+    """The users but those who are gone."""
+    import pyarrow.compute as pc
+
+    return table.filter(pc.invert(pc.is_in(table["user_id"], gone)))
+
+
+def difference(old: pa.Table, new: pa.Table) -> tuple[pa.Table, pa.ChunkedArray]:
+    """What leads from one user snapshot to another of the same model, as a store of float16 sees it.
+
+    Returns:
+        Of the new one the users who are not in the old one, or with another vector or newest event; ids of
+        users of the old one who are not in the new one.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    row = pc.index_in(new["user_id"], old["user_id"])
+    changed = row.is_null().to_numpy()
+    here, there = np.flatnonzero(~changed), row.drop_null().to_numpy()
+    vectors = [vectors_of(table).astype(np.float16, copy=False) for table in (old, new)]
+    moments = [table["event_timestamp"].to_numpy() for table in (old, new)]
+    changed[here] = (vectors[0][there] != vectors[1][here]).any(axis=1)
+    changed[here] |= moments[0][there] != moments[1][here]
+    left = old["user_id"].filter(pc.invert(pc.is_in(old["user_id"], new["user_id"].combine_chunks())))
+    return new.filter(pa.array(changed)), left
 
 
 def item_table(ids: pa.Array, titles: list[str], vectors: np.ndarray, model_version: str) -> pa.Table:

@@ -1,0 +1,198 @@
+"""The embedded feature store: LMDB files, for servers on the machine of the daily job.
+
+    DIR/live              symbolic link to model=V: the live version
+    DIR/model=V           symbolic link to the environment of a version
+    DIR/V-TOKEN/          an LMDB environment: values by key, and what it holds
+
+A link is replaced in one step, a change of an environment is one transaction: readers, in this and other
+processes, see all of it or nothing, and are not held up. The version that was live before stays until the
+next publishing. Readers need to write to lock.mdb. Not for network file systems.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import secrets
+import shutil
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pinnerformer_jax.files import sync
+from pinnerformer_jax.serving.store import Contents, Rows, Store
+
+if TYPE_CHECKING:
+    import lmdb
+
+_MAP_SIZE = 1 << 40
+"""Address space, not memory or disk: files grow as they are filled, and no reader has a map too small."""
+
+_READERS = 1024
+"""Threads of all processes that read at once."""
+
+_CONTENTS = b"contents"  # no user's key begins with c
+
+_opening = threading.Lock()
+_opened: weakref.WeakValueDictionary[tuple[str, int], lmdb.Environment] = weakref.WeakValueDictionary()
+"""By path and process: LMDB may open a file once in a process, and not take it through a fork."""
+
+
+class LmdbStore(Store):
+    """See the head of this file.
+
+    Raises:
+        ImportError: lmdb is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            import lmdb
+        except ImportError:
+            raise ImportError("lmdb is not installed: pip install lmdb") from None
+        self._lmdb, self._folder = lmdb, Path(os.path.abspath(folder))
+        self._environments: dict[str, lmdb.Environment] = {}  # by version
+
+    def __str__(self) -> str:
+        return f"lmdb:{self._folder}"
+
+    def live(self) -> str | None:
+        """See Store."""
+        target = self._target("live")
+        return None if target is None else target.removeprefix("model=")
+
+    def contents(self, model_version: str) -> Contents | None:
+        """See Store."""
+        with self._failures():
+            environment = self._environment(model_version)
+            if environment is None:
+                return None
+            with environment.begin() as transaction:
+                return Contents(**json.loads(transaction.get(_CONTENTS)))
+
+    def fetch(self, model_version: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """See Store."""
+        with self._failures():
+            environment = self._environment(model_version)
+            if environment is None:
+                raise self.lacks(model_version)
+            with environment.begin() as transaction:
+                return [transaction.get(key) for key in keys]
+
+    def update(self, contents: Contents, changed: Rows, gone: list[bytes]) -> bool:
+        """See Store."""
+        with self._failures():
+            environment = self._environment(contents.model_version)
+            if environment is None:
+                return False
+            with environment.begin(write=True) as transaction:
+                _put(transaction, changed)
+                for key in gone:
+                    transaction.delete(key)
+                transaction.put(_CONTENTS, json.dumps(dataclasses.asdict(contents)).encode())
+                if transaction.stat()["entries"] != contents.users + 1:
+                    transaction.abort()
+                    return False
+            self._switch(contents.model_version)
+        return True
+
+    def replace(self, contents: Contents, rows: Rows) -> None:
+        """See Store."""
+        with self._failures():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._sweep(keep={contents.model_version, self.live()})
+            folder = self._folder / f"{contents.model_version}-{secrets.token_hex(4)}"
+            try:
+                # Nobody reads it yet, so that one sync at the end is enough.
+                with self._lmdb.open(str(folder), _MAP_SIZE, sync=False) as environment:
+                    for chunk in rows:
+                        with environment.begin(write=True) as transaction:
+                            _put(transaction, [chunk])
+                    with environment.begin(write=True) as transaction:
+                        transaction.put(_CONTENTS, json.dumps(dataclasses.asdict(contents)).encode())
+                    environment.sync(True)
+                sync(folder)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+            self._link(f"model={contents.model_version}", folder.name)
+            self._switch(contents.model_version)
+
+    def delete(self, keys: list[bytes]) -> None:
+        """See Store."""
+        with self._failures():
+            for link in self._folder.glob("model=*"):
+                with self._environment(link.name.removeprefix("model=")).begin(write=True) as transaction:
+                    for key in keys:
+                        transaction.delete(key)
+
+    def _environment(self, model_version: str) -> lmdb.Environment | None:
+        """That of a version, opened once; one that was replaced closes when no thread reads in it."""
+        target = self._target(f"model={model_version}")
+        if target is None:
+            self._environments.pop(model_version, None)
+            return None
+        place = str(self._folder / target), os.getpid()
+        environment = _opened.get(place)
+        if environment is None:
+            with _opening:
+                environment = _opened.get(place) or self._lmdb.open(
+                    place[0],
+                    _MAP_SIZE,
+                    create=False,
+                    readonly=not os.access(f"{place[0]}/data.mdb", os.W_OK),
+                    max_readers=_READERS,
+                    readahead=False,
+                )
+                _opened[place] = environment
+        self._environments[model_version] = environment
+        return environment
+
+    def _target(self, link: str) -> str | None:
+        try:
+            return os.readlink(self._folder / link)
+        except FileNotFoundError:
+            return None
+
+    def _link(self, name: str, target: str) -> None:
+        new = self._folder / f".{name}"
+        new.unlink(missing_ok=True)  # of who was killed
+        new.symlink_to(target)
+        new.replace(self._folder / name)
+        sync(self._folder)
+
+    def _switch(self, model_version: str) -> None:
+        before = self.live()
+        if before != model_version:
+            self._link("live", f"model={model_version}")
+        self._sweep(keep={model_version, before})
+
+    def _sweep(self, keep: set[str | None]) -> None:
+        """Remove versions, and folders that no version has (any more)."""
+        for link in self._folder.glob("model=*"):
+            if link.name.removeprefix("model=") not in keep:
+                link.unlink()
+        linked = {os.readlink(link) for link in self._folder.glob("model=*")}
+        for data in self._folder.glob("*-*/data.mdb"):
+            if not data.parent.is_symlink() and data.parent.name not in linked:
+                shutil.rmtree(data.parent)
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except self._lmdb.Error as error:
+            raise OSError(
+                errno.EIO, f"{error}; is the disk full? The store serves on as it did", str(self)
+            ) from None
+
+
+def _put(transaction: lmdb.Transaction, rows: Rows) -> None:
+    with transaction.cursor() as cursor:
+        for keys, values in rows:
+            cursor.putmulti(sorted(zip(keys, values, strict=True)))

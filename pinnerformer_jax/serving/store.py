@@ -1,0 +1,260 @@
+"""The feature store: user vectors by id for the servers, brought to a state after the daily job published it.
+
+A store holds the users of one state for each of a few model versions; one of them is live. Readers are bound
+to a version (`Store.of`), so that one whose items are still those of yesterday's model reads yesterday's
+vectors: a new version becomes live at once and as a whole, and the old one stays readable for a while.
+
+A state of the version that is there already is published by its difference: only vectors that changed are
+written. LMDB shows such a change as a whole, Redis user by user: a vector depends on its own user's events
+alone, so that the neighbours of a changed one, still of the day before, are no mixture.
+
+A value is a header and the vector, whatever the snapshot's dtype, little-endian, without padding:
+  format u8, model_version 12 bytes, event_timestamp i64 [us since 1970, UTC], D u16, vector float16 [D]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pinnerformer_jax.files import sha256
+from pinnerformer_jax.serving import snapshot, state
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMAT = 1
+CHUNK = 1 << 16
+"""Users that are written at a time."""
+
+_HEADER = struct.Struct("<B12sqH")
+_LONGEST_KEY = 511  # LMDB's
+
+Rows = Iterable[tuple[list[bytes], list[bytes]]]
+"""Keys and values, in chunks."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a store holds of a model version."""
+
+    model_version: str
+    state: str  # path of the state below SNAPSHOTS
+    users: int
+    dim: int
+
+
+class Store(ABC):
+    """A place of vectors. May be shared by threads. All methods raise OSError (a ConnectionError among them)
+    where the place fails, naming it, without password."""
+
+    @abstractmethod
+    def live(self) -> str | None:
+        """The model version that was published last; None: nothing was."""
+
+    @abstractmethod
+    def contents(self, model_version: str) -> Contents | None:
+        """What is there of a version; None: nothing, or no more."""
+
+    @abstractmethod
+    def fetch(self, model_version: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Values by key, in the order of the keys.
+
+        Raises:
+            ValueError: the store does not hold the version; names it and the live one.
+        """
+
+    @abstractmethod
+    def update(self, contents: Contents, changed: Rows, gone: list[bytes]) -> bool:
+        """Bring a version that is there to another state, and make it live.
+
+        Returns:
+            Whether it did: False where what is there is not what it was said to be; then replace it.
+        """
+
+    @abstractmethod
+    def replace(self, contents: Contents, rows: Rows) -> None:
+        """Write a version anew beside what is there, then make it live."""
+
+    @abstractmethod
+    def delete(self, keys: list[bytes]) -> None:
+        """Remove users from all versions."""
+
+    def holds(self, model_version: str) -> bool:
+        """Whether there are vectors of a version."""
+        return self.contents(model_version) is not None
+
+    def of(self, model_version: str) -> StoredVectors:
+        """The vectors of a model version.
+
+        Raises:
+            ValueError: the store does not hold it; names it and the live one.
+        """
+        contents = self.contents(model_version)
+        if contents is None:
+            raise self.lacks(model_version)
+        return StoredVectors(self, model_version, contents.dim)
+
+    def lacks(self, model_version: str) -> ValueError:
+        """The error that the store does not hold a version."""
+        return ValueError(
+            f"{self}: no vectors of model version {model_version}, live is {self.live()}; publish with "
+            "python -m pinnerformer_jax.embed --store"
+        )
+
+
+@dataclass(frozen=True)
+class StoredVectors:
+    """Vectors of one model version in a store: `UserVectors`."""
+
+    store: Store
+    model_version: str
+    dim: int
+
+    def get(self, user_id: Any) -> np.ndarray | None:
+        """float32 [D]; None: the user has no vector.
+
+        Raises:
+            ValueError: see get_many.
+        """
+        [value] = self.store.fetch(self.model_version, [key(user_id)])
+        return None if value is None else self._decode([value])[0]
+
+    def get_many(self, user_ids: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors of several users.
+
+        Returns:
+            float32 [U, D], zeros for users without; bool [U], who has one.
+
+        Raises:
+            ValueError: the store does not hold this version any more, or a value is damaged or of another
+                version; names both.
+        """
+        values = self.store.fetch(self.model_version, [key(user_id) for user_id in user_ids])
+        known = np.array([value is not None for value in values], bool)
+        vectors = np.zeros((len(values), self.dim), np.float32)
+        vectors[known] = self._decode([value for value in values if value is not None])
+        return vectors, known
+
+    def _decode(self, values: list[bytes]) -> np.ndarray:
+        size = _HEADER.size + 2 * self.dim
+        for value in values:
+            layout, version, _, dim = _HEADER.unpack_from(value.ljust(_HEADER.size))
+            version = version.rstrip(b"\0").decode("ascii", "replace")
+            if version != self.model_version and layout == FORMAT:
+                snapshot.check_same_version({str(self.store): self.model_version, "a value in it": version})
+            if (layout, dim, len(value)) != (FORMAT, self.dim, size):
+                raise ValueError(
+                    f"{self.store}: a value of {len(value)} bytes, format {layout} and dimension {dim}; they "
+                    f"are of {size}, {FORMAT} and {self.dim}; delete this version there and publish again"
+                )
+        table = np.frombuffer(b"".join(values), np.uint8).reshape(-1, size)
+        return np.ascontiguousarray(table[:, _HEADER.size :]).view("<f2").astype(np.float32)
+
+
+def open_store(url: str) -> Store:
+    """A store by its URL: lmdb:DIR, redis://, rediss:// (TLS) or unix:// (a Redis socket).
+
+    Raises:
+        ImportError: the package for it is not installed.
+        ValueError: no such URL.
+    """
+    scheme, _, place = url.partition(":")
+    if scheme == "lmdb" and place:
+        from pinnerformer_jax.serving.lmdb_store import LmdbStore
+
+        return LmdbStore(Path(place))
+    if scheme in ("redis", "rediss", "unix"):
+        from pinnerformer_jax.serving.redis_store import RedisStore
+
+        return RedisStore(url)
+    raise ValueError(
+        "--store: write lmdb:DIR, redis://USER:PASSWORD@HOST:PORT/DB, rediss://... or unix://..."
+    )
+
+
+def publish(store: Store, root: Path, name: str) -> str:
+    """Bring a store to a state, and make its version live.
+
+    Whoever is killed, and whenever: the store serves what it did, and the next call brings it to its state.
+    Only one process may publish to a store; the lock of SNAPSHOTS sees to that.
+
+    Args:
+        store: where to.
+        root: where states are published.
+        name: path of the state below it.
+
+    Returns:
+        What was done, for people.
+
+    Raises:
+        OSError: the store failed; it serves on as it did.
+    """
+    manifest = state.read_manifest(root, name)
+    users = snapshot.read(root / name / "users.parquet")
+    snapshot.check_same_version(
+        {"manifest.json": manifest.model_version, "users.parquet": snapshot.version_of(users)}
+    )
+    users = snapshot.without(users, state.deleted(root, users["user_id"].type))
+    contents = Contents(manifest.model_version, name, len(users), manifest.dim)
+    held = store.contents(manifest.model_version)
+    before = None if held is None else _users_before(root, held.state)
+    if before is not None and before.schema.field("user_id").type == users.schema.field("user_id").type:
+        changed, gone = snapshot.difference(before, users)
+        if store.update(contents, encode(changed), [key(user) for user in gone.to_pylist()]):
+            return f"{store}: {len(changed):,} users written, {len(gone):,} removed"
+    store.replace(contents, encode(users))
+    return f"{store}: all {len(users):,} users written"
+
+
+def _users_before(root: Path, name: str) -> pa.Table | None:
+    """Users of the state that a store holds; None where it was removed or damaged."""
+    file = root / name / "users.parquet"
+    try:
+        if sha256(file) != state.read_manifest(root, name).files["users.parquet"]["sha256"]:
+            return None
+    except (FileNotFoundError, ValueError):
+        return None
+    return snapshot.read(file)
+
+
+def key(user_id: Any) -> bytes:
+    """The key of a user: ids that differ, be it in type alone (1 and "1"), have keys that differ."""
+    if isinstance(user_id, str):
+        name = b"s" + user_id.encode()
+    elif isinstance(user_id, bytes):
+        name = b"b" + user_id
+    elif isinstance(user_id, (int, np.integer)):
+        name = b"i%d" % int(user_id)
+    else:
+        name = f"o{type(user_id).__name__} {user_id!r}".encode()
+    return name if len(name) <= _LONGEST_KEY else b"h" + hashlib.sha256(name).digest()
+
+
+def encode(users: pa.Table) -> Iterator[tuple[list[bytes], list[bytes]]]:
+    """Keys and values of a user snapshot, in chunks.
+
+    Raises:
+        ValueError: the model version has more than 12 bytes.
+    """
+    version = snapshot.version_of(users).encode()
+    if len(version) > 12:
+        raise ValueError(f"model version {version.decode()!r}: a store keeps at most 12 bytes of it")
+    for start in range(0, len(users), CHUNK):
+        part = users.slice(start, CHUNK)
+        vectors = snapshot.vectors_of(part).astype("<f2", copy=False)
+        moments = part["event_timestamp"].to_numpy().astype("datetime64[us]").astype(np.int64).tolist()
+        yield (
+            [key(user_id) for user_id in part["user_id"].to_pylist()],
+            [
+                _HEADER.pack(FORMAT, version, moment, vectors.shape[1]) + vector.tobytes()
+                for moment, vector in zip(moments, vectors, strict=True)
+            ],
+        )
