@@ -7,11 +7,14 @@
 
 The first run starts from the run's prepared timelines and embeds everyone, and so does a new model; a later
 one adds the day's log (by the rules that the run's log was read by), embeds the users with new events, and
-carries the others over. --store brings a feature store to the state once that is published. Events after the end of DAY (UTC; default: today) are left out, and what the store
+carries the others over. Events after the end of DAY (UTC; default: today) are left out, and what the store
 already has is not taken twice, so that logs may overlap. The served day can be run again, later ones too,
 earlier ones only after a rollback. The same inputs give the same bytes (but for a ScaNN index of 20,000 items
 or more that is built anew, as on the first day of a model). Wrong input exits with 2 and changes
 nothing.
+
+With --store, a feature store is brought to the state once that is published, by what changed where it has the
+state before. If that fails, the next run with --store repairs it.
 
 RUN's prepared folder (data.prepared) must still be there: its catalogue numbers the items.
 What is in DIR: pinnerformer_jax/serving/state.py; who is embedded from what: serving/event_store.py; what

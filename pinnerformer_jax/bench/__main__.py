@@ -20,7 +20,17 @@ from types import ModuleType
 
 import jax
 
-from pinnerformer_jax.bench import accelerator, attention, collectives, embed, loss, retrieval, step, sweep
+from pinnerformer_jax.bench import (
+    accelerator,
+    attention,
+    collectives,
+    embed,
+    loss,
+    retrieval,
+    step,
+    store,
+    sweep,
+)
 from pinnerformer_jax.bench import input as host_input
 from pinnerformer_jax.bench.overrides import override
 from pinnerformer_jax.bench.report import finish, record
@@ -63,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     input_verb = add_verb("input", host_input, seconds=20.0)
     input_verb.add_argument("--prepared", metavar="DIR", help="prepared timelines; without: made-up ones")
     add_verb("retrieval", retrieval, items=50_000, seconds=20.0)
+    store_verb = add_verb("store", store, seconds=20.0)
+    store_verb.add_argument("--users", type=int, default=100_000, help="of the store (%(default)s)")
+    store_verb.add_argument("--redis", metavar="URL", help="a server to measure too, without vectors as yet")
     sweep_verb = add_verb("sweep", sweep, items=100_000, seconds=10.0)
     add_sizes(sweep_verb, 16)
     sweep_verb.add_argument("--png", type=Path, default=Path("sweep.png"), help="the curve (%(default)s)")

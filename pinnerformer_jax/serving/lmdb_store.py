@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import json
 import os
 import secrets
@@ -47,14 +46,14 @@ class LmdbStore(Store):
     """See the head of this file.
 
     Raises:
-        ImportError: lmdb is not installed.
+        ValueError: lmdb is not installed.
     """
 
     def __init__(self, folder: Path) -> None:
         try:
             import lmdb
         except ImportError:
-            raise ImportError("lmdb is not installed: pip install lmdb") from None
+            raise ValueError("--store lmdb:...: LMDB is not installed; pip install lmdb") from None
         self._lmdb, self._folder = lmdb, Path(os.path.abspath(folder))
         self._environments: dict[str, lmdb.Environment] = {}  # by version
 
@@ -187,9 +186,7 @@ class LmdbStore(Store):
         try:
             yield
         except self._lmdb.Error as error:
-            raise OSError(
-                errno.EIO, f"{error}; is the disk full? The store serves on as it did", str(self)
-            ) from None
+            raise OSError(f"{self}: {error}; is the disk full? It serves on as it did") from None
 
 
 def _put(transaction: lmdb.Transaction, rows: Rows) -> None:

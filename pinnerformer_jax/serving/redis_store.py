@@ -69,15 +69,14 @@ class RedisStore(Store):
         old_seconds: how long the version that was live before can still be read.
 
     Raises:
-        ImportError: redis is not installed.
-        ValueError: no such URL.
+        ValueError: no such URL, or redis-py is not installed.
     """
 
     def __init__(self, url: str, old_seconds: int = OLD_SECONDS) -> None:
         try:
             import redis
         except ImportError:
-            raise ImportError("redis is not installed: pip install redis") from None
+            raise ValueError("--store redis://...: redis-py is not installed; pip install redis") from None
         self._redis, self._old_seconds = redis, old_seconds
         settings: dict[str, Any] = {"socket_connect_timeout": 5, "socket_timeout": 30}
         try:
@@ -245,16 +244,11 @@ def _by_bucket(keys: Sequence[bytes]) -> dict[int, list[int]]:
 
 def _write(send: Send, space: str, rows: Rows) -> None:
     for keys, values in rows:
-        send(
-            [
-                (
-                    "HSET",
-                    _users(space, bucket),
-                    *[part for row in chosen for part in (keys[row], values[row])],
-                )
-                for bucket, chosen in _by_bucket(keys).items()
-            ]
-        )
+        commands = []
+        for bucket, chosen in _by_bucket(keys).items():
+            pairs = [part for row in chosen for part in (keys[row], values[row])]
+            commands.append(("HSET", _users(space, bucket), *pairs))
+        send(commands)
 
 
 def _count(send: Send, space: str) -> int:

@@ -163,8 +163,7 @@ def open_store(url: str) -> Store:
     """A store by its URL: lmdb:DIR, redis://, rediss:// (TLS) or unix:// (a Redis socket).
 
     Raises:
-        ImportError: the package for it is not installed.
-        ValueError: no such URL.
+        ValueError: no such URL, or the package for it is not installed.
     """
     scheme, _, place = url.partition(":")
     if scheme == "lmdb" and place:
@@ -197,6 +196,15 @@ def publish(store: Store, root: Path, name: str) -> str:
     Raises:
         OSError: the store failed; it serves on as it did.
     """
+    try:
+        return _bring(store, root, name)
+    except OSError as error:
+        raise type(error)(
+            f"{name} is published, but not in the store: {error}; the next run with --store repairs it"
+        ) from None
+
+
+def _bring(store: Store, root: Path, name: str) -> str:
     manifest = state.read_manifest(root, name)
     users = snapshot.read(root / name / "users.parquet")
     snapshot.check_same_version(

@@ -1,0 +1,146 @@
+"""The feature store: publishing users, looking them up, bytes a user; LMDB, and Redis where one is named.
+
+States of made-up users are written to a temporary folder (TMPDIR), with the LMDB store beside them. Published
+is first everyone, then a day of the same model in which two in a hundred changed. Look-ups are of random users,
+one process, warm. The Redis server must hold no vectors yet, and is left with those of the benchmark.
+"""
+
+from __future__ import annotations
+
+import datetime
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pinnerformer_jax.bench.report import table
+from pinnerformer_jax.config import Config
+from pinnerformer_jax.serving import snapshot, state
+from pinnerformer_jax.serving.store import Store, open_store, publish
+
+VERSION, DATES = "benchmark", ("2026-01-01", "2026-01-02")
+ACTIVE = 0.02
+BATCH = 100
+LEAST = 100
+"""Look-ups of each size, however little time there is."""
+
+
+def measure(config: Config, *, users: int, redis: str | None, seconds: float) -> dict[str, Any]:
+    """Users a second, microseconds of a look-up, bytes a user.
+
+    Raises:
+        ValueError: the Redis server has vectors.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "snapshots"
+        names = _make_states(root, users, config.model.output_dim)
+        ways = {}
+        for kind, url in (("LMDB", f"lmdb:{folder}/store"), ("Redis", redis)):
+            if url is not None:
+                ways[kind] = _measure(open_store(url), _bytes_of(url), root, names, users, seconds)
+    return {"users": users, "dim": config.model.output_dim, "batch": BATCH, "ways": ways}
+
+
+def show(figures: dict[str, Any]) -> None:
+    """A line a store."""
+    table(
+        f"Feature store: {figures['users']:,} users of {figures['dim']} numbers; look-ups in microseconds",
+        ("store", "users/s, all", "users/s, a day", "day s", "bytes/user", "p50", "p99",
+         f"p50 of {figures['batch']}", f"p99 of {figures['batch']}"),
+        [
+            [
+                name,
+                *[way[fact] for fact in ("users_per_second", "changed_per_second", "day_seconds", "bytes")],
+                *[way[size][rank] for size in ("single_us", "batch_us") for rank in ("p50", "p99")],
+            ]
+            for name, way in figures["ways"].items()
+        ],
+    )  # fmt: skip
+
+
+def _measure(
+    store: Store, size: Callable[[], int], root: Path, names: list[str], users: int, seconds: float
+) -> dict[str, Any]:
+    if store.live() is not None:
+        raise ValueError(f"{store}: has vectors of model version {store.live()}; name an empty one")
+    before, taken = size(), []
+    for name in names:
+        started = time.perf_counter()
+        publish(store, root, name)
+        taken.append(time.perf_counter() - started)
+        if name == names[0]:
+            after = size()
+    vectors = store.of(VERSION)
+    rng = np.random.default_rng(1)
+    return {
+        "users_per_second": users / taken[0],
+        "day_seconds": taken[1],
+        "changed_per_second": _changed(users) / taken[1],
+        "bytes": (after - before) / users,
+        "single_us": _percentiles(lambda ids: vectors.get(ids[0]), 1, rng, users, seconds / 2),
+        "batch_us": _percentiles(vectors.get_many, BATCH, rng, users, seconds / 2),
+    }
+
+
+def _percentiles(
+    look_up: Callable[[list[str]], Any], count: int, rng: np.random.Generator, users: int, seconds: float
+) -> dict[str, float]:
+    taken = []
+    end = time.perf_counter() + seconds
+    while len(taken) < LEAST or time.perf_counter() < end:
+        ids = [_user_id(number) for number in rng.integers(0, users, count).tolist()]
+        started = time.perf_counter()
+        look_up(ids)
+        taken.append(time.perf_counter() - started)
+    p50, p99 = (1e6 * np.percentile(taken, [50, 99])).tolist()
+    return {"p50": p50, "p99": p99, "look_ups": len(taken)}
+
+
+def _make_states(root: Path, users: int, dim: int) -> list[str]:
+    """Two days of one model."""
+    import pyarrow as pa
+
+    rng = np.random.default_rng(0)
+    ids = pa.array([_user_id(number) for number in range(users)])
+    vectors = rng.standard_normal((users, dim), np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    newest = np.zeros(users, np.int64)
+    names = []
+    for number, date in enumerate(DATES):
+        if number:
+            active = rng.choice(users, _changed(users), replace=False)
+            vectors[active] = -vectors[active]
+            newest[active] = 1
+        name = state.state_name(VERSION, date, "made-up")
+        created = datetime.datetime.fromisoformat(f"{date}T00:00+00:00")
+        made = snapshot.user_table(
+            ids, newest, created, vectors.astype(np.float16), np.ones(users, int), VERSION
+        )
+        (root / name).mkdir(parents=True)
+        snapshot.write(made, root / name / "users.parquet")
+        facts = {"config": "", "data": "", "inputs": {}, "counts": {}, "index": {}, "files": {}}
+        manifest = state.Manifest(date, VERSION, base=None, max_length=1, dim=dim, dtype="float16", **facts)
+        state.write_manifest(root / name, manifest)
+        names.append(name)
+    return names
+
+
+def _bytes_of(url: str) -> Callable[[], int]:
+    """What a store takes up now: on disk, or of the server's memory."""
+    if url.startswith("lmdb:"):
+        folder = Path(url.removeprefix("lmdb:"))
+        return lambda: sum(file.stat().st_blocks * 512 for file in folder.rglob("data.mdb"))
+    import redis
+
+    return lambda: redis.Redis.from_url(url).info("memory")["used_memory"]
+
+
+def _user_id(number: int) -> str:
+    return f"user-{number:08d}"
+
+
+def _changed(users: int) -> int:
+    return max(1, round(ACTIVE * users))

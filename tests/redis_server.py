@@ -1,0 +1,57 @@
+"""A Redis server for tests: Debian's, on a free loopback port, without persistence unless asked."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+class Server:
+    """Started at once; can be killed and started again, on the same port."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        redis = pytest.importorskip("redis", reason="redis-py is not installed: pip install redis")
+        if shutil.which("redis-server") is None:
+            pytest.skip("redis-server is not installed: apt install redis-server")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.options, self.redis = folder, options, redis
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self.start()
+
+    def start(self) -> None:
+        where = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        self.process = subprocess.Popen(
+            ["redis-server", *where, "--save", "", *self.options],
+            stdout=subprocess.DEVNULL,
+        )
+        client = self.redis.Redis(port=self.port)
+        for _ in range(100):
+            with contextlib.suppress(self.redis.ConnectionError):
+                if client.ping():
+                    break
+            time.sleep(0.05)
+        client.close()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@contextlib.contextmanager
+def redis_server(folder: Path, *options: str) -> Iterator[Server]:
+    """A server, gone at the end. Skips the test where Redis is not installed."""
+    server = Server(folder, *options)
+    try:
+        yield server
+    finally:
+        server.kill()
