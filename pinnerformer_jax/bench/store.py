@@ -1,8 +1,8 @@
 """The feature store: publishing users, looking them up, bytes a user; LMDB, and Redis where one is named.
 
 States of made-up users are written to a temporary folder (TMPDIR), with the LMDB store beside them. Published
-is first everyone, then a day of the same model in which two in a hundred changed. Look-ups are of random users,
-one process, warm. The Redis server must hold no vectors yet, and is left with those of the benchmark.
+is first everyone, then a day of the same model in which two in a hundred changed. Look-ups are of random
+users, one process, warm. The Redis server must hold no vectors yet, and is left with those of the benchmark.
 """
 
 from __future__ import annotations
