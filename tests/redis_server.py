@@ -16,7 +16,7 @@ import pytest
 class Server:
     """Started at once; can be killed and started again, on the same port."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, tls: bool = False) -> None:
         redis = pytest.importorskip("redis", reason="redis-py is not installed: pip install redis")
         if shutil.which("redis-server") is None:
             pytest.skip("redis-server is not installed: apt install redis-server")
@@ -24,23 +24,28 @@ class Server:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.options, self.redis = folder, options, redis
+        self.folder, self.options, self.redis, self.tls = folder, options, redis, tls
         self.url = f"redis://127.0.0.1:{self.port}"
         self.start()
 
     def start(self) -> None:
-        where = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        where = [
+            "--tls-port" if self.tls else "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            str(self.folder),
+        ]
         self.process = subprocess.Popen(
-            ["redis-server", *where, "--save", "", *self.options],
+            ["redis-server", *where, "--save", "", *(["--port", "0"] if self.tls else []), *self.options],
             stdout=subprocess.DEVNULL,
         )
-        client = self.redis.Redis(port=self.port)
-        for _ in range(100):
-            with contextlib.suppress(self.redis.ConnectionError):
-                if client.ping():
-                    break
-            time.sleep(0.05)
-        client.close()
+        for _ in range(200):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+                return
+            time.sleep(0.02)
+        raise TimeoutError("redis-server does not start")
 
     def kill(self) -> None:
         self.process.kill()
@@ -48,9 +53,9 @@ class Server:
 
 
 @contextlib.contextmanager
-def redis_server(folder: Path, *options: str) -> Iterator[Server]:
+def redis_server(folder: Path, *options: str, tls: bool = False) -> Iterator[Server]:
     """A server, gone at the end. Skips the test where Redis is not installed."""
-    server = Server(folder, *options)
+    server = Server(folder, *options, tls=tls)
     try:
         yield server
     finally:
