@@ -12,8 +12,10 @@ import time
 import pytest
 from daily_run import TRAINED, day, make_rows, make_run, publish, write_log
 
-from pinnerformer_jax import embed
+from pinnerformer_jax import embed, recommend
 from pinnerformer_jax.serving import state
+from pinnerformer_jax.serving.lmdb_store import LmdbStore
+from pinnerformer_jax.serving.store import open_store
 
 ROWS = make_rows()
 
@@ -59,6 +61,35 @@ def test_a_day_and_back(arguments, tmp_path, capsys):
     assert capsys.readouterr().out == f"served: {first}\nno longer: {second}\n"
     assert embed.main([*arguments[:2], "--rollback", second]) == 0
     assert state.current(root) == second
+
+
+def test_a_store_follows_the_states_and_a_failure_is_repaired(arguments, tmp_path, capsys, monkeypatch):
+    root, url = tmp_path / "snapshots", f"lmdb:{tmp_path / 'store'}"
+    place = open_store(url)
+    first = state.current(root)
+
+    def fail(*_):
+        raise OSError("no space")
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(LmdbStore, "replace", fail)
+        embed.main([*arguments, "--store", url])
+    second = state.current(root)
+    assert f"{second} is published, but not in the store: no space; the next run" in capsys.readouterr().err
+    assert embed.main([*arguments, "--store", url]) == 0
+    assert "users written\n" in capsys.readouterr().out
+    version = state.read_manifest(root, second).model_version
+    assert (place.live(), place.contents(version).state) == (version, second)
+    assert recommend.main(["--snapshots", str(root), "--user", "u001", "--store", url]) == 0
+    assert "user u001: nearest vectors" in capsys.readouterr().out
+    assert embed.main([*arguments[:2], "--rollback", "--store", url]) == 0
+    assert place.contents(version).state == first
+    (tmp_path / "gone.txt").write_text("u001")
+    embed.main([*arguments, "--store", url, "--tombstones", str(tmp_path / "gone.txt")])
+    assert place.of(version).get("u001") is None
+    with pytest.raises(SystemExit):
+        embed.main([*arguments, "--store", "mysql://x"])
+    assert "--store: write lmdb:DIR" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from daily_run import ITEMS, TRAINED, day, make_rows, make_run, of_days, publish
 
 from pinnerformer_jax.serving import snapshot, state
 from pinnerformer_jax.serving.recommender import Recommender
+from pinnerformer_jax.serving.store import open_store
+from pinnerformer_jax.serving.store import publish as bring
 
 ROWS = make_rows()
 USER = "u001"
@@ -67,18 +69,39 @@ def test_a_cold_user_gets_what_is_popular(world):
 
 
 def test_vectors_may_come_from_a_store(world):
-    class Store:
-        model_version = state.read_manifest(world[2], state.current(world[2])).model_version
+    class Vectors:
+        def __init__(self, model_version):
+            self.model_version = model_version
 
         def get(self, user_id):
             return np.eye(8, dtype=np.float32)[0] if user_id == "stored" else None
 
+    class Store:
+        of = Vectors
+
     recommender = Recommender.open(world[2], Store())
     assert not recommender.recommend("stored").cold
     assert recommender.recommend(USER).cold
-    Store.model_version = "other"
+    Store.of = lambda self, _: Vectors("other")
     with pytest.raises(ValueError, match=r"items.parquet of model version \w{12}, user vectors of other"):
-        recommender.recommend("stored")
+        Recommender.open(world[2], Store())
+
+
+def test_a_new_model_is_taken_up_when_the_store_has_it(world, snapshots, tmp_path):
+    """The pointer flips first; until the store follows, the old items go with the old vectors."""
+    place = open_store(f"lmdb:{tmp_path / 'store'}")
+    bring(place, snapshots, state.current(snapshots))
+    recommender = Recommender.open(snapshots, place)
+    before = recommender.recommend(USER)
+    assert not before.cold
+    name = publish(world[1][1], snapshots)
+    assert recommender.recommend(USER) == before
+    bring(place, snapshots, name)
+    after = recommender.recommend(USER)
+    assert (after.cold, after.model_version) == (False, place.live())
+    assert after.model_version != before.model_version
+    want = Recommender.open(snapshots).recommend(USER)
+    assert [item.id for item in after.items] == [item.id for item in want.items]
 
 
 def test_a_flip_is_taken_up_and_threads_see_one_state_each(world, tmp_path, snapshots):

@@ -244,7 +244,7 @@ def test_tls(tmp_path):
         place = RedisStore(f"{url}?ssl_ca_certs={certificate}")
         publish(place, tmp_path, make_state(tmp_path, 1, {"u1": 1}))
         assert place.of("a").get("u1")[0] == 1
-        with pytest.raises(ConnectionError, match="CERTIFICATE_VERIFY_FAILED|certificate verify failed"):
+        with pytest.raises(ConnectionError, match=r"CERTIFICATE_VERIFY_FAILED|certificate verify failed"):
             RedisStore(url).live()
 
 

@@ -38,8 +38,20 @@ _READERS = 1024
 _CONTENTS = b"contents"  # no user's key begins with c
 
 _opening = threading.Lock()
-_opened: weakref.WeakValueDictionary[tuple[str, int], lmdb.Environment] = weakref.WeakValueDictionary()
-"""By path and process: LMDB may open a file once in a process, and not take it through a fork."""
+_opened: weakref.WeakValueDictionary[str, lmdb.Environment] = weakref.WeakValueDictionary()
+"""By path: LMDB may open a file once in a process."""
+
+
+def _after_fork() -> None:
+    """A child may not use what its parent opened."""
+    global _opening
+    _opening = threading.Lock()  # another thread of the parent may have held it
+    for environment in list(_opened.values()):
+        environment.close()
+    _opened.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class LmdbStore(Store):
@@ -132,24 +144,30 @@ class LmdbStore(Store):
 
     def _environment(self, model_version: str) -> lmdb.Environment | None:
         """That of a version, opened once; one that was replaced closes when no thread reads in it."""
-        target = self._target(f"model={model_version}")
-        if target is None:
-            self._environments.pop(model_version, None)
-            return None
-        place = str(self._folder / target), os.getpid()
-        environment = _opened.get(place)
+        while (target := self._target(f"model={model_version}")) is not None:
+            try:
+                environment = self._environments[model_version] = self._open(str(self._folder / target))
+            except self._lmdb.Error:
+                if self._target(f"model={model_version}") == target:  # else it was just replaced
+                    raise
+            else:
+                return environment
+        self._environments.pop(model_version, None)
+        return None
+
+    def _open(self, folder: str) -> lmdb.Environment:
+        environment = _opened.get(folder)
         if environment is None:
             with _opening:
-                environment = _opened.get(place) or self._lmdb.open(
-                    place[0],
+                environment = _opened.get(folder) or self._lmdb.open(
+                    folder,
                     _MAP_SIZE,
                     create=False,
-                    readonly=not os.access(f"{place[0]}/data.mdb", os.W_OK),
+                    readonly=not os.access(f"{folder}/data.mdb", os.W_OK),
                     max_readers=_READERS,
                     readahead=False,
                 )
-                _opened[place] = environment
-        self._environments[model_version] = environment
+                _opened[folder] = environment
         return environment
 
     def _target(self, link: str) -> str | None:
@@ -177,9 +195,11 @@ class LmdbStore(Store):
             if link.name.removeprefix("model=") not in keep:
                 link.unlink()
         linked = {os.readlink(link) for link in self._folder.glob("model=*")}
-        for data in self._folder.glob("*-*/data.mdb"):
-            if not data.parent.is_symlink() and data.parent.name not in linked:
-                shutil.rmtree(data.parent)
+        for folder in self._folder.glob("*-*"):
+            if not folder.is_symlink() and folder.name not in linked:
+                # Renamed, so that who is about to open it cannot; what is left nevertheless goes next time.
+                gone = folder.rename(folder.with_name(f".gone-{secrets.token_hex(4)}"))
+                shutil.rmtree(gone, ignore_errors=True)
 
     @contextlib.contextmanager
     def _failures(self) -> Iterator[None]:
