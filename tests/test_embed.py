@@ -71,9 +71,10 @@ def test_a_store_follows_the_states_and_a_failure_is_repaired(arguments, tmp_pat
     def fail(*_):
         raise OSError("no space")
 
-    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+    with monkeypatch.context() as patched:
         patched.setattr(LmdbStore, "replace", fail)
-        embed.main([*arguments, "--store", url])
+        with pytest.raises(SystemExit):
+            embed.main([*arguments, "--store", url])
     second = state.current(root)
     assert f"{second} is published, but not in the store: no space; the next run" in capsys.readouterr().err
     assert embed.main([*arguments, "--store", url]) == 0
