@@ -18,7 +18,6 @@ import os
 import secrets
 import shutil
 import threading
-import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +37,7 @@ _READERS = 1024
 _CONTENTS = b"contents"  # no user's key begins with c
 
 _opening = threading.Lock()
-_opened: weakref.WeakValueDictionary[str, lmdb.Environment] = weakref.WeakValueDictionary()
+_opened: dict[str, lmdb.Environment] = {}
 """By path: LMDB may open a file once in a process."""
 
 
@@ -67,7 +66,6 @@ class LmdbStore(Store):
         except ImportError:
             raise ValueError("--store lmdb:...: LMDB is not installed; pip install lmdb") from None
         self._lmdb, self._folder = lmdb, Path(os.path.abspath(folder))
-        self._environments: dict[str, lmdb.Environment] = {}  # by version
 
     def __str__(self) -> str:
         return f"lmdb:{self._folder}"
@@ -146,13 +144,12 @@ class LmdbStore(Store):
         """That of a version, opened once; one that was replaced closes when no thread reads in it."""
         while (target := self._target(f"model={model_version}")) is not None:
             try:
-                environment = self._environments[model_version] = self._open(str(self._folder / target))
+                environment = self._open(str(self._folder / target))
             except self._lmdb.Error:
                 if self._target(f"model={model_version}") == target:  # else it was just replaced
                     raise
             else:
                 return environment
-        self._environments.pop(model_version, None)
         return None
 
     def _open(self, folder: str) -> lmdb.Environment:
@@ -168,6 +165,8 @@ class LmdbStore(Store):
                     readahead=False,
                 )
                 _opened[folder] = environment
+                for other in [other for other in _opened if not os.path.exists(other)]:
+                    del _opened[other]
         return environment
 
     def _target(self, link: str) -> str | None:
