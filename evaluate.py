@@ -22,8 +22,6 @@ from rich.console import Console
 
 from pinnerformer_jax.command_line import errors_as_messages
 from pinnerformer_jax.config import Config, EvaluationConfig, to_dict
-from pinnerformer_jax.data.catalog import Catalog
-from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.evaluation.baselines import baselines
 from pinnerformer_jax.evaluation.comparison import MODEL, compare, inner_products
 from pinnerformer_jax.evaluation.embedding import embed_users
@@ -35,7 +33,7 @@ from pinnerformer_jax.evaluation.topics import item_topics
 from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.retrieval.scann_index import ScannIndex, against_exact
 from pinnerformer_jax.runtime import keep_compiled
-from pinnerformer_jax.training.checkpoint import data_digest, load_for_inference, read_record
+from pinnerformer_jax.training.checkpoint import load_for_inference, open_data, read_record
 
 RETRIEVAL_QUERIES = 4096
 """Users that exact search and ScaNN are compared on, at most."""
@@ -91,12 +89,7 @@ def evaluate(workdir: Path, checkpoint: str, config: Config, with_staleness: boo
     """
     console = Console()
     _, graphdef, params = load_for_inference(workdir, checkpoint)
-    timelines, catalog = Timelines.open(config.data.prepared), Catalog.open(config.data.prepared)
-    if data_digest(timelines.manifest) != read_record(workdir).data:
-        raise ValueError(
-            f"{config.data.prepared}: not the data that {workdir} was trained on (ingest ran again with "
-            "another result); train anew"
-        )
+    timelines, catalog = open_data(workdir)
     settings, rules = config.evaluation, config.data.positives
     protocol = decide(timelines, catalog.reachable, rules, settings)
 

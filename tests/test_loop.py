@@ -120,6 +120,20 @@ def test_a_signal_saves_and_the_same_call_resumes_exactly(
     assert validation[0] == validation[1]
 
 
+def test_a_run_goes_on_with_another_number_of_devices(finished, prepared, tmp_path, monkeypatch):
+    config = small_run.config(prepared)
+    with monkeypatch.context() as patched:
+        stop_at(patched, 5)
+        train(*open_run(config, tmp_path))
+    monkeypatch.setattr(loop, "make_mesh", lambda: make_mesh(2))
+    state = train(*open_run(config, tmp_path))
+    assert int(state.step) == 12
+    losses, wanted = (
+        [line["loss"] for line in lines_of(workdir) if "loss" in line] for workdir in (tmp_path, finished[0])
+    )
+    np.testing.assert_allclose(losses, wanted, rtol=1e-4)
+
+
 def test_a_loss_that_is_not_finite_names_its_step_and_keeps_the_checkpoint(prepared, tmp_path, monkeypatch):
     config = small_run.config(prepared, log_every=100)
     with monkeypatch.context() as patched:

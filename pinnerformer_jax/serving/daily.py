@@ -32,7 +32,7 @@ from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.retrieval import exact
 from pinnerformer_jax.retrieval.scann_index import ScannIndex, recall, version_of
 from pinnerformer_jax.serving import event_store, snapshot, state, store
-from pinnerformer_jax.training.checkpoint import data_digest, load_for_inference, read_record
+from pinnerformer_jax.training.checkpoint import data_digest, load_for_inference, open_data
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -83,13 +83,8 @@ class Model:
             ValueError: the prepared data are not those of the training.
         """
         config, graphdef, params = load_for_inference(workdir, checkpoint)
-        timelines, catalog = Timelines.open(config.data.prepared), Catalog.open(config.data.prepared)
+        timelines, catalog = open_data(workdir)
         data = data_digest(timelines.manifest)
-        if data != read_record(workdir).data:
-            raise ValueError(
-                f"{config.data.prepared}: not the data that {workdir} was trained on (ingest ran again with "
-                "another result); train anew"
-            )
         return cls(config, graphdef, params, timelines, catalog, data, model_version(config, data, params))
 
 

@@ -21,7 +21,8 @@ from jax.sharding import Sharding, SingleDeviceSharding
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from pinnerformer_jax.config import Config, differences, digest, from_dict, to_dict
-from pinnerformer_jax.data.timelines import Manifest
+from pinnerformer_jax.data.catalog import Catalog
+from pinnerformer_jax.data.timelines import Manifest, Timelines
 from pinnerformer_jax.files import write_json
 from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.training.state import TrainState, create
@@ -196,6 +197,24 @@ class Checkpoints:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def open_data(workdir: Path) -> tuple[Timelines, Catalog]:
+    """The prepared data that a run was trained on.
+
+    Raises:
+        FileNotFoundError: there is no run, or the data are gone.
+        ValueError: they are no longer those of the training.
+    """
+    run = read_record(workdir)
+    prepared = run.config.data.prepared
+    timelines = Timelines.open(prepared)
+    if data_digest(timelines.manifest) != run.data:
+        raise ValueError(
+            f"{prepared}: not the data that {workdir} was trained on (ingest ran again with "
+            "another result); train anew"
+        )
+    return timelines, Catalog.open(prepared)
 
 
 def load_for_inference(
