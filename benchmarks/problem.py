@@ -103,6 +103,7 @@ def make_config(size: Size, dtype: str) -> Config:
         model=ModelConfig(
             layers=size.layers, width=size.width, heads=size.heads, max_length=size.length,
             output_dim=size.output_dim, item_hidden=size.width, compute_dtype=dtype,
+            aligned_start=False,  # which zeroes the FFN, so that half of its gradients could not differ
         ),
         objective=ObjectiveConfig(
             positions=size.positions, random_negatives=size.random, in_batch_negatives=size.in_batch

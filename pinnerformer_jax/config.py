@@ -334,7 +334,7 @@ class TrainingConfig:
     """Processes that prepare batches; 0: threads of this process."""
     shard_items: bool = False
     """Split the catalogue's vectors over the devices by rows, for one that does not fit on each; the numbers
-    stay the same, the step tells more."""
+    stay the same, the step tells more. Of training alone: to embed, one device must hold them whole."""
     item_dtype: ItemDtype = "float16"
     """How the catalogue's vectors are held on the devices: float16, or int8 with a scale a row."""
 

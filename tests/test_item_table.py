@@ -63,11 +63,11 @@ def test_quantised_rows_are_half_a_step_off_at_most():
 
 
 def losses(shard_items: bool, item_dtype: str) -> list[float]:
-    """Of three steps on two devices, in length parts."""
+    """Of three steps on eight devices, in length parts."""
     config = small.config(shard_items=shard_items, item_dtype=item_dtype)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, layers=1))
     graphdef, state = create(config, small.SIZES)
-    mesh, plain = make_mesh(2), small.tables()
+    mesh, plain = make_mesh(8), small.tables()
     features = np.asarray(plain.item_features.values, np.float16)
     tables = Tables(place(mesh, features, config.training), replicate(mesh, plain.positive_table))
     state = replicate(mesh, state)

@@ -18,7 +18,8 @@ WAVES = ("action", "surface", "duration", "absolute_time", "relative_time", "pos
 def build(**changes):
     config = small.config()
     return build_model(
-        dataclasses.replace(config, model=dataclasses.replace(config.model, **changes)), small.SIZES
+        dataclasses.replace(config, model=dataclasses.replace(config.model, aligned_start=True, **changes)),
+        small.SIZES,
     )
 
 

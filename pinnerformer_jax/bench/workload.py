@@ -100,6 +100,7 @@ class Workload:
     compiled: jax.stages.Compiled
     compile_seconds: float
     real_tokens: int
+    items: int
 
     def __call__(self) -> dict[str, jax.Array]:
         """One step; its metrics."""
@@ -134,7 +135,7 @@ def prepare(config: Config, kind: str, items: int, devices: int | None = None) -
     compiled = make_train_step(config, graphdef, mesh, items).lower(state, batch, tables).compile()
     seconds = time.perf_counter() - started
     return Workload(
-        config, mesh, graphdef, state, batch, tables, compiled, seconds, int(np.asarray(length).sum())
+        config, mesh, graphdef, state, batch, tables, compiled, seconds, int(np.asarray(length).sum()), items
     )
 
 
@@ -145,7 +146,7 @@ def in_parts(work: Workload) -> tuple[Workload, tuple[int, ...]]:
     count = min(config.training.length_parts, config.training.batch_size // devices)
     lengths = np.sort(np.asarray(work.batch.length))[::-1]
     parts = computed_lengths(longest_in_parts(lengths, count, devices), config.model.max_length)
-    step = make_train_step(config, work.graphdef, work.mesh, len(work.tables.item_features.values), parts)
+    step = make_train_step(config, work.graphdef, work.mesh, work.items, parts)
     started = time.perf_counter()
     compiled = step.lower(work.state, work.batch, work.tables).compile()
     seconds = time.perf_counter() - started

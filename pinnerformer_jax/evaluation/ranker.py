@@ -22,10 +22,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
-from pinnerformer_jax.config import DataConfig, PositiveRule
+from pinnerformer_jax.config import DataConfig
 from pinnerformer_jax.data import event_mapping, rejects
 from pinnerformer_jax.data.catalog import Catalog
-from pinnerformer_jax.data.log_reader import literal, open_log
+from pinnerformer_jax.data.ingest import set_up_engine
+from pinnerformer_jax.data.log_reader import open_log
 from pinnerformer_jax.data.timelines import Timelines
 
 NO_VECTOR = "no_vector"
@@ -77,14 +78,18 @@ def read_impressions(
         }
     )
     with tempfile.TemporaryDirectory() as folder, duckdb.connect(Path(folder) / "log.duckdb") as connection:
-        connection.execute(f"SET memory_limit = {literal(data.memory_limit)}")
+        set_up_engine(connection, data.memory_limit, Path(folder))
         open_log(connection, "log", "data.events", data.events, Path(folder) / "events")
         event_mapping.stage(connection, "log", data, None)
         rejects.mark_duplicates(connection)
         connection.register("people", people)
         connection.register("things", things)
-        positive, span = _positive_sql(data.positives), (manifest.split_time, manifest.evaluation_end)
-        query = _QUERY.format(positive=positive, t=span[0], end=span[1], prior=PRIOR)
+        query = _QUERY.format(
+            positive=event_mapping.is_positive(data.positives),
+            t=manifest.split_time,
+            end=manifest.evaluation_end,
+            prior=PRIOR,
+        )
         found = connection.execute(query).fetchnumpy()
     if not len(found["number"]):
         raise ValueError(
@@ -127,16 +132,6 @@ _QUERY = """
         LEFT JOIN users USING (user_id) LEFT JOIN surfaces USING (surface), everyone
     WHERE time > {t} AND time <= {end}
     ORDER BY number, time, row, positive, surface"""
-
-
-def _positive_sql(rules: tuple[PositiveRule, ...]) -> str:
-    """SQL condition: the row meets any of the rules."""
-    meets = []
-    for rule in rules:
-        names = {"action": rule.action, "surface": rule.surface}
-        wanted = [f"{name} = {literal(value)}" for name, value in names.items() if value]
-        meets.append(" AND ".join([f"duration >= {rule.min_duration}", *wanted]))
-    return f"(({') OR ('.join(meets)}))"
 
 
 def cosines(

@@ -353,20 +353,9 @@ def popularity(
     """
     query = f"""
         SELECT number FROM kept JOIN items USING (item_id)
-        WHERE micros >= {since} AND {is_positive(rules)}
+        WHERE micros >= {since} AND {event_mapping.is_positive(rules)}
         GROUP BY number ORDER BY count(*) DESC, number"""
     return connection.execute(query).fetchnumpy()["number"].astype(np.int32)
-
-
-def is_positive(rules: tuple[PositiveRule, ...]) -> str:
-    """SQL condition on an event's action, surface and duration: it meets any of the rules."""
-    conditions = []
-    for rule in rules:
-        parts = [f"duration >= CAST({rule.min_duration!r} AS FLOAT)"]
-        parts += [f"action = {literal(rule.action)}"] if rule.action else []
-        parts += [f"surface = {literal(rule.surface)}"] if rule.surface else []
-        conditions.append(" AND ".join(parts))
-    return "(" + " OR ".join(conditions) + ")"
 
 
 def _one(connection: duckdb.DuckDBPyConnection, query: str) -> Any:

@@ -27,7 +27,6 @@ from pinnerformer_jax.files import atomic_path
 from pinnerformer_jax.retrieval import exact
 from pinnerformer_jax.serving import snapshot, state
 from pinnerformer_jax.serving.daily import Job, run
-from pinnerformer_jax.serving.event_store import is_positive
 from pinnerformer_jax.training.checkpoint import read_record
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ def _cut(
     connection.execute(
         f"""
         CREATE TABLE positives AS SELECT DISTINCT user_id, item_id, micros FROM staged
-        WHERE in_scope AND reason IS NULL AND {is_positive(data.positives)}"""
+        WHERE in_scope AND reason IS NULL AND {event_mapping.is_positive(data.positives)}"""
     )
     logs, found = [], 0
     for number in range(1, span.days + 1):

@@ -37,6 +37,7 @@ _MAY_CHANGE = (
     "training.log_every:",
     "training.checkpoint_every:",
     "training.input_workers:",
+    "training.shard_items:",
 )
 """Likewise, of all that leaves a run what it was."""
 
