@@ -196,7 +196,8 @@ def our_whole_step(config: Config, graphdef: nnx.GraphDef, size: Size, inputs: A
         time=(last[:, None] + later).astype(np.int32)
     )
     batch = Batch(history, inputs["length"], future, np.full(size.users, size.length, np.int32))
-    tables = Tables(ItemTable(inputs["item_features"]), np.zeros((ACTIONS, SURFACES), np.float32))
+    positive_table = np.zeros((ACTIONS, SURFACES), np.float32)
+    tables = Tables(ItemTable(inputs["item_features"]), positive_table, np.uint32(0))
     state = [replicate(mesh, jax.jit(lambda: create(config, size.of_data())[1])())]
     batch, tables = shard_batch(mesh, batch), replicate(mesh, tables)
 

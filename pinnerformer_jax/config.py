@@ -355,6 +355,7 @@ class TrainingConfig:
         _require(self.learning_rate > 0, "training.learning_rate", self.learning_rate, "must be > 0")
         _require(self.clip_norm > 0, "training.clip_norm", self.clip_norm, "must be > 0")
         _require(self.input_workers >= 0, "training.input_workers", self.input_workers, "must be >= 0")
+        _require(0 <= self.seed < 2**32, "training.seed", self.seed, "must be in 0..2^32 - 1")
 
 
 @dataclass(frozen=True)

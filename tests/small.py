@@ -69,4 +69,4 @@ def tables(seed: int = 0) -> Tables:
     positive = np.full((ACTIONS, SURFACES), np.inf, np.float32)
     positive[1:3, 1] = 10.0
     positive[3, :] = 0.0
-    return Tables(ItemTable(jnp.asarray(features)), jnp.asarray(positive))
+    return Tables(ItemTable(jnp.asarray(features)), jnp.asarray(positive), jnp.uint32(0))

@@ -49,6 +49,7 @@ CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
         (lambda: TrainingConfig(batch_size=0), r"training.batch_size = 0"),
         (lambda: TrainingConfig(warmup_share=1.0), r"training.warmup_share"),
         (lambda: TrainingConfig(learning_rate=-1.0), r"training.learning_rate"),
+        (lambda: TrainingConfig(seed=-1), r"training.seed = -1"),
         (lambda: DataConfig(evaluation_share=1.2), r"data.evaluation_share = 1.2: a share"),
         (lambda: DataConfig(evaluation_share=0.6, validation_share=0.5), r"no user is left to train"),
         (lambda: DataConfig(positives=()), r"data.positives"),

@@ -69,7 +69,7 @@ def losses(shard_items: bool, item_dtype: str) -> list[float]:
     graphdef, state = create(config, small.SIZES)
     mesh, plain = make_mesh(8), small.tables()
     features = np.asarray(plain.item_features.values, np.float16)
-    tables = Tables(place(mesh, features, config.training), replicate(mesh, plain.positive_table))
+    tables = Tables(place(mesh, features, config.training), *replicate(mesh, plain[1:]))
     state = replicate(mesh, state)
     step = make_train_step(config, graphdef, mesh, small.ITEMS, parts=(20, 12))
     found = []

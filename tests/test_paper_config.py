@@ -26,7 +26,8 @@ def test_the_papers_size_compiles_and_takes_a_step_on_cpu():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(1000, 256)).astype(np.float32)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
-    tables = training_state.Tables(ItemTable(features), np.zeros((small.ACTIONS, small.SURFACES), np.float32))
+    positive_table = np.zeros((small.ACTIONS, small.SURFACES), np.float32)
+    tables = training_state.Tables(ItemTable(features), positive_table, np.uint32(0))
     mesh = make_mesh(1)
     graphdef, state = training_state.create(config, Sizes(256, small.ACTIONS, small.SURFACES))
     assert 40e6 < sum(leaf.size for leaf in jax.tree.leaves(state.params)) < 50e6

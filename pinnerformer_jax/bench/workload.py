@@ -84,7 +84,8 @@ def make_features(items: int) -> np.ndarray:
 def make_tables(config: Config, mesh: Mesh, items: int) -> Tables:
     """What the step reads, held as the config says; every event is a positive."""
     positive_table = np.zeros((SIZES.actions, SIZES.surfaces), np.float32)
-    return Tables(place(mesh, make_features(items), config.training), replicate(mesh, positive_table))
+    features = place(mesh, make_features(items), config.training)
+    return Tables(features, *replicate(mesh, (positive_table, np.uint32(config.training.seed))))
 
 
 @dataclass

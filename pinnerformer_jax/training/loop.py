@@ -80,13 +80,15 @@ def open_run(config: Config, workdir: Path) -> tuple[Run, TrainState]:
     claim(workdir, RunRecord(config, sizes, data_digest(timelines.manifest)))
 
     replicated = NamedSharding(mesh, PartitionSpec())
+    seed = replicate(mesh, np.uint32(config.training.seed))
     graphdef, abstract = jax.eval_shape(lambda: create(config, sizes))
     with Checkpoints(workdir) as checkpoints:
         if checkpoints.step() is None:
-            state = jax.jit(lambda: create(config, sizes)[1], out_shardings=replicated)()
+            made = jax.jit(lambda seed: create(config, sizes, seed)[1], out_shardings=replicated)
+            state = made(seed)
         else:
             state = checkpoints.restore(abstract, replicated)
-    tables = Tables(place(mesh, catalog.features, config.training), replicate(mesh, table))
+    tables = Tables(place(mesh, catalog.features, config.training), replicate(mesh, table), seed)
     return Run(config, workdir, mesh, timelines, catalog.trained, tables, graphdef), state
 
 

@@ -33,21 +33,24 @@ class Tables(NamedTuple):
 
     item_features: ItemTable  # unit rows
     positive_table: jax.Array  # float32 [A, S], see contracts.positive_table
+    seed: jax.Array  # uint32 [], data, so that all seeds share one compiled program
 
 
-def build_model(config: Config, sizes: Sizes) -> PinnerFormer:
-    """A model before its first step."""
+def build_model(config: Config, sizes: Sizes, seed: int | jax.Array | None = None) -> PinnerFormer:
+    """A model before its first step, drawn by the config's seed or by one that is data."""
     excess = config.objective.initial_temperature - config.objective.min_temperature
-    rngs = nnx.Rngs(config.training.seed)
+    rngs = nnx.Rngs(jax.random.key(config.training.seed if seed is None else seed))
     model = PinnerFormer(config.model, sizes, math.log(excess), rngs=rngs)
     if config.model.aligned_start:
         align_towers(model, rngs)
     return model
 
 
-def create(config: Config, sizes: Sizes) -> tuple[nnx.GraphDef, TrainState]:
-    """The model's structure and the state before step 0."""
-    graphdef, variables = nnx.split(build_model(config, sizes))
+def create(
+    config: Config, sizes: Sizes, seed: int | jax.Array | None = None
+) -> tuple[nnx.GraphDef, TrainState]:
+    """The model's structure and the state before step 0; seed as in `build_model`."""
+    graphdef, variables = nnx.split(build_model(config, sizes, seed))
     params = nnx.to_pure_dict(variables)
     return graphdef, TrainState(
         params=params,

@@ -63,7 +63,7 @@ def device_loss(
     """
     objective = config.objective
     row = dealt_rows(batch.length.shape[0])
-    step_key = jax.random.fold_in(jax.random.key(config.training.seed), state.step)
+    step_key = jax.random.fold_in(jax.random.key(tables.seed), state.step)
     target_key, pool_key, dropout_key = jax.random.split(step_key, 3)
 
     targets = draw_targets(objective, user_keys(target_key, row), batch, tables.positive_table)
@@ -278,7 +278,7 @@ def make_validation_step(
 
 def _map(function: Callable, mesh: Mesh, config: TrainingConfig, *, donate: bool) -> Callable:
     whole, split = PartitionSpec(), PartitionSpec(AXIS)
-    tables = Tables(item_features=split if config.shard_items else whole, positive_table=whole)
+    tables = Tables(split if config.shard_items else whole, positive_table=whole, seed=whole)
     mapped = jax.shard_map(
         function,
         mesh=mesh,
