@@ -15,8 +15,8 @@ numbered C... are returns: in the timeline, no positives. The lines of an invoic
 lines that agree in all that is mapped are duplicates, whatever their quantities.
 
 Two minutes of training on two quiet cores. Paper Recall@10 of 0.088 +- 0.019: level with item-kNN
-(0.094), far behind counting what the customer bought before (0.165); on new items 0.060, level with the mean of
-the last items' vectors (0.059). See the README. One seed.
+(0.094), far behind counting what the customer bought before (0.165); on new items 0.060, level with the mean
+of the last items' vectors (0.059). See the README. One seed.
 """
 
 import os

@@ -1,5 +1,6 @@
 import pytest
 import small
+import small_run
 
 from pinnerformer_jax.bench import flops, step, workload
 
@@ -21,8 +22,18 @@ def test_figures_agree_with_each_other(capsys):
     parts = figures["in_parts"]
     assert list(parts["lengths"]) == sorted(parts["lengths"], reverse=True)
     assert parts["of_the_step"] == pytest.approx(parts["ms"] / figures["ms"])
+    assert figures["with_input"] is None
     step.show(figures)
     printed = capsys.readouterr().out
     assert "0 retraces" in printed
     assert "In parts of lengths 20, " in printed
     assert all(part in printed for part in ("QKV", "attention", "FFN", "item tower", "logits"))
+
+
+def test_the_wait_for_input_is_measured_on_prepared_data(tmp_path, capsys):
+    prepared = small_run.write_data(tmp_path / "p")
+    figures = step.measure(small.config(), kind=str(prepared), items=40, seconds=0.0)
+    fed = figures["with_input"]
+    assert fed["waiting"] == pytest.approx(max(0, 1 - figures["ms"] / fed["ms"]))
+    step.show(figures)
+    assert "waiting for input" in capsys.readouterr().out

@@ -1,7 +1,8 @@
-"""The train step: users and tokens a second, FLOP/s and MFU, memory, compile time, retraces."""
+"""The train step: users and tokens a second, FLOP/s and MFU, memory, compile time, wait for input."""
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import jax
 from pinnerformer_jax.bench.flops import step_parts
 from pinnerformer_jax.bench.report import table
 from pinnerformer_jax.bench.timing import Timing, TraceCount, alternate, keep_heap_of
-from pinnerformer_jax.bench.workload import SIZES, in_parts, matmul, peak_memory, prepare
+from pinnerformer_jax.bench.workload import MADE_UP, SIZES, in_parts, matmul, peak_memory, prepare, with_input
 from pinnerformer_jax.config import Config
 
 HEAD = (
@@ -32,7 +33,8 @@ def measure(
     Returns:
         Figures. `mfu` is model FLOP/s over those of a big matmul in the compute dtype, measured in turns with
         the step, times the number of devices (on CPU simulated devices share one machine). `in_parts`: the
-        same batch in length parts, where lengths differ.
+        same batch in length parts, where lengths differ. `with_input`: the same step while the host reads a
+        prepared folder, if that is the kind and Grain is installed.
     """
     parts = step_parts(config, SIZES)
     work = prepare(config, kind, items)
@@ -45,7 +47,10 @@ def measure(
     if kind != "full":
         runs["in parts"], lengths = in_parts(work)
     timings = alternate(runs, seconds)
-    step = timings["step"]
+    step, fed = timings["step"], None
+    if kind not in MADE_UP and importlib.util.find_spec("grain"):
+        # Alone: Grain's threads read ahead, also while another is being timed.
+        fed = alternate({"fed": with_input(work, kind)}, seconds / 2)["fed"]
     devices = 1 if jax.default_backend() == "cpu" else work.mesh.size
     peak = product_flops / timings["matmul"].median * devices
     pace = sum(part.flops for part in parts) / step.median
@@ -67,6 +72,7 @@ def measure(
         "retraces": counter.traces,
         "loss": float(work()["loss"]),
         "in_parts": _in_parts(timings["in parts"], step, lengths, work.real_tokens) if lengths else None,
+        "with_input": _with_input(fed, step) if fed else None,
         "parts": [part._asdict() for part in parts],
     }
 
@@ -78,6 +84,10 @@ def _in_parts(timing: Timing, whole: Timing, lengths: tuple[int, ...], tokens: i
         "tokens_per_second": tokens / timing.median,
         "of_the_step": timing.median / whole.median,
     }
+
+
+def _with_input(fed: Timing, alone: Timing) -> dict[str, Any]:
+    return {**fed.milliseconds(), "waiting": max(0.0, 1 - alone.median / fed.median)}
 
 
 def row(figures: dict[str, Any]) -> list[Any]:
@@ -113,6 +123,12 @@ def show(figures: dict[str, Any]) -> None:
             f"In parts of lengths {', '.join(map(str, parts['lengths']))}: {parts['ms']:,.4g} "
             f"({low:,.4g}-{high:,.4g}) ms, {parts['of_the_step']:.2f} of the step, "
             f"{parts['tokens_per_second']:,.0f} tokens/s"
+        )
+    if fed := figures["with_input"]:
+        low, high = fed["ms_quartiles"]
+        print(
+            f"While the host reads the next batch: {fed['ms']:,.4g} ({low:,.4g}-{high:,.4g}) ms, "
+            f"{fed['waiting']:.1%} of it waiting for input"
         )
     total = sum(part["forward"] + part["backward"] for part in figures["parts"])
     table(

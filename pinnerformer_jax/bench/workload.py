@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from jax.sharding import Mesh
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.contracts import DAY, NO_TIME, Batch, Events, computed_lengths, longest_in_parts
 from pinnerformer_jax.data.timelines import Timelines
-from pinnerformer_jax.data.windows import Windows
+from pinnerformer_jax.data.windows import Windows, training_batches
 from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.training.item_table import place
 from pinnerformer_jax.training.sharding import make_mesh, replicate, shard_batch
@@ -25,6 +26,8 @@ from pinnerformer_jax.training.step import make_train_step
 
 NOW = 10_000 * DAY  # seconds since EPOCH
 SIZES = Sizes(item_dim=256, actions=9, surfaces=9)
+MADE_UP = ("full", "uniform")
+"""Kinds of lengths that need no data."""
 
 
 def lengths(kind: str, config: Config) -> np.ndarray:
@@ -153,6 +156,18 @@ def in_parts(work: Workload) -> tuple[Workload, tuple[int, ...]]:
     seconds = time.perf_counter() - started
     own = jax.tree.map(jnp.copy, work.state)  # a step reuses its state's memory
     return dataclasses.replace(work, state=own, compiled=compiled, compile_seconds=seconds), parts
+
+
+def with_input(work: Workload, prepared: str) -> Callable[[], Any]:
+    """The step as the training loop takes it: while the device works, the host reads the next batch and puts
+    it there. What the step computes stays the made-up batch, whose ids fit its tables.
+
+    Args:
+        work: compiled.
+        prepared: folder of prepared timelines, read by training.input_workers.
+    """
+    batches = training_batches(Timelines.open(prepared), work.config, start_step=0, steps=1_000_000)
+    return lambda: (work(), shard_batch(work.mesh, next(batches)))
 
 
 def peak_memory(device: jax.Device) -> int | None:
