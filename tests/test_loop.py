@@ -186,7 +186,7 @@ def test_parts_of_a_batch_give_the_losses_of_the_whole(tmp_path, capsys):
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, max_length=32))
         train(*open_run(config, tmp_path / f"run-{parts}"))
         losses.append([line["loss"] for line in lines_of(tmp_path / f"run-{parts}") if "loss" in line])
-    assert "for parts of lengths 32, 16, 16, 16 compiled" in capsys.readouterr().out
+    assert "for parts of lengths 32, 8, 8, 4 compiled" in capsys.readouterr().out
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 

@@ -60,8 +60,8 @@ def longest_in_parts(lengths: np.ndarray, parts: int, devices: int) -> np.ndarra
 
 
 def computed_lengths(longest: np.ndarray, max_length: int) -> tuple[int, ...]:
-    """Positions that parts are computed at: their longest row's, rounded up to a multiple of 16."""
-    return tuple(np.minimum(-(-longest // 16) * 16, max_length).tolist())
+    """Positions that parts are computed at: their longest row's, rounded up to a multiple of 4."""
+    return tuple(np.minimum(-(-longest // 4) * 4, max_length).tolist())
 
 
 def to_device_time(seconds: np.ndarray) -> np.ndarray:
