@@ -106,7 +106,7 @@ def test_part_lengths_are_no_longer_than_needed(tmp_path):
     long = config()
     long = dataclasses.replace(long, model=dataclasses.replace(long.model, max_length=40))
     windows = Windows(Timelines.open(tmp_path / "p"), long)
-    assert windows.part_lengths(4, 1, range(3)) == (40, 16, 16, 16)
+    assert windows.part_lengths(4, 1, range(3)) == (40, 4, 4, 4)
 
 
 def test_ends_are_spread_and_the_future_is_a_fair_sample(tmp_path):
