@@ -1,9 +1,14 @@
 # make demo   environment, then ingest, train, evaluate on the synthetic world; prints the result table
 # make test   environment, then the tests
+# make accelerator   on a GPU, with the PYTHON whose jax (and torch, for the rival) sees it: all that is measured
+#                    there in less than nine minutes, as JSON and a curve in benchmarks/
 PYTHON ?= python3
 BIN := .venv/bin
+CONFIG ?= configs/paper.py
+SIZE ?= paper
+FLAGS ?= --model.compute-dtype bfloat16
 
-.PHONY: demo test lint clean
+.PHONY: demo test accelerator lint clean
 
 demo: .venv/installed
 	$(BIN)/python -m pinnerformer_jax.synthetic --out data/demo/raw
@@ -13,6 +18,11 @@ demo: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+accelerator:
+	$(PYTHON) -m pinnerformer_jax.bench accelerator --config $(CONFIG) --limit 270 $(FLAGS)
+	$(PYTHON) -m benchmarks.torch_rival --size $(SIZE) --seconds 60 --json benchmarks/rival-$(SIZE).json \
+		--only ours 'ours, whole step' 'torch eager' 'torch compiled'
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -42,6 +42,10 @@ def test_page_sets_the_paper_beside_ours(summary):
     for table in summary["tables"]:
         assert table["title"] in page
         assert table["sentence"].replace("'", "&#39;") in page
+    argument, comparisons = page.split("All comparisons</summary>")[:2]
+    assert "Without item vectors coverage collapses" in argument
+    assert "Recall@10: 16 .1105 against 8 .1005" not in argument
+    assert "SASRec: daily" in comparisons
     assert held(summary["tables"][1]) == 2  # each length is better than the one before
     assert '<span class="verdict hit">holds in 2 of 2</span>' in page
     assert page.count("<svg") == 2

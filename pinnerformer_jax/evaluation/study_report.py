@@ -41,6 +41,7 @@ def study_page(summary: Mapping[str, Any], hours: float) -> str:
         name=summary["name"],
         lead=lead,
         tables=[table | {"figure": figure(table), "held": held(table)} for table in summary["tables"]],
+        argument=[claim for table in summary["tables"] for claim in table["claims"] if claim["says"]],
         failed=summary["failed"],
         number=number,
         colours={HOLDS: "hit", FAILS: "miss"},

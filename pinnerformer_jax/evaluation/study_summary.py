@@ -21,6 +21,8 @@ HOLDS, FAILS, NOISE, UNKNOWN = "holds", "does not hold", "within the noise", "no
 CONFIDENCE = 0.95
 SAME = 0.05
 """Numbers that are called the same differ by at most this share."""
+TOLD = 3
+"""Comparisons that a sentence tells, of those that do not hold; the page lists all."""
 
 Outcomes = Mapping[tuple[str, str], Sequence[Numbers | None]]
 """By (table, line): what each seed gave; None where there is nothing."""
@@ -53,6 +55,7 @@ def _table(base: Config, table: StudyTable, outcomes: Outcomes) -> dict[str, Any
         for column in table.columns
     }
     judged = [(claim, judge(claim, values[claim.higher], values[claim.lower])) for claim in table.orderings()]
+    means = {key: spread(seen)["mean"] for key, seen in values.items()}
     return {
         "name": table.name,
         "title": table.title,
@@ -74,9 +77,9 @@ def _table(base: Config, table: StudyTable, outcomes: Outcomes) -> dict[str, Any
             }
             for line in table.lines
         ],
-        "claims": [claim_facts(claim, verdict) for claim, verdict in judged],
+        "claims": [claim_facts(claim, verdict, means) for claim, verdict in judged],
         "verdict": overall([verdict.verdict for _, verdict in judged]),
-        "sentence": sentence(judged, {key: spread(seen)["mean"] for key, seen in values.items()}),
+        "sentence": sentence(judged, means),
     }
 
 
@@ -115,40 +118,44 @@ def overall(verdicts: Sequence[str]) -> str:
 
 
 def sentence(judged: Sequence[tuple[Claim, Verdict]], means: Mapping[tuple[str, str], float | None]) -> str:
-    """Whether the paper's ordering holds on these data, and where it does not.
+    """Whether the paper's ordering holds on these data, and where it is furthest from holding.
 
     Args:
         judged: the claims.
         means: of each (line, column).
     """
-    groups = {
-        verdict: [claim for claim, found in judged if found.verdict == verdict]
-        for verdict in (HOLDS, FAILS, NOISE, UNKNOWN)
-    }
+    verdicts = [found.verdict for _, found in judged]
     head = {
         HOLDS: "The paper's ordering holds on these data",
         FAILS: "The paper's ordering does not hold in full on these data",
         NOISE: "Nothing here contradicts the paper's ordering, but part of it is within the noise",
         UNKNOWN: "Whether the paper's ordering holds on these data cannot be told",
-    }[overall([found.verdict for _, found in judged])]
-    parts = [f"{head}: it does in {len(groups[HOLDS])} of {len(judged)} comparisons"]
+    }[overall(verdicts)]
+    parts = [f"{head}: it does in {verdicts.count(HOLDS)} of {len(judged)} comparisons"]
     for verdict, words in (
         (FAILS, "not in {}"),
         (NOISE, "{} within the noise"),
         (UNKNOWN, "{} not to be told for want of a second seed or of a measurement"),
     ):
-        if groups[verdict]:
-            found = "; ".join(_in_words(claim, verdict, means) for claim in groups[verdict])
-            parts.append(f"{words.format(len(groups[verdict]))} ({found})")
-    return ", ".join(parts) + "."
+        if verdict in verdicts:
+            parts.append(words.format(verdicts.count(verdict)))
+    failing = [claim for claim, found in judged if found.verdict == FAILS]
+    failing.sort(key=lambda claim: _relative(means[claim.higher], means[claim.lower]))
+    told = "; ".join(_in_words(claim, FAILS, means) for claim in failing[:TOLD])
+    among = "among them " if len(failing) > TOLD else ""
+    return ", ".join(parts) + (f" ({among}{told})" if told else "") + "."
 
 
-def claim_facts(claim: Claim, verdict: Verdict) -> dict[str, Any]:
+def claim_facts(
+    claim: Claim, verdict: Verdict, means: Mapping[tuple[str, str], float | None]
+) -> dict[str, Any]:
     """A claim and what became of it, as JSON."""
     return {
         "higher": list(claim.higher),
         "lower": list(claim.lower),
         "same": claim.same,
+        "says": claim.says,
+        "found": _in_words(claim, verdict.verdict, means),
         **verdict._asdict(),
     }
 
@@ -176,6 +183,11 @@ def _in_words(claim: Claim, verdict: str, means: Mapping[tuple[str, str], float 
     if line == other:
         return f"{line}: {column} {one} {relation} {other_column} {two}"
     return f"{column}: {line} {one} {relation} {other} {two}"
+
+
+def _relative(one: float, other: float) -> float:
+    """How much `one` is above `other`, as a share of the larger."""
+    return (one - other) / max(abs(one), abs(other))
 
 
 def _number(numbers: Numbers | None, method: str, metric: str) -> float | None:
