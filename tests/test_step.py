@@ -118,6 +118,21 @@ def test_validation_updates_nothing_and_equals_the_training_loss(one_device):
     jax.tree.map(np.testing.assert_array_equal, before.params, state.params)
 
 
+def test_another_seed_is_other_draws_of_the_same_program():
+    losses, programs = [], []
+    for seed in (0, 1):
+        config, mesh = small.config(seed=seed), make_mesh(1)
+        graphdef, _ = jax.eval_shape(lambda config=config: training_state.create(config, small.SIZES))
+        validate = make_validation_step(config, graphdef, mesh, CORPUS)
+        state = training_state.create(small.config(), small.SIZES)[1]
+        tables = small.tables()._replace(seed=np.uint32(seed))
+        lowered = validate.lower(*replicate(mesh, (state, small.batch(), tables)))
+        programs.append(lowered.as_text())
+        losses.append(float(lowered.compile()(*replicate(mesh, (state, small.batch(), tables)))["loss"]))
+    assert programs[0] == programs[1]
+    assert losses[0] != losses[1]
+
+
 def test_padding_rows_count_for_nothing():
     """A batch whose second half is padding has the loss and the gradient of its first half."""
     config = dataclasses.replace(
