@@ -32,7 +32,7 @@ from pinnerformer_jax.evaluation.staleness import staleness
 from pinnerformer_jax.evaluation.topics import item_topics
 from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.retrieval.scann_index import ScannIndex, against_exact
-from pinnerformer_jax.runtime import keep_compiled
+from pinnerformer_jax.runtime import keep_compiled, share_heap
 from pinnerformer_jax.training.checkpoint import load_for_inference, open_data, read_record
 
 RETRIEVAL_QUERIES = 4096
@@ -49,6 +49,7 @@ class Settings:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb; the exit code."""
     values, config = parse(argv)
+    share_heap()
     keep_compiled()
     with errors_as_messages():
         evaluate(values.workdir, values.checkpoint, config, values.staleness)

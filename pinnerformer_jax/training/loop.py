@@ -178,6 +178,7 @@ def _not_finite(step: int, what: str, checkpoints: Checkpoints) -> NonFiniteErro
 def _compile(run: Run, state: TrainState, batch: Batch) -> tuple[Callable[[np.ndarray], Step], Validate]:
     """Compile ahead of the first step, and say what the program costs. There are two: one whose parts are
     as long as batches of this data mostly need, and the full one for a batch that it is too short for."""
+    print(f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters")
     parts = _part_lengths(run)
     short = _compiled_step(run, state, batch, parts)
     full = _compiled_step(run, state, batch, ()) if parts else short
@@ -207,10 +208,9 @@ def _compiled_step(run: Run, state: TrainState, batch: Batch, parts: tuple[int, 
     memory, flops = compiled.memory_analysis(), compiled.cost_analysis()["flops"]
     if jax.default_backend() == "cpu":
         keep_heap(memory.temp_size_in_bytes * run.mesh.size)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     lengths = f" for parts of lengths {', '.join(map(str, parts))}" if parts else ""
     print(
-        f"{parameters:,} parameters; train step{lengths} compiled in {time.perf_counter() - started:.1f} s. "
+        f"train step{lengths} compiled in {time.perf_counter() - started:.1f} s. "
         f"On each of {run.mesh.size} devices: {flops / 1e9:,.3g} GFLOP a step, "
         f"{memory.argument_size_in_bytes / 2**20:,.0f} MiB of state, tables and batch, "
         f"{memory.temp_size_in_bytes / 2**20:,.0f} MiB of temporaries"

@@ -34,7 +34,7 @@ from pinnerformer_jax.objective.targets import (
     user_keys,
 )
 from pinnerformer_jax.training.item_table import ItemTable
-from pinnerformer_jax.training.optimiser import make_optimiser
+from pinnerformer_jax.training.optimiser import learning_rate, make_optimiser
 from pinnerformer_jax.training.sharding import AXIS, collect, dealt_rows
 from pinnerformer_jax.training.state import Tables, TrainState
 
@@ -223,6 +223,7 @@ def device_step(
     loss, gradient = jax.lax.pmean(jax.value_and_grad(partial(loss_of, training=True))(state.params), AXIS)
     with jax.numpy_dtype_promotion("standard"):  # optax computes float ** int
         updates, opt_state = make_optimiser(config.training).update(gradient, state.opt_state, state.params)
+        rate = learning_rate(config.training)(state.step)
     norm = optax.tree.norm(gradient)
     failed = ~(jnp.isfinite(loss) & jnp.isfinite(norm)) & (state.failed_step < 0)
     new_state = TrainState(
@@ -232,8 +233,9 @@ def device_step(
         step=state.step + 1,
         failed_step=jnp.where(failed, state.step, state.failed_step),
     )
-    metrics |= {"loss": loss, "gradient_norm": norm, "temperature": temperature(config, state.params)}
-    return new_state, metrics | {"failed_step": new_state.failed_step}
+    metrics |= {"loss": loss, "gradient_norm": norm, "learning_rate": rate}
+    metrics |= {"temperature": temperature(config, state.params), "failed_step": new_state.failed_step}
+    return new_state, metrics
 
 
 def device_validation(
