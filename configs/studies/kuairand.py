@@ -5,7 +5,7 @@
     python -m pinnerformer_jax.evaluation.study --config configs/studies/kuairand.py
 
 90 cells with three seeds, three minutes each on two busy cores; those of SASRec, which trains every
-position, nine. Not yet run in full.
+position, nine. See docs/studies.md.
 """
 
 import dataclasses

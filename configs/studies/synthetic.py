@@ -5,7 +5,7 @@
     python -m pinnerformer_jax.evaluation.study --config configs/studies/synthetic.py
 
 105 cells with three seeds. A cell takes what the demo's training and evaluation take, some two and a half
-minutes on two quiet cores; --training.steps 300 halves that. Not yet run in full.
+minutes on two quiet cores; --training.steps 300 halves that. See docs/studies.md.
 """
 
 import dataclasses
