@@ -1,7 +1,7 @@
 # make demo   environment, then ingest, train, evaluate on the synthetic world; prints the result table
 # make test   environment, then the tests
 # make accelerator   on a GPU, with the PYTHON whose jax (and torch, for the rival) sees it: all that is measured
-#                    there in less than nine minutes, as JSON and a curve in benchmarks/
+#                    there, cut to take less than nine minutes, as JSON and a curve in benchmarks/
 PYTHON ?= python3
 BIN := .venv/bin
 CONFIG ?= configs/paper.py

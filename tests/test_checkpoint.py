@@ -188,7 +188,9 @@ def test_what_leaves_the_run_what_it_was_may_change(tmp_path):
         CONFIG,
         name="other",
         data=dataclasses.replace(CONFIG.data, prepared="moved", events=("moved.csv",)),
-        training=dataclasses.replace(CONFIG.training, log_every=1, checkpoint_every=1, input_workers=1),
+        training=dataclasses.replace(
+            CONFIG.training, log_every=1, checkpoint_every=1, input_workers=1, shard_items=True
+        ),
         evaluation=dataclasses.replace(CONFIG.evaluation, cutoffs=(5,)),
     )
     claim(tmp_path, RECORD._replace(config=changed))

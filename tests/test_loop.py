@@ -17,6 +17,7 @@ from pinnerformer_jax.training import loop
 from pinnerformer_jax.training.checkpoint import Checkpoints, load_for_inference
 from pinnerformer_jax.training.loop import NonFiniteError, open_run, train
 from pinnerformer_jax.training.metrics_log import Meter
+from pinnerformer_jax.training.optimiser import learning_rate
 from pinnerformer_jax.training.sharding import make_mesh
 from pinnerformer_jax.training.state import create
 
@@ -73,13 +74,17 @@ def stop_at(monkeypatch, step, number=signal.SIGTERM):
     monkeypatch.setattr(Meter, "push", push_then_signal)
 
 
-def test_the_curve_has_each_step_once_and_falls(finished):
-    lines = lines_of(finished[0])
+def test_the_curve_has_each_step_once_and_falls(finished, prepared):
+    lines, rate = lines_of(finished[0]), learning_rate(small_run.config(prepared).training)
     assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6, 8, 10, 12]
     assert [line["step"] for line in lines if "validation_loss" in line] == [4, 8, 12]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert losses[-1] < losses[0] - 1
     assert all(0 <= line["input_wait_share"] <= 1 for line in lines if "loss" in line)
+    rates = [line["learning_rate"] for line in lines if "loss" in line]
+    assert rates == pytest.approx(
+        [np.mean([rate(step), rate(step + 1)]) for step in range(0, 12, 2)], rel=1e-5
+    )
 
 
 def test_what_is_saved_is_the_final_state(finished, prepared):

@@ -4,8 +4,7 @@
     python -m pinnerformer_jax.ingest --config configs/kuairand.py
     python -m pinnerformer_jax.evaluation.study --config configs/studies/kuairand.py
 
-90 cells with three seeds, three minutes each on two busy cores; those of SASRec, which trains every
-position, nine. See docs/studies.md.
+90 cells with three seeds, 2.3 hours on one core of a busy machine. See docs/studies.md.
 """
 
 import dataclasses

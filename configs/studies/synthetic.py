@@ -2,10 +2,10 @@
 
     python -m pinnerformer_jax.synthetic --out data/demo/raw
     python -m pinnerformer_jax.ingest --config configs/demo.py
-    python -m pinnerformer_jax.evaluation.study --config configs/studies/synthetic.py
+    python -m pinnerformer_jax.evaluation.study --config configs/studies/synthetic.py --training.steps 200
 
-105 cells with three seeds. A cell takes what the demo's training and evaluation take, some two and a half
-minutes on two quiet cores; --training.steps 300 halves that. See docs/studies.md.
+105 cells with three seeds, 2.4 hours on one core of a busy machine, at a third of the demo's steps. See
+docs/studies.md.
 """
 
 import dataclasses

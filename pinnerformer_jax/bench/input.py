@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ import numpy as np
 
 from pinnerformer_jax.bench.report import table
 from pinnerformer_jax.bench.timing import alternate
+from pinnerformer_jax.bench.workload import input_batches
 from pinnerformer_jax.config import Config
-from pinnerformer_jax.data.contracts import DAY, Batch
+from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.data.timelines import (
     COLUMNS,
     TRAIN,
@@ -24,7 +24,7 @@ from pinnerformer_jax.data.timelines import (
     shard_path,
     write_manifest,
 )
-from pinnerformer_jax.data.windows import Windows, training_batches
+from pinnerformer_jax.data.windows import Windows
 from pinnerformer_jax.training.sharding import make_mesh, shard_batch
 
 USERS, EVENTS, SHARDS, ITEMS, DAYS = 20_000, 200, 4, 100_000, 60
@@ -79,7 +79,7 @@ def _measure(config: Config, timelines: Timelines, seconds: float) -> dict[str, 
         "put on the device": partial(shard_batch, mesh, batch),
     }
     results = alternate(runs, seconds / 2)
-    grain = _grain_batches(timelines, config)
+    grain = input_batches(timelines, config)
     if grain is not None:
         # Alone: its threads read ahead, also while another is being timed.
         results |= alternate({"Grain": lambda: next(grain)}, seconds / 4)
@@ -96,13 +96,6 @@ def _measure(config: Config, timelines: Timelines, seconds: float) -> dict[str, 
             for name, timing in results.items()
         },
     }
-
-
-def _grain_batches(timelines: Timelines, config: Config) -> Iterator[Batch] | None:
-    try:
-        return training_batches(timelines, config, start_step=0, steps=1_000_000)
-    except ImportError:
-        return None
 
 
 def show(figures: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import jax
@@ -48,9 +47,9 @@ def measure(
         runs["in parts"], lengths = in_parts(work)
     timings = alternate(runs, seconds)
     step, fed = timings["step"], None
-    if kind not in MADE_UP and importlib.util.find_spec("grain"):
+    if kind not in MADE_UP and (feeding := with_input(work, kind)):
         # Alone: Grain's threads read ahead, also while another is being timed.
-        fed = alternate({"fed": with_input(work, kind)}, seconds / 2)["fed"]
+        fed = alternate({"fed": feeding}, seconds / 2)["fed"]
     devices = 1 if jax.default_backend() == "cpu" else work.mesh.size
     peak = product_flops / timings["matmul"].median * devices
     pace = sum(part.flops for part in parts) / step.median

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,16 +158,27 @@ def in_parts(work: Workload) -> tuple[Workload, tuple[int, ...]]:
     return dataclasses.replace(work, state=own, compiled=compiled, compile_seconds=seconds), parts
 
 
-def with_input(work: Workload, prepared: str) -> Callable[[], Any]:
+def input_batches(timelines: Timelines, config: Config) -> Iterator[Batch] | None:
+    """What training reads, for longer than anyone measures; None where Grain is not installed."""
+    try:
+        return training_batches(timelines, config, start_step=0, steps=1_000_000)
+    except ImportError:
+        return None
+
+
+def with_input(work: Workload, prepared: str) -> Callable[[], Any] | None:
     """The step as the training loop takes it: while the device works, the host reads the next batch and puts
     it there. What the step computes stays the made-up batch, whose ids fit its tables.
 
     Args:
         work: compiled.
         prepared: folder of prepared timelines, read by training.input_workers.
+
+    Returns:
+        A callable that takes a step; None where Grain is not installed.
     """
-    batches = training_batches(Timelines.open(prepared), work.config, start_step=0, steps=1_000_000)
-    return lambda: (work(), shard_batch(work.mesh, next(batches)))
+    batches = input_batches(Timelines.open(prepared), work.config)
+    return None if batches is None else lambda: (work(), shard_batch(work.mesh, next(batches)))
 
 
 def peak_memory(device: jax.Device) -> int | None:
