@@ -9,6 +9,7 @@ SIZE = {
     "batch_size": 16, "users_per_second": 1.0, "tokens_per_second": 1.0, "real_token_share": 1.0, "ms": 1.0,
     "ms_quartiles": [1.0, 1.0], "model_tflops_per_second": 1.0, "matmul_tflops_per_second": 1.0, "mfu": 0.5,
     "mfu_of_vendor_peak": None, "temporary_bytes": 1, "compile_seconds": 1.0, "retraces": 0, "in_parts": None,
+    "with_input": None,
     "parts": [{"name": "QKV", "forward": 1.0, "backward": 2.0, "bytes": 1.0}],
 }  # fmt: skip
 
