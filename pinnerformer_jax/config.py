@@ -397,6 +397,55 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class PinSageConfig:
+    """Item vectors by PinSage (Ying et al., KDD 2018). The sizes are our choice; the paper's are for a graph
+    of three billion items."""
+
+    walkers: int = 100
+    """Random walks that start at an item."""
+    hops: int = 5
+    """Moves (item, one of its users, one of that user's items) of each."""
+    restart: float = 0.5
+    """Chance before each further move to go back to the start."""
+    neighbours: int = 20
+    """T: most visited items that are pooled; the paper's is 50."""
+    width: int = 256
+    """Numbers of the hidden layers; vectors have items.built_dim."""
+    reach: int = 3
+    """Items that are co-engaged: at most so many positives apart in a user's timeline ..."""
+    session_hours: float = 24.0
+    """... and at most so many hours."""
+    batch_size: int = 512
+    """Pairs a step; their second items are negatives of each other."""
+    random_negatives: int = 1024
+    """Negatives a step that are uniform over the items of the training period."""
+    temperature: float = 0.07
+    """tau of the sampled softmax."""
+    isolated_share: float = 0.3
+    """Share of items whose edges are hidden in a step, so that content alone must do, as it must for new
+    items. Our choice."""
+    steps: int = 1000
+    """Steps of the training."""
+    learning_rate: float = 1e-3
+    """Peak; warmed up, then cosine to zero."""
+    seed: int = 0
+    """Of walks, parameters and batches."""
+
+    def __post_init__(self) -> None:
+        for name in ("walkers", "hops", "neighbours", "width", "reach", "batch_size", "steps"):
+            _require(getattr(self, name) >= 1, f"pinsage.{name}", getattr(self, name), "must be >= 1")
+        for name in ("restart", "isolated_share"):
+            _require(
+                0 <= getattr(self, name) < 1, f"pinsage.{name}", getattr(self, name), "must be in [0, 1)"
+            )
+        for name in ("session_hours", "temperature", "learning_rate"):
+            _require(getattr(self, name) > 0, f"pinsage.{name}", getattr(self, name), "must be > 0")
+        _require(
+            self.random_negatives >= 0, "pinsage.random_negatives", self.random_negatives, "must be >= 0"
+        )
+
+
+@dataclass(frozen=True)
 class Config:
     """One experiment."""
 
@@ -408,6 +457,7 @@ class Config:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    pinsage: PinSageConfig = field(default_factory=PinSageConfig)
 
 
 def load_config(path: str | Path) -> Config:
@@ -449,6 +499,7 @@ _SECTIONS: dict[str, type] = {
     "objective": ObjectiveConfig,
     "training": TrainingConfig,
     "evaluation": EvaluationConfig,
+    "pinsage": PinSageConfig,
 }
 
 

@@ -68,7 +68,7 @@ def build(
     halves = [_svd_rows(association, association, dim - text_dim, seed)]
     if has_text:
         trained = np.bincount(item, minlength=n_items) > 0
-        halves.append(_text_vectors(texts, trained, text_dim, seed))
+        halves.append(text_vectors(texts, trained, text_dim, seed))
     vectors = normalize(np.hstack(halves), copy=False).astype(np.float16)
     return vectors, vectors.any(axis=1)
 
@@ -136,9 +136,17 @@ def _best_attested(entry: np.ndarray, row: np.ndarray, count: np.ndarray, at_mos
     return np.concatenate(kept)
 
 
-def _text_vectors(
+def text_vectors(
     texts: list[str], trained: Bool[np.ndarray, " N"], dim: int, seed: int
 ) -> Float32[np.ndarray, "N dim"]:
+    """TF-IDF of words and pairs of words, factorised: the text half. Unit rows; zero without a known word.
+
+    Args:
+        texts: one per item, "" where there is none.
+        trained: items whose texts word frequencies and basis come from; the others are projected.
+        dim: numbers per vector.
+        seed: of the SVD.
+    """
     words = HashingVectorizer(
         n_features=TEXT_FEATURES,
         ngram_range=(1, 2),

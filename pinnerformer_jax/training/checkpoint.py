@@ -34,6 +34,7 @@ _MAY_CHANGE = (
     *_WHERE,
     "name:",
     "evaluation.",
+    "pinsage.",
     "training.log_every:",
     "training.checkpoint_every:",
     "training.input_workers:",

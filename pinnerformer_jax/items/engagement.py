@@ -1,0 +1,76 @@
+"""Who engaged with what, in memory, and which items were engaged with one after the other."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from pinnerformer_jax.config import PinSageConfig, PositiveRule
+from pinnerformer_jax.data.contracts import positive_table
+from pinnerformer_jax.data.timelines import EVALUATION, TRAIN, Shard, Timelines
+
+
+class Engagement(NamedTuple):
+    """E events of some users, a user's contiguous and oldest first."""
+
+    user: np.ndarray  # int64 [E] number in the timelines
+    item: np.ndarray  # int32 [E] row of the catalogue
+    time: np.ndarray  # int64 [E] seconds since 1970
+    positive: np.ndarray  # bool [E]
+
+
+def training_engagement(timelines: Timelines, rules: tuple[PositiveRule, ...]) -> Engagement:
+    """Events of the training users up to t: all that vectors may be made from."""
+    return _read(timelines, rules, TRAIN, lambda shard, users: (np.zeros_like(users), shard.cut[users]))
+
+
+def window_engagement(timelines: Timelines, rules: tuple[PositiveRule, ...]) -> Engagement:
+    """Events of the evaluation users after t: what vectors are measured by."""
+    return _read(
+        timelines, rules, EVALUATION, lambda shard, users: (shard.cut[users], np.diff(shard.offsets)[users])
+    )
+
+
+def co_engaged(events: Engagement, config: PinSageConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of different items that a user engaged with, the second after the first.
+
+    Among a user's positive events, at most `reach` places and `session_hours` apart.
+
+    Returns:
+        int32 [pairs] the first and the second item.
+    """
+    user, item, time = (column[events.positive] for column in events[:3])
+    first, second = [], []
+    for apart in range(1, config.reach + 1):
+        near = (user[apart:] == user[:-apart]) & (item[apart:] != item[:-apart])
+        near &= time[apart:] - time[:-apart] <= config.session_hours * 3600
+        first.append(item[:-apart][near])
+        second.append(item[apart:][near])
+    return np.concatenate(first), np.concatenate(second)
+
+
+def _read(timelines: Timelines, rules: tuple[PositiveRule, ...], role: int, span: object) -> Engagement:
+    manifest = timelines.manifest
+    table = positive_table(rules, manifest.actions, manifest.surfaces)
+    parts = []
+    for first_user, shard in timelines.by_shard():
+        users = np.flatnonzero(shard.role == role)
+        begin, end = span(shard, users)
+        parts.append(_events(shard, users, begin, end, first_user, table))
+    return Engagement(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _events(
+    shard: Shard, users: np.ndarray, begin: np.ndarray, end: np.ndarray, first_user: int, table: np.ndarray
+) -> Engagement:
+    """Events begin : end of each user."""
+    length = end - begin
+    start = shard.offsets[users] + begin - np.cumsum(length) + length
+    where = np.repeat(start, length) + np.arange(length.sum())
+    return Engagement(
+        np.repeat(first_user + users, length),
+        shard.item[where],
+        shard.time[where],
+        shard.duration[where] >= table[shard.action[where], shard.surface[where]],
+    )

@@ -1,0 +1,141 @@
+"""Training of PinSage, and the vectors of a whole catalogue.
+
+Pairs are items that a training user engaged with one after the other. The loss is the sampled softmax with
+logQ that the towers have (objective/loss.py), where the paper has a max-margin: other pairs' second items
+and random items are the negatives. How often an item stands among the pairs is known, so log Q is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from pinnerformer_jax.config import PinSageConfig, TrainingConfig
+from pinnerformer_jax.data.shuffle import shuffled
+from pinnerformer_jax.items.pinsage import Convolution, ItemGraph, PinSage
+from pinnerformer_jax.objective.loss import Rows, chunked_sampled_softmax
+from pinnerformer_jax.objective.negatives import mixed_pool
+from pinnerformer_jax.training.optimiser import make_optimiser
+
+CHUNK = 1 << 14
+"""Items whose neighbourhoods are gathered at a time."""
+
+
+def fit(
+    graph: ItemGraph,
+    pairs: tuple[Int[np.ndarray, " p"], Int[np.ndarray, " p"]],
+    corpus: Int[np.ndarray, " c"],
+    outputs: int,
+    config: PinSageConfig,
+    report: Callable[[str], None] = print,
+) -> PinSage:
+    """Train a model.
+
+    Args:
+        graph: content and neighbours of the training period.
+        pairs: co-engaged items, see `engagement.co_engaged`.
+        corpus: items that random negatives are drawn from.
+        outputs: D.
+        config: of the training.
+        report: is told the mean loss, ten times.
+
+    Raises:
+        ValueError: there is no pair.
+    """
+    first, second = pairs
+    if not len(first):
+        raise ValueError(
+            "no user has two different positives in a session: check data.positives, "
+            f"or raise pinsage.session_hours = {config.session_hours:g}"
+        )
+    model = PinSage(graph.features.shape[1], config.width, outputs, rngs=nnx.Rngs(config.seed))
+    graphdef, params = nnx.split(model)
+    optimiser = make_optimiser(TrainingConfig(steps=config.steps, learning_rate=config.learning_rate))
+    state = params, optimiser.init(params)
+    share = jnp.asarray(np.bincount(second, minlength=len(graph.features)) / len(second), jnp.float32)
+    step_of = jax.jit(partial(_step, graphdef, optimiser, config), donate_argnums=0)
+    losses: list[jax.Array] = []
+    for step in range(config.steps):
+        places = np.arange(step * config.batch_size, (step + 1) * config.batch_size)
+        chosen = shuffled(places, len(first), config.seed)
+        state, loss = step_of(state, np.int32(step), first[chosen], second[chosen], graph, share, corpus)
+        losses.append(loss)
+        if (step + 1) % max(config.steps // 10, 1) == 0:
+            report(f"step {step + 1}: loss {np.mean(jax.device_get(losses)):.3f}")
+            losses = []
+    return nnx.merge(graphdef, state[0])
+
+
+def _step(
+    graphdef: nnx.GraphDef,
+    optimiser: optax.GradientTransformation,
+    config: PinSageConfig,
+    state: tuple[Any, optax.OptState],
+    step: jax.Array,
+    first: Int[Array, " b"],
+    second: Int[Array, " b"],
+    graph: ItemGraph,
+    share: Float[Array, " n"],
+    corpus: Int[Array, " c"],
+) -> tuple[tuple[Any, optax.OptState], jax.Array]:
+    pairs, random = len(first), config.random_negatives
+    pool_key, edge_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), step))
+    row = jnp.arange(pairs, dtype=jnp.int32)
+    pool = mixed_pool(
+        pool_key, second, row, jnp.ones(pairs, bool), in_batch=pairs, random=random, corpus=len(corpus)
+    )
+    drawn = corpus[pool.item[pairs:]]
+    pool = pool._replace(item=jnp.concatenate([second, drawn]))
+    log_q = jnp.log(pairs * share[pool.item] + random / len(corpus))
+    rows = Rows(second, row, jnp.full(pairs, 1 / pairs), log_q[:pairs])
+    isolated = jax.random.bernoulli(edge_key, config.isolated_share, share.shape)
+    seen = without_edges(graph, isolated)
+
+    def loss_of(params: Any) -> jax.Array:
+        model: PinSage = nnx.merge(graphdef, params)
+        vectors = model(seen, jnp.concatenate([first, pool.item]))
+        query, candidates = vectors[:pairs], vectors[pairs:]
+        tau = jnp.asarray(config.temperature, jnp.float32)
+        return chunked_sampled_softmax(query, candidates[:pairs], candidates, tau, rows, pool, log_q)
+
+    params, moments = state
+    loss, gradient = jax.value_and_grad(loss_of)(params)
+    with jax.numpy_dtype_promotion("standard"):  # optax computes float ** int
+        updates, moments = optimiser.update(gradient, moments, params)
+    return (optax.apply_updates(params, updates), moments), loss
+
+
+def without_edges(graph: ItemGraph, isolated: Bool[Array, " n"]) -> ItemGraph:
+    """The graph in which some items have no neighbours, though others may have them."""
+    return graph._replace(weight=jnp.where(isolated[:, None], 0, graph.weight))
+
+
+def embed_all(model: PinSage, graph: ItemGraph) -> Float[np.ndarray, "n d"]:
+    """Vectors of every item, layer by layer, so that no representation is computed twice. The items need not
+    be those of the training: one that came later needs content and, if it has any, neighbours.
+
+    Returns:
+        float32, unit rows; zero where an item has neither content nor neighbours.
+    """
+
+    hidden = _layer(model.inner, graph.features, graph)
+    vectors = np.asarray(model.head(_layer(model.outer, hidden, graph)))
+    known = np.asarray(graph.features).any(axis=1) | np.asarray(graph.weight).any(axis=1)
+    return vectors * known[:, None]
+
+
+def _layer(convolution: Convolution, inputs: Float[Array, "n f"], graph: ItemGraph) -> Float[Array, "n h"]:
+    messages = convolution.messages(inputs)
+    parts = [
+        convolution(inputs[part], messages, graph.neighbour[part], graph.weight[part])
+        for part in (slice(k, k + CHUNK) for k in range(0, len(inputs), CHUNK))
+    ]
+    return jnp.concatenate(parts)

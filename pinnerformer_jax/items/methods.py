@@ -1,0 +1,79 @@
+"""The ways to make vectors, from the same training events and the same content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float32
+
+from pinnerformer_jax.config import Config
+from pinnerformer_jax.data import item_vectors
+from pinnerformer_jax.data.catalog import Catalog
+from pinnerformer_jax.data.timelines import Timelines
+from pinnerformer_jax.items.content import content_features, item_texts
+from pinnerformer_jax.items.engagement import Engagement, co_engaged, training_engagement
+from pinnerformer_jax.items.fit import embed_all, fit
+from pinnerformer_jax.items.graph import Graph, build_graph
+from pinnerformer_jax.items.pinsage import ItemGraph
+from pinnerformer_jax.items.walks import find_neighbours
+
+Method = Literal["pinsage", "svd", "text"]
+
+
+class Sources(NamedTuple):
+    """What vectors are made from."""
+
+    config: Config
+    catalog: Catalog
+    events: Engagement  # of the training users up to t
+    graph: Graph  # of these events
+
+
+def open_sources(config: Config, timelines: Timelines) -> Sources:
+    """Read the training events of a prepared folder."""
+    catalog = Catalog.open(timelines.path)
+    events = training_engagement(timelines, config.data.positives)
+    return Sources(config, catalog, events, build_graph(events.user, events.item, catalog.items))
+
+
+def make_vectors(
+    method: Method, sources: Sources, report: Callable[[str], None] = print
+) -> Float32[np.ndarray, "n d"]:
+    """Vectors of all items, unit rows; zero where the method has nothing to go by."""
+    return {"pinsage": pinsage, "svd": svd, "text": text}[method](sources, report)
+
+
+def text(sources: Sources, report: Callable[[str], None]) -> Float32[np.ndarray, "n d"]:
+    """TF-IDF and SVD of the texts alone."""
+    texts, dim = item_texts(sources.config, sources.catalog), sources.config.items.built_dim
+    return item_vectors.text_vectors(texts, sources.graph.connected, dim, sources.config.pinsage.seed)
+
+
+def svd(sources: Sources, report: Callable[[str], None]) -> Float32[np.ndarray, "n d"]:
+    """Co-occurrence and text, as ingest builds them where no vectors are given."""
+    texts = item_texts(sources.config, sources.catalog)
+    vectors, _ = item_vectors.build(
+        sources.events.user,
+        sources.events.item,
+        sources.graph.items,
+        texts if any(texts) else None,
+        sources.config.items.built_dim,
+        sources.config.pinsage.seed,
+    )
+    return vectors.astype(np.float32)
+
+
+def pinsage(sources: Sources, report: Callable[[str], None]) -> Float32[np.ndarray, "n d"]:
+    """Walks, training, and the vectors of the whole catalogue."""
+    config, graph = sources.config.pinsage, sources.graph
+    features = content_features(sources.config, sources.catalog, graph.connected, config.seed)
+    neighbours = find_neighbours(graph, config)
+    report(f"walked from {graph.connected.sum():,} items over {len(graph.item_users):,} edges")
+    known = ItemGraph(*map(jnp.asarray, (features * features.shape[1] ** 0.5, *neighbours)))
+    pairs = co_engaged(sources.events, config)
+    corpus = np.flatnonzero(graph.connected).astype(np.int32)
+    model = fit(known, pairs, corpus, sources.config.items.built_dim, config, report)
+    return embed_all(model, known)

@@ -1,0 +1,70 @@
+"""A prepared folder with other item vectors.
+
+The timelines are the old ones, hard-linked where the disk allows; of the catalogue, `features.npy` and the
+flag `reachable` are new, and `vectors.json` says what made them. All stand in the manifest with their
+checksums, so that the data's digest, which a run is tied to, changes with method, settings and vectors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from pinnerformer_jax.data.timelines import Timelines, write_manifest
+from pinnerformer_jax.files import atomic_folder, sha256, write_json
+
+_NEW = ("catalog/features.npy", "catalog/items.parquet", "catalog/vectors.json")
+
+
+def publish(
+    timelines: Timelines, out: Path, vectors: Float32[np.ndarray, "n d"], made_by: dict[str, Any]
+) -> None:
+    """Write the folder `out`.
+
+    Args:
+        timelines: the prepared folder to copy.
+        out: to write; an older prepared folder there is replaced.
+        vectors: of its items, unit rows or zero.
+        made_by: for vectors.json.
+
+    Raises:
+        ValueError: `out` is the folder itself, or holds something else.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    source, out = timelines.path.resolve(), out.resolve()
+    if out == source or (out.exists() and not (out / "manifest.json").is_file()):
+        raise ValueError(f"--out {out} is the prepared folder itself, or none at all: name another")
+    kept = [name for name in timelines.manifest.files if name not in _NEW]
+    with atomic_folder(out) as folder:
+        for name in kept:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            _link(source / name, folder / name)
+        (folder / "catalog").mkdir(exist_ok=True)
+        reachable = vectors.any(axis=1)
+        items = pq.read_table(source / "catalog" / "items.parquet")
+        column = items.column_names.index("reachable")
+        items = items.set_column(column, items.schema.field(column), pa.array(reachable))
+        np.save(folder / "catalog" / "features.npy", vectors.astype(np.float16))
+        pq.write_table(items, folder / "catalog" / "items.parquet")
+        write_json(folder / "catalog" / "vectors.json", made_by)
+        files = {name: timelines.manifest.files[name] for name in kept}
+        for name in _NEW:
+            files[name] = {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+        counts = timelines.manifest.counts | {"unreachable_items": int((~reachable).sum())}
+        manifest = dataclasses.replace(timelines.manifest, files=dict(sorted(files.items())), counts=counts)
+        write_manifest(folder, manifest)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without hard links
+        shutil.copyfile(source, target)

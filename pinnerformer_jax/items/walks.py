@@ -1,0 +1,96 @@
+"""Importance by random walks: which items a short walk from an item visits, and how often.
+
+A move goes from an item to one of its users and on to one of that user's items, all equally likely. Before
+each move but the first the walk goes back to its start with the chance `restart`; the visits then follow
+personalised PageRank, cut off after `hops` moves. The T most visited other items are an item's
+neighbourhood, and their shares of the visits the weights it is pooled with (Ying et al., section 3.1).
+
+All walks of a chunk of items move at once. Memory is a few arrays of CHUNK_VISITS numbers, beside the
+result; the visits are a function of (seed, chunk).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from pinnerformer_jax.config import PinSageConfig
+from pinnerformer_jax.items.graph import Graph
+
+CHUNK_VISITS = 1 << 22
+
+
+class Neighbours(NamedTuple):
+    """T neighbours of each of N items, the most important first."""
+
+    item: np.ndarray  # int32 [N, T]; 0 where the weight is 0
+    weight: np.ndarray  # float32 [N, T]: adds up to 1, or to 0 where an item has no neighbour
+
+
+def find_neighbours(
+    graph: Graph, config: PinSageConfig, items: Int[np.ndarray, " n"] | None = None
+) -> Neighbours:
+    """The T most visited items of the walks from each item; ties go to the lower number.
+
+    Args:
+        graph: who has what.
+        config: walkers, hops, restart, neighbours and seed are used.
+        items: where to start; None: at every item of the graph.
+    """
+    items = np.arange(graph.items, dtype=np.int32) if items is None else items.astype(np.int32)
+    shape = len(items), config.neighbours
+    found = Neighbours(np.zeros(shape, np.int32), np.zeros(shape, np.float32))
+    size = max(CHUNK_VISITS // (config.walkers * config.hops), 1)
+    for chunk, begin in enumerate(range(0, len(items), size)):
+        rng = np.random.Generator(np.random.Philox(key=config.seed, counter=[0, 0, 0, chunk]))
+        starts = items[begin : begin + size]
+        row, visited, visits = count_visits(graph, starts, config, rng)
+        other = visited != starts[row]
+        _most_visited(row[other], visited[other], visits[other], begin, found)
+    return found
+
+
+def count_visits(
+    graph: Graph, starts: Int[np.ndarray, " n"], config: PinSageConfig, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Walk from each start, and count where the moves end.
+
+    Returns:
+        int64 [entries] place in `starts`, ascending; the item, ascending within a start; how often it was
+        visited. An item without users visits nothing.
+    """
+    connected = np.flatnonzero(graph.connected[starts])
+    row = np.repeat(connected, config.walkers)
+    home = starts[row]
+    keys, at = [], home
+    for hop in range(config.hops):
+        if hop:
+            at = np.where(rng.random(len(at), np.float32) < config.restart, home, at)
+        user = _one_of(graph.item_offsets, graph.item_users, at, rng)
+        at = _one_of(graph.user_offsets, graph.user_items, user, rng)
+        keys.append(row * graph.items + at)
+    key, visits = np.unique(np.concatenate(keys), return_counts=True)
+    return *np.divmod(key, graph.items), visits
+
+
+def _one_of(offsets: np.ndarray, values: np.ndarray, row: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random entry of each row; no row is empty."""
+    start = offsets[row]
+    return values[start + (rng.random(len(row)) * (offsets[row + 1] - start)).astype(np.int64)]
+
+
+def _most_visited(
+    row: np.ndarray, item: np.ndarray, visits: np.ndarray, begin: int, found: Neighbours
+) -> None:
+    """Write the top T of each row."""
+    order = np.lexsort((item, -visits, row))
+    row, item, visits = row[order], item[order], visits[order]
+    place = np.arange(len(row)) - np.searchsorted(row, row)
+    top = place < found.item.shape[1]
+    row, place = row[top] + begin, place[top]
+    found.item[row, place] = item[top]
+    found.weight[row, place] = visits[top]
+    rows = np.unique(row)
+    found.weight[rows] /= found.weight[rows].sum(axis=1, keepdims=True)
