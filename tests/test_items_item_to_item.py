@@ -1,0 +1,34 @@
+"""Ranks by hand, ties against the target, warm and new apart."""
+
+import numpy as np
+import pytest
+
+from pinnerformer_jax.items import item_to_item
+from pinnerformer_jax.items.item_to_item import compare, inner_products, ranks
+
+SCORES = np.array([[9, 3, 2, 2], [0, 9, 5, 1], [4, 4, 9, 4], [1, 0, 2, 9]], np.float32)
+
+
+def test_ranks_by_hand(monkeypatch):
+    first, second = np.array([2, 0, 1, 0, 0]), np.array([1, 1, 0, 2, 3])
+    expected = [3, 1, 3, 3, 3]  # the tie of 2 and 3 goes against either; the query itself does not compete
+    assert ranks(lambda items: SCORES[items], first, second).tolist() == expected
+    monkeypatch.setattr(item_to_item, "_CHUNK", 1)
+    assert ranks(lambda items: SCORES[items], first, second).tolist() == expected
+
+
+def test_warm_and_new_apart(monkeypatch):
+    pairs = np.array([0, 1, 3]), np.array([1, 2, 2])
+    monkeypatch.setattr(item_to_item, "CUTOFF", 1)
+    result = compare({"s": lambda items: SCORES[items]}, pairs, np.array([True, True, True, False]))["s"]
+    assert result["warm"] == (2, 1.0, 1.0)
+    assert result["new"] == (1, 1.0, 1.0)
+    result = compare({"s": lambda items: -SCORES[items]}, pairs, np.array([True, True, True, True]))["s"]
+    assert result["warm"] == (3, 0.0, pytest.approx(1 / 3))
+    assert result["new"].pairs == 0
+    assert np.isnan(result["new"].mrr)
+
+
+def test_vectors_score_by_inner_product():
+    vectors = np.array([[1, 0], [0, 1], [0.6, 0.8]], np.float32)
+    np.testing.assert_allclose(inner_products(vectors)(np.array([2])), [[0.6, 0.8, 1]], atol=1e-6)

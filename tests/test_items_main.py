@@ -1,0 +1,48 @@
+"""The verb, end to end."""
+
+import json
+
+import pytest
+
+from pinnerformer_jax.data.catalog import Catalog
+from pinnerformer_jax.data.timelines import Timelines
+from pinnerformer_jax.items.__main__ import main
+from tests.items_world import ITEMS, write_world
+
+CONFIG = """
+from pathlib import Path
+from tests.items_world import config as make
+config = make(Path({prepared!r}))
+"""
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    prepared = write_world(tmp_path / "p")
+    (tmp_path / "config.py").write_text(CONFIG.format(prepared=str(prepared)))
+    return ["--config", str(tmp_path / "config.py")]
+
+
+def test_a_folder_with_vectors_and_a_table(tmp_path, arguments, capsys):
+    main([*arguments, "--method", "pinsage", "--evaluate", "--pinsage.steps", "10"])
+    said = capsys.readouterr().out
+    assert f"{ITEMS} of {ITEMS} items have a vector" in said
+    for method in ("random", "text", "svd", "pinsage", "item-kNN"):
+        assert method in said
+    assert Catalog.open(tmp_path / "p_pinsage").features.shape == (ITEMS, 16)
+    made_by = json.loads((tmp_path / "p_pinsage/catalog/vectors.json").read_text())
+    assert (made_by["method"], made_by["settings"]["steps"]) == ("pinsage", 10)
+    Timelines.open(tmp_path / "p_pinsage", verify=True)
+
+
+def test_other_settings_than_those_of_the_ingest(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([*arguments, "--method", "text", "--items.built-dim", "20"])
+    assert end.value.code == 2
+    assert "items.built_dim: 16 -> 20" in capsys.readouterr().err
+
+
+def test_the_folder_itself_is_no_place_to_write(tmp_path, arguments, capsys):
+    with pytest.raises(SystemExit):
+        main([*arguments, "--method", "text", "--out", str(tmp_path / "p")])
+    assert "name another" in capsys.readouterr().err

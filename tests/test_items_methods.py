@@ -1,0 +1,54 @@
+"""Nothing after t reaches a vector, by any method; new items have one."""
+
+import numpy as np
+import pytest
+
+from pinnerformer_jax.data.timelines import Timelines
+from pinnerformer_jax.items.engagement import co_engaged
+from pinnerformer_jax.items.methods import make_vectors, open_sources
+from tests.items_world import ITEMS, TRAINED, config, write_world
+
+
+def sources(path, **world):
+    write_world(path, **world)
+    return open_sources(config(path), Timelines.open(path))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return sources(tmp_path_factory.mktemp("plain") / "p")
+
+
+@pytest.fixture(scope="module")
+def marked(tmp_path_factory):
+    """The same log up to t; after it, a marker in everybody's events and in the new item's title."""
+    title = "blue scarf zzmarker zzmarker"
+    return sources(tmp_path_factory.mktemp("marked") / "p", marked=True, new_title=title)
+
+
+def test_the_marker_is_not_in_the_graph(plain, marked):
+    assert not marked.graph.connected[TRAINED]
+    for one, other in zip(plain.graph, marked.graph, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_marker_is_in_no_pair(plain, marked):
+    pairs = co_engaged(marked.events, marked.config.pinsage)
+    assert TRAINED not in np.concatenate(pairs)
+    np.testing.assert_array_equal(pairs, co_engaged(plain.events, plain.config.pinsage))
+
+
+@pytest.mark.parametrize("method", ["pinsage", "svd", "text"])
+def test_the_marker_moves_no_vector(plain, marked, method):
+    one, other = (make_vectors(method, of, lambda _: None) for of in (plain, marked))
+    assert one.shape == (ITEMS, 16)
+    np.testing.assert_array_equal(one[:TRAINED], other[:TRAINED])
+    # Nor the new item's own, to rounding: words that training never saw weigh nothing.
+    np.testing.assert_allclose(one[TRAINED], other[TRAINED], atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["pinsage", "svd", "text"])
+def test_a_new_item_lies_among_its_kin(plain, method):
+    vectors = make_vectors(method, plain, lambda _: None)
+    near = np.argsort(-(vectors[:TRAINED] @ vectors[TRAINED]))[:5]
+    assert (near % 4 == 1).all()
