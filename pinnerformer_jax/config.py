@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 Feature = Literal["item", "action", "surface", "duration", "absolute_time", "relative_time", "position"]
 ObjectiveName = Literal["dense_all_action", "all_action", "next_action", "sasrec", "sasrec_plain"]
 LossName = Literal["sampled_softmax", "binary_cross_entropy"]
+PinSageLoss = Literal["sampled_softmax", "max_margin"]
 PoolName = Literal["merged", "separate"]
 ItemDtype = Literal["float16", "int8"]
 
@@ -419,8 +420,17 @@ class PinSageConfig:
     """Pairs a step; their second items are negatives of each other."""
     random_negatives: int = 1024
     """Negatives a step that are uniform over the items of the training period."""
+    loss: PinSageLoss = "sampled_softmax"
+    """With logQ, as in the towers; or the paper's max_margin, with hard negatives."""
     temperature: float = 0.07
     """tau of the sampled softmax."""
+    margin: float = 0.2
+    """Of the max-margin, between cosines."""
+    hard_negatives: int = 4
+    """A pair's own negatives under max-margin, drawn from what the query's walks visit less often than its
+    neighbours. None at the start of the training, all at its end (the paper's curriculum)."""
+    hard_ranks: int = 100
+    """Ranks by visits behind the neighbours that they are drawn from."""
     isolated_share: float = 0.3
     """Share of items whose edges are hidden in a step, so that content alone must do, as it must for new
     items. Our choice."""
@@ -432,13 +442,19 @@ class PinSageConfig:
     """Of walks, parameters and batches."""
 
     def __post_init__(self) -> None:
-        for name in ("walkers", "hops", "neighbours", "width", "reach", "batch_size", "steps"):
+        for name in ("walkers", "hops", "neighbours", "width", "reach", "hard_ranks", "batch_size", "steps"):
             _require(getattr(self, name) >= 1, f"pinsage.{name}", getattr(self, name), "must be >= 1")
         for name in ("restart", "isolated_share"):
             _require(
                 0 <= getattr(self, name) < 1, f"pinsage.{name}", getattr(self, name), "must be in [0, 1)"
             )
-        for name in ("session_hours", "temperature", "learning_rate"):
+        _require(
+            self.loss in get_args(PinSageLoss),
+            "pinsage.loss",
+            self.loss,
+            f"must be one of {get_args(PinSageLoss)}",
+        )
+        for name in ("session_hours", "temperature", "margin", "learning_rate"):
             _require(getattr(self, name) > 0, f"pinsage.{name}", getattr(self, name), "must be > 0")
         _require(
             self.random_negatives >= 0, "pinsage.random_negatives", self.random_negatives, "must be >= 0"

@@ -27,7 +27,7 @@ def test_a_folder_with_vectors_and_a_table(tmp_path, arguments, capsys):
     main([*arguments, "--method", "pinsage", "--evaluate", "--pinsage.steps", "10"])
     said = capsys.readouterr().out
     assert f"{ITEMS} of {ITEMS} items have a vector" in said
-    for method in ("random", "text", "svd", "pinsage", "item-kNN"):
+    for method in ("random", "text", "svd", "pinsage", "item-kNN", "pair counts"):
         assert method in said
     assert Catalog.open(tmp_path / "p_pinsage").features.shape == (ITEMS, 16)
     made_by = json.loads((tmp_path / "p_pinsage/catalog/vectors.json").read_text())

@@ -76,3 +76,10 @@ def test_same_seed_same_bytes_other_seed_other(monkeypatch):
     assert first.item.tobytes() == again.item.tobytes()
     assert (first.weight != other.weight).any()
     np.testing.assert_allclose(first.weight.sum(axis=1), [1, 1, 1, 1, 1, 0], rtol=1e-6)
+
+
+def test_the_first_neighbours_are_those_of_a_smaller_table():
+    graph = build_graph(USER, ITEM, ITEMS)
+    many, few = (find_neighbours(graph, PinSageConfig(neighbours=count)) for count in (4, 2))
+    np.testing.assert_array_equal(many.first(2).item, few.item)
+    np.testing.assert_allclose(many.first(2).weight, few.weight, rtol=1e-6)

@@ -4,6 +4,7 @@ engagement.py     events of the training users up to t; pairs of items engaged w
 graph.py          the bipartite graph of items and users
 walks.py          random walks on it: each item's most visited neighbours
 pinsage.py        the model: two graph convolutions
+margin.py         the loss it was published with, and hard negatives
 fit.py            its training, and the vectors of a whole catalogue
 content.py        what is known of the items, as numbers
 item_to_item.py   how well vectors find what is engaged with next

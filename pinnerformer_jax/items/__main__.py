@@ -6,8 +6,8 @@
 Methods: pinsage (graph convolutions over random walks, for those who have text or vectors of their own),
 svd (co-occurrence and text, what ingest builds), text. DIR is a copy of data.prepared with these vectors;
 default: data.prepared with the method's name behind it. --evaluate prints how well they find what evaluation
-users engage with next, beside random vectors, text, svd and item-kNN. The log must have been ingested with
-the same config.
+users engage with next, beside random vectors, text, svd, item-kNN and counted pairs. The log must have been
+ingested with the same config.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def evaluate(
     timelines: Timelines, sources: Sources, made: dict[str, np.ndarray]
 ) -> dict[str, dict[str, Found]]:
-    """Item-to-item results of some vectors and of random, text, svd and item-kNN.
+    """Item-to-item results of some vectors and of random, text, svd, item-kNN and counted pairs.
 
     Args:
         timelines: a prepared folder.
@@ -81,6 +81,9 @@ def evaluate(
     similar = neighbours(csr_matrix(edges, shape=(len(graph.user_offsets) - 1, graph.items)))
     scorers = {name: inner_products(rows) for name, rows in (vectors | made).items()}
     scorers["item-kNN"] = lambda items: similar[items].toarray()
+    followed = co_engaged(sources.events, config.pinsage)  # what pinsage learns from, merely counted
+    counts = csr_matrix((np.ones(len(followed[0]), np.float32), followed), shape=(graph.items, graph.items))
+    scorers["pair counts"] = lambda items: counts[items].toarray()
     pairs = co_engaged(window_engagement(timelines, config.data.positives), config.pinsage)
     return compare(scorers, pairs, graph.connected, config.pinsage.seed)
 

@@ -1,15 +1,16 @@
 """Training of PinSage, and the vectors of a whole catalogue.
 
 Pairs are items that a training user engaged with one after the other. The loss is the sampled softmax with
-logQ that the towers have (objective/loss.py), where the paper has a max-margin: other pairs' second items
-and random items are the negatives. How often an item stands among the pairs is known, so log Q is exact.
+logQ that the towers have (objective/loss.py): other pairs' second items and random items are the negatives,
+and how often an item stands among the pairs is known, so log Q is exact. The paper's max-margin (margin.py)
+is the other choice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,19 +21,32 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pinnerformer_jax.config import PinSageConfig, TrainingConfig
 from pinnerformer_jax.data.shuffle import shuffled
+from pinnerformer_jax.items.margin import draw_hard, max_margin
 from pinnerformer_jax.items.pinsage import Convolution, ItemGraph, PinSage
+from pinnerformer_jax.items.walks import Neighbours
 from pinnerformer_jax.objective.loss import Rows, chunked_sampled_softmax
-from pinnerformer_jax.objective.negatives import mixed_pool
+from pinnerformer_jax.objective.negatives import NO_USER, Pool
 from pinnerformer_jax.training.optimiser import make_optimiser
 
 CHUNK = 1 << 14
 """Items whose neighbourhoods are gathered at a time."""
 
 
+class World(NamedTuple):
+    """What stays the same from step to step, on the device."""
+
+    graph: ItemGraph
+    share: jax.Array  # float32 [N] of the pairs' second items, how many are this one
+    corpus: jax.Array  # int32 [C]
+    hard: jax.Array  # int32 [N, ranks]
+    hard_visited: jax.Array  # bool [N, ranks]
+
+
 def fit(
     graph: ItemGraph,
     pairs: tuple[Int[np.ndarray, " p"], Int[np.ndarray, " p"]],
     corpus: Int[np.ndarray, " c"],
+    hard: Neighbours,
     outputs: int,
     config: PinSageConfig,
     report: Callable[[str], None] = print,
@@ -43,6 +57,7 @@ def fit(
         graph: content and neighbours of the training period.
         pairs: co-engaged items, see `engagement.co_engaged`.
         corpus: items that random negatives are drawn from.
+        hard: what the walks visit less often than the neighbours; used by the max-margin alone.
         outputs: D.
         config: of the training.
         report: is told the mean loss, ten times.
@@ -61,12 +76,13 @@ def fit(
     optimiser = make_optimiser(TrainingConfig(steps=config.steps, learning_rate=config.learning_rate))
     state = params, optimiser.init(params)
     share = jnp.asarray(np.bincount(second, minlength=len(graph.features)) / len(second), jnp.float32)
+    world = World(graph, share, jnp.asarray(corpus), jnp.asarray(hard.item), jnp.asarray(hard.weight > 0))
     step_of = jax.jit(partial(_step, graphdef, optimiser, config), donate_argnums=0)
     losses: list[jax.Array] = []
     for step in range(config.steps):
         places = np.arange(step * config.batch_size, (step + 1) * config.batch_size)
         chosen = shuffled(places, len(first), config.seed)
-        state, loss = step_of(state, np.int32(step), first[chosen], second[chosen], graph, share, corpus)
+        state, loss = step_of(state, np.int32(step), first[chosen], second[chosen], world)
         losses.append(loss)
         if (step + 1) % max(config.steps // 10, 1) == 0:
             report(f"step {step + 1}: loss {np.mean(jax.device_get(losses)):.3f}")
@@ -82,35 +98,83 @@ def _step(
     step: jax.Array,
     first: Int[Array, " b"],
     second: Int[Array, " b"],
-    graph: ItemGraph,
-    share: Float[Array, " n"],
-    corpus: Int[Array, " c"],
+    world: World,
 ) -> tuple[tuple[Any, optax.OptState], jax.Array]:
-    pairs, random = len(first), config.random_negatives
-    pool_key, edge_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), step))
-    row = jnp.arange(pairs, dtype=jnp.int32)
-    pool = mixed_pool(
-        pool_key, second, row, jnp.ones(pairs, bool), in_batch=pairs, random=random, corpus=len(corpus)
-    )
-    drawn = corpus[pool.item[pairs:]]
-    pool = pool._replace(item=jnp.concatenate([second, drawn]))
-    log_q = jnp.log(pairs * share[pool.item] + random / len(corpus))
-    rows = Rows(second, row, jnp.full(pairs, 1 / pairs), log_q[:pairs])
-    isolated = jax.random.bernoulli(edge_key, config.isolated_share, share.shape)
-    seen = without_edges(graph, isolated)
+    key = jax.random.fold_in(jax.random.key(config.seed), step)
+    edge_key, draw_key = jax.random.split(key)
+    isolated = jax.random.bernoulli(edge_key, config.isolated_share, world.share.shape)
+    seen = without_edges(world.graph, isolated)
 
     def loss_of(params: Any) -> jax.Array:
         model: PinSage = nnx.merge(graphdef, params)
-        vectors = model(seen, jnp.concatenate([first, pool.item]))
-        query, candidates = vectors[:pairs], vectors[pairs:]
-        tau = jnp.asarray(config.temperature, jnp.float32)
-        return chunked_sampled_softmax(query, candidates[:pairs], candidates, tau, rows, pool, log_q)
+        loss = _max_margin if config.loss == "max_margin" else _sampled_softmax
+        return loss(partial(model, seen), draw_key, step, first, second, world, config)
 
     params, moments = state
     loss, gradient = jax.value_and_grad(loss_of)(params)
     with jax.numpy_dtype_promotion("standard"):  # optax computes float ** int
         updates, moments = optimiser.update(gradient, moments, params)
     return (optax.apply_updates(params, updates), moments), loss
+
+
+def _sampled_softmax(
+    embed: Callable[[jax.Array], jax.Array],
+    key: jax.Array,
+    step: jax.Array,
+    first: Int[Array, " b"],
+    second: Int[Array, " b"],
+    world: World,
+    config: PinSageConfig,
+) -> Float[Array, ""]:
+    pairs, random = len(first), config.random_negatives
+    item = jnp.concatenate([second, _random_items(key, world, random)])
+    row = jnp.arange(pairs, dtype=jnp.int32)
+    user = jnp.concatenate([row, jnp.full(random, NO_USER, jnp.int32)])
+    pool = Pool(item, user, jnp.ones(item.shape, bool))
+    log_q = jnp.log(pairs * world.share[item] + random / len(world.corpus))
+    vectors = embed(jnp.concatenate([first, item]))
+    query, candidates = vectors[:pairs], vectors[pairs:]
+    return chunked_sampled_softmax(
+        query,
+        candidates[:pairs],
+        candidates,
+        jnp.asarray(config.temperature, jnp.float32),
+        Rows(second, row, jnp.full(pairs, 1 / pairs), log_q[:pairs]),
+        pool,
+        log_q,
+    )
+
+
+def _max_margin(
+    embed: Callable[[jax.Array], jax.Array],
+    key: jax.Array,
+    step: jax.Array,
+    first: Int[Array, " b"],
+    second: Int[Array, " b"],
+    world: World,
+    config: PinSageConfig,
+) -> Float[Array, ""]:
+    random_key, hard_key = jax.random.split(key)
+    random = _random_items(random_key, world, config.random_negatives)
+    progress = step.astype(jnp.float32) / config.steps
+    candidates, visited = world.hard[first], world.hard_visited[first]
+    hard, counts = draw_hard(hard_key, progress, candidates, visited, config.hard_negatives)
+    vectors = embed(jnp.concatenate([first, second, random, hard.reshape(-1)]))
+    bounds = np.cumsum([len(first), len(second), len(random)])
+    query, positive, shared, own = jnp.split(vectors, bounds)
+    return max_margin(
+        query,
+        positive,
+        shared,
+        random[None, :] != second[:, None],
+        own.reshape(*hard.shape, -1),
+        counts & (hard != second[:, None]),
+        config.margin,
+    )
+
+
+def _random_items(key: jax.Array, world: World, count: int) -> Int[Array, " n"]:
+    return world.corpus[jax.random.randint(key, (count,), 0, len(world.corpus))]
 
 
 def without_edges(graph: ItemGraph, isolated: Bool[Array, " n"]) -> ItemGraph:

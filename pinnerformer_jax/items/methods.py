@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -18,7 +19,7 @@ from pinnerformer_jax.items.engagement import Engagement, co_engaged, training_e
 from pinnerformer_jax.items.fit import embed_all, fit
 from pinnerformer_jax.items.graph import Graph, build_graph
 from pinnerformer_jax.items.pinsage import ItemGraph
-from pinnerformer_jax.items.walks import find_neighbours
+from pinnerformer_jax.items.walks import Neighbours, find_neighbours
 
 Method = Literal["pinsage", "svd", "text"]
 
@@ -70,10 +71,14 @@ def pinsage(sources: Sources, report: Callable[[str], None]) -> Float32[np.ndarr
     """Walks, training, and the vectors of the whole catalogue."""
     config, graph = sources.config.pinsage, sources.graph
     features = content_features(sources.config, sources.catalog, graph.connected, config.seed)
-    neighbours = find_neighbours(graph, config)
+    ranks = config.neighbours + (config.hard_ranks if config.loss == "max_margin" else 0)
+    ranked = find_neighbours(graph, dataclasses.replace(config, neighbours=ranks))
     report(f"walked from {graph.connected.sum():,} items over {len(graph.item_users):,} edges")
-    known = ItemGraph(*map(jnp.asarray, (features * features.shape[1] ** 0.5, *neighbours)))
+    known = ItemGraph(
+        *map(jnp.asarray, (features * features.shape[1] ** 0.5, *ranked.first(config.neighbours)))
+    )
     pairs = co_engaged(sources.events, config)
     corpus = np.flatnonzero(graph.connected).astype(np.int32)
-    model = fit(known, pairs, corpus, sources.config.items.built_dim, config, report)
+    hard = Neighbours(*(table[:, config.neighbours :] for table in ranked))
+    model = fit(known, pairs, corpus, hard, sources.config.items.built_dim, config, report)
     return embed_all(model, known)

@@ -28,6 +28,12 @@ class Neighbours(NamedTuple):
     item: np.ndarray  # int32 [N, T]; 0 where the weight is 0
     weight: np.ndarray  # float32 [N, T]: adds up to 1, or to 0 where an item has no neighbour
 
+    def first(self, count: int) -> Neighbours:
+        """The most important ones alone."""
+        weight = self.weight[:, :count]
+        total = weight.sum(axis=1, keepdims=True)
+        return Neighbours(self.item[:, :count], weight / np.where(total > 0, total, 1))
+
 
 def find_neighbours(
     graph: Graph, config: PinSageConfig, items: Int[np.ndarray, " n"] | None = None
