@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +51,8 @@ def co_engaged(events: Engagement, config: PinSageConfig) -> tuple[np.ndarray, n
     return np.concatenate(first), np.concatenate(second)
 
 
-def _read(timelines: Timelines, rules: tuple[PositiveRule, ...], role: int, span: object) -> Engagement:
+def _read(timelines: Timelines, rules: tuple[PositiveRule, ...], role: int, span: Callable) -> Engagement:
+    """Of the users of a role the events that `span` says: first and end, counted from a user's own first."""
     manifest = timelines.manifest
     table = positive_table(rules, manifest.actions, manifest.surfaces)
     parts = []

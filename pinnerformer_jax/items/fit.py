@@ -189,7 +189,6 @@ def embed_all(model: PinSage, graph: ItemGraph) -> Float[np.ndarray, "n d"]:
     Returns:
         float32, unit rows; zero where an item has neither content nor neighbours.
     """
-
     hidden = _layer(model.inner, graph.features, graph)
     vectors = np.asarray(model.head(_layer(model.outer, hidden, graph)))
     known = np.asarray(graph.features).any(axis=1) | np.asarray(graph.weight).any(axis=1)
