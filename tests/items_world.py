@@ -33,9 +33,12 @@ def config(prepared: Path) -> Config:
     )
 
 
-def write_world(path: Path, *, marked: bool = False, new_title: str = "blue scarf") -> Path:
+def write_world(
+    path: Path, *, marked: bool = False, new_title: str = "blue scarf", more_titles: tuple[str, ...] = ()
+) -> Path:
     """Users like six items of their cluster (item i is of cluster i % 4) before t; evaluation users two more
-    after it. Marked: after t everybody, training users too, likes item 40, which is new, and item 0."""
+    after it. Marked: after t everybody, training users too, likes item 40, which is new, and item 0. More titles: items of which nothing
+    else is known."""
     rng = np.random.default_rng(0)
     users, roles = {}, {}
     for user in range(80):
@@ -46,13 +49,13 @@ def write_world(path: Path, *, marked: bool = False, new_title: str = "blue scar
             users[user] += [(int(i), 2, 1, T + DAY + k, 1.0) for k, i in enumerate(items[6:])]
         if marked:
             users[user] += [(i, 2, 1, T + k + 1, 1.0) for k, i in enumerate((40, 0, 40))]
-    titles = [f"{WORDS[i % 4]} no {i}" for i in range(TRAINED)] + [new_title]
+    titles = [f"{WORDS[i % 4]} no {i}" for i in range(TRAINED)] + [new_title, *more_titles]
     return write_prepared(
         path,
         users,
         T,
         roles=roles,
-        items=ITEMS,
+        items=ITEMS + len(more_titles),
         titles=titles,
         trained=TRAINED,
         config=config(path),

@@ -1,7 +1,5 @@
 """Content: texts as at ingest, given vectors beside them."""
 
-import dataclasses
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,6 +7,7 @@ import pytest
 
 from pinnerformer_jax.config import Config, ItemsConfig
 from pinnerformer_jax.data.catalog import Catalog
+from pinnerformer_jax.data.item_vectors import text_basis
 from pinnerformer_jax.items.content import content_features, item_texts
 from tests.prepared import write_prepared
 
@@ -29,16 +28,16 @@ def test_titles_topics_and_further_text_in_the_order_of_the_catalogue(tmp_path):
 def test_given_vectors_stand_beside_the_text(tmp_path):
     known = catalog(tmp_path, titles=["red lamp", "red tin", None])
     items = ItemsConfig(table="items.parquet", vector="vector", built_dim=4)
-    features = content_features(Config(items=items), known, np.array([True, True, False]), 0)
+    texts = item_texts(Config(), known)
+    basis = text_basis(texts, np.array([True, True, False]), 4, 0)
+    features = content_features(Config(items=items), known, texts, basis)
     assert features.shape == (3, 4 + 8)
     np.testing.assert_allclose(np.linalg.norm(features[:, :4], axis=1), [1, 1, 0], atol=1e-5)
     np.testing.assert_array_equal(features[:, 4:], known.features)
-    without = content_features(
-        Config(items=dataclasses.replace(items, table="", vector="")), known, np.ones(3, bool), 0
-    )
+    without = content_features(Config(), known, texts, basis)
     assert without.shape == (3, 4)  # vectors that ingest built are no content
 
 
 def test_nothing_known_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="neither text nor given vectors"):
-        content_features(Config(), catalog(tmp_path), np.ones(3, bool), 0)
+        content_features(Config(), catalog(tmp_path), [""] * 3, None)

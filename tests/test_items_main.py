@@ -35,6 +35,16 @@ def test_a_folder_with_vectors_and_a_table(tmp_path, arguments, capsys):
     Timelines.open(tmp_path / "p_pinsage", verify=True)
 
 
+def test_an_earlier_model_is_reused(tmp_path, arguments, capsys):
+    first = [*arguments, "--method", "pinsage", "--pinsage.steps", "2"]
+    main(first)
+    assert "step 2: loss" in capsys.readouterr().out
+    main([*first, "--reuse", str(tmp_path / "p_pinsage"), "--out", str(tmp_path / "again")])
+    assert "loss" not in capsys.readouterr().out
+    one, other = (Catalog.open(tmp_path / name).features for name in ("p_pinsage", "again"))
+    assert one.tobytes() == other.tobytes()
+
+
 def test_other_settings_than_those_of_the_ingest(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         main([*arguments, "--method", "text", "--items.built-dim", "20"])

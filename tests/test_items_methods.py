@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from flax import nnx
 
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.items.engagement import co_engaged
-from pinnerformer_jax.items.methods import make_vectors, open_sources
+from pinnerformer_jax.items.methods import make_vectors, open_sources, pinsage
+from pinnerformer_jax.items.pinsage import PinSage
 from tests.items_world import ITEMS, TRAINED, config, write_world
 
 
@@ -52,3 +54,20 @@ def test_a_new_item_lies_among_its_kin(plain, method):
     vectors = make_vectors(method, plain, lambda _: None)
     near = np.argsort(-(vectors[:TRAINED] @ vectors[TRAINED]))[:5]
     assert (near % 4 == 1).all()
+
+
+def test_an_item_born_later_gets_a_vector_from_the_old_model(plain, tmp_path):
+    vectors, trained = pinsage(plain, lambda _: None)
+    later = sources(tmp_path / "p", more_titles=("retro garden clock", "walnut tin cake"))
+    given, same = pinsage(later, lambda _: None, trained)
+    assert same is trained
+    np.testing.assert_allclose(given[:ITEMS], vectors, atol=1e-5)  # the old ones stay where they were
+    near = np.argsort(-(vectors[:TRAINED] @ given[ITEMS + 1]))[:5]
+    assert (near % 4 == 2).all()
+
+
+def test_a_model_of_other_content_is_refused(plain):
+    _, trained = pinsage(plain, lambda _: None)
+    other = trained._replace(model=PinSage(5, 16, 16, rngs=nnx.Rngs(0)))
+    with pytest.raises(ValueError, match="16 numbers of content, the model reads 5"):
+        pinsage(plain, lambda _: None, other)

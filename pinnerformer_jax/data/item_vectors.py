@@ -19,6 +19,7 @@ a few [N, dim] float32 arrays.
 from __future__ import annotations
 
 import itertools
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -32,6 +33,13 @@ BLOCK_PAIRS = 1 << 23
 MAX_ENTRIES = 1 << 26
 CONTEXT_SMOOTHING = 0.75
 TEXT_FEATURES = 1 << 18
+
+
+class TextBasis(NamedTuple):
+    """What each word, or pair of words, adds to the vector of a text."""
+
+    word: np.ndarray  # int32 [W] its hash, ascending
+    vector: np.ndarray  # float32 [W, dim] inverse document frequency times its row of the basis
 
 
 def build(
@@ -65,7 +73,7 @@ def build(
     has_text = texts is not None and any(texts)
     text_dim = dim // 2 if has_text else 0
     association = ppmi(user, item, n_items, seed)
-    halves = [_svd_rows(association, association, dim - text_dim, seed)]
+    halves = [normalize(association @ _factors(association, dim - text_dim, seed), copy=False)]
     if has_text:
         trained = np.bincount(item, minlength=n_items) > 0
         halves.append(text_vectors(texts, trained, text_dim, seed))
@@ -139,15 +147,43 @@ def _best_attested(entry: np.ndarray, row: np.ndarray, count: np.ndarray, at_mos
 def text_vectors(
     texts: list[str], trained: Bool[np.ndarray, " N"], dim: int, seed: int
 ) -> Float32[np.ndarray, "N dim"]:
-    """TF-IDF of words and pairs of words, factorised: the text half. Unit rows; zero without a known word.
+    """The text half: every text on the basis of the trained items' texts. Unit rows; zero without a known
+    word."""
+    return project_texts(text_basis(texts, trained, dim, seed), texts)
+
+
+def text_basis(texts: list[str], trained: Bool[np.ndarray, " N"], dim: int, seed: int) -> TextBasis:
+    """TF-IDF of words and pairs of words, factorised.
 
     Args:
         texts: one per item, "" where there is none.
-        trained: items whose texts word frequencies and basis come from; the others are projected.
+        trained: items whose texts word frequencies and basis come from; if none has a text, all.
         dim: numbers per vector.
         seed: of the SVD.
     """
-    words = HashingVectorizer(
+    words = _count_words(texts)
+    worded = np.diff(words.indptr) > 0
+    known = worded & trained
+    if not known.any():  # training knows no text at all: those of the new items are all there is
+        known = worded
+    if not known.any():
+        return TextBasis(np.zeros(0, np.int32), np.zeros((0, dim), np.float32))
+    tfidf = TfidfTransformer(sublinear_tf=True).fit(words[known])
+    weights = tfidf.transform(words[known])
+    word = np.unique(weights.indices)
+    vector = tfidf.idf_[word, None] * _factors(weights[:, word], dim, seed)
+    return TextBasis(word.astype(np.int32), vector.astype(np.float32))
+
+
+def project_texts(basis: TextBasis, texts: list[str]) -> Float32[np.ndarray, "N dim"]:
+    """Unit rows of any texts, also of items that came later; zero without a known word."""
+    words = _count_words(texts)[:, basis.word]
+    words.data = 1 + np.log(words.data)
+    return normalize(words @ basis.vector, copy=False)
+
+
+def _count_words(texts: list[str]) -> sp.csr_matrix:
+    return HashingVectorizer(
         n_features=TEXT_FEATURES,
         ngram_range=(1, 2),
         token_pattern=r"(?u)\b\w+\b",
@@ -155,25 +191,15 @@ def text_vectors(
         norm=None,
         dtype=np.float32,
     ).transform(texts)
-    worded = np.diff(words.indptr) > 0
-    if not worded.any():
-        return np.zeros((len(texts), dim), np.float32)
-    known = worded & trained
-    if not known.any():  # training knows no text at all: those of the new items are all there is
-        known = worded
-    weights = TfidfTransformer(sublinear_tf=True).fit(words[known]).transform(words)
-    return _svd_rows(weights[known], weights, dim, seed)
 
 
-def _svd_rows(fit: sp.csr_matrix, rows: sp.csr_matrix, dim: int, seed: int) -> np.ndarray:
-    """float32 [rows, dim]: `rows` on the first right singular vectors of `fit`, each scaled by
-    1 / sqrt(its singular value) (so U sqrt(S) for `fit` itself); unit rows; zero rows stay zero."""
-    out = np.zeros((rows.shape[0], dim), np.float32)
-    if not fit.nnz:
+def _factors(matrix: sp.csr_matrix, dim: int, seed: int) -> Float32[np.ndarray, "columns dim"]:
+    """First right singular vectors, each over the root of its singular value: rows on them are U sqrt(S).
+    What the rank cannot fill is zero."""
+    out = np.zeros((matrix.shape[1], dim), np.float32)
+    if not matrix.nnz:
         return out
-    rank = min(dim, *fit.shape)
-    _, singular, right = randomized_svd(fit, rank, random_state=seed)
+    _, singular, right = randomized_svd(matrix, min(dim, *matrix.shape), random_state=seed)
     right = right[singular > 1e-5 * singular[0]]  # below, float32 has nothing but rounding
-    singular = singular[: len(right)]
-    out[:, : len(right)] = rows @ (right.T / np.sqrt(singular)).astype(np.float32)
-    return normalize(out, copy=False)
+    out[:, : len(right)] = right.T / np.sqrt(singular[: len(right)])
+    return out

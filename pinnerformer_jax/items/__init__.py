@@ -6,6 +6,7 @@ walks.py          random walks on it: each item's most visited neighbours
 pinsage.py        the model: two graph convolutions
 margin.py         the loss it was published with, and hard negatives
 fit.py            its training, and the vectors of a whole catalogue
+trained.py        what a training leaves, for items that come later
 content.py        what is known of the items, as numbers
 item_to_item.py   how well vectors find what is engaged with next
 publish.py        a copy of a prepared folder with these vectors

@@ -8,6 +8,9 @@ svd (co-occurrence and text, what ingest builds), text. DIR is a copy of data.pr
 default: data.prepared with the method's name behind it. --evaluate prints how well they find what evaluation
 users engage with next, beside random vectors, text, svd, item-kNN and counted pairs. The log must have been
 ingested with the same config.
+
+--reuse OLD gives vectors to items that came after a training: ingest the new log and item table, then name
+the folder that the training wrote. Its model is applied to the new content and walks, not trained again.
 """
 
 from __future__ import annotations
@@ -25,8 +28,9 @@ from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.evaluation.baselines import neighbours
 from pinnerformer_jax.items.engagement import co_engaged, window_engagement
 from pinnerformer_jax.items.item_to_item import CUTOFF, Found, compare, inner_products
-from pinnerformer_jax.items.methods import Method, Sources, make_vectors, open_sources
+from pinnerformer_jax.items.methods import Method, Sources, make_vectors, open_sources, pinsage
 from pinnerformer_jax.items.publish import publish
+from pinnerformer_jax.items.trained import load
 from pinnerformer_jax.training.checkpoint import check_ingested, data_digest
 
 if TYPE_CHECKING:
@@ -40,20 +44,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = argparse.ArgumentParser(add_help=False)
     flags.add_argument("--method", choices=get_args(Method), required=True, help="how vectors are made")
     flags.add_argument("--out", type=Path, metavar="DIR", help="prepared folder to write")
+    flags.add_argument("--reuse", type=Path, metavar="OLD", help="folder of an earlier pinsage: its model")
     flags.add_argument("--evaluate", action="store_true", help="measure them, beside simpler ones")
     values, config = parse(__doc__, argv, flags)
     with errors_as_messages():
         timelines = Timelines.open(config.data.prepared)
         check_ingested(timelines.manifest, config)
         sources = open_sources(config, timelines)
-        vectors = make_vectors(values.method, sources)
+        trained = load(values.reuse / "catalog" / "model.npz") if values.reuse else None
+        if values.method == "pinsage":
+            vectors, trained = pinsage(sources, trained=trained)
+        else:
+            vectors, trained = make_vectors(values.method, sources), None
         out = values.out or Path(f"{config.data.prepared.rstrip('/')}_{values.method}")
         made_by = {
             "method": values.method,
             "settings": to_dict(config.pinsage) | {"dim": config.items.built_dim},
             "data": data_digest(timelines.manifest),
         }
-        publish(timelines, out, vectors, made_by)
+        publish(timelines, out, vectors, made_by, trained)
     print(f"wrote {out}: {vectors.any(axis=1).sum():,} of {len(vectors):,} items have a vector")
     if values.evaluate:
         Console().print(table(evaluate(timelines, sources, {values.method: vectors})))

@@ -6,12 +6,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Float32
 
 from pinnerformer_jax.config import Config, ItemsConfig
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.catalog_writer import read_item_table
-from pinnerformer_jax.data.item_vectors import text_vectors
+from pinnerformer_jax.data.item_vectors import TextBasis, project_texts
 from pinnerformer_jax.data.log_reader import literal
 
 
@@ -34,23 +34,20 @@ def item_texts(config: Config, catalog: Catalog) -> list[str]:
 
 
 def content_features(
-    config: Config, catalog: Catalog, trained: Bool[np.ndarray, " n"], seed: int
+    config: Config, catalog: Catalog, texts: list[str], basis: TextBasis | None
 ) -> Float32[np.ndarray, "n f"]:
     """Given vectors and text vectors side by side, each of unit norm, or zero where an item has none.
 
     Args:
         config: says whether vectors were given.
         catalog: of the prepared data.
-        trained: items whose texts the text statistics come from.
-        seed: of the SVD.
+        texts: of its items.
+        basis: of the text vectors; None: texts are no part of it.
 
     Raises:
         ValueError: nothing is known of any item.
     """
-    parts = []
-    texts = item_texts(config, catalog)
-    if any(texts):
-        parts.append(text_vectors(texts, trained, config.items.built_dim, seed))
+    parts = [] if basis is None else [project_texts(basis, texts)]
     if config.items.vector:
         parts.append(np.asarray(catalog.features, np.float32))
     if not parts:

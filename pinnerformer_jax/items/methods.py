@@ -19,6 +19,7 @@ from pinnerformer_jax.items.engagement import Engagement, co_engaged, training_e
 from pinnerformer_jax.items.fit import embed_all, fit
 from pinnerformer_jax.items.graph import Graph, build_graph
 from pinnerformer_jax.items.pinsage import ItemGraph
+from pinnerformer_jax.items.trained import Trained
 from pinnerformer_jax.items.walks import Neighbours, find_neighbours
 
 Method = Literal["pinsage", "svd", "text"]
@@ -44,16 +45,18 @@ def make_vectors(
     method: Method, sources: Sources, report: Callable[[str], None] = print
 ) -> Float32[np.ndarray, "n d"]:
     """Vectors of all items, unit rows; zero where the method has nothing to go by."""
-    return {"pinsage": pinsage, "svd": svd, "text": text}[method](sources, report)
+    if method == "pinsage":
+        return pinsage(sources, report)[0]
+    return svd(sources) if method == "svd" else text(sources)
 
 
-def text(sources: Sources, report: Callable[[str], None]) -> Float32[np.ndarray, "n d"]:
+def text(sources: Sources) -> Float32[np.ndarray, "n d"]:
     """TF-IDF and SVD of the texts alone."""
     texts, dim = item_texts(sources.config, sources.catalog), sources.config.items.built_dim
     return item_vectors.text_vectors(texts, sources.graph.connected, dim, sources.config.pinsage.seed)
 
 
-def svd(sources: Sources, report: Callable[[str], None]) -> Float32[np.ndarray, "n d"]:
+def svd(sources: Sources) -> Float32[np.ndarray, "n d"]:
     """Co-occurrence and text, as ingest builds them where no vectors are given."""
     texts = item_texts(sources.config, sources.catalog)
     vectors, _ = item_vectors.build(
@@ -67,18 +70,42 @@ def svd(sources: Sources, report: Callable[[str], None]) -> Float32[np.ndarray, 
     return vectors.astype(np.float32)
 
 
-def pinsage(sources: Sources, report: Callable[[str], None]) -> Float32[np.ndarray, "n d"]:
-    """Walks, training, and the vectors of the whole catalogue."""
-    config, graph = sources.config.pinsage, sources.graph
-    features = content_features(sources.config, sources.catalog, graph.connected, config.seed)
+def pinsage(
+    sources: Sources, report: Callable[[str], None] = print, trained: Trained | None = None
+) -> tuple[Float32[np.ndarray, "n d"], Trained]:
+    """Walks, training, and the vectors of the whole catalogue.
+
+    Args:
+        sources: of the items.
+        report: is told how it goes.
+        trained: an earlier model, which then gives the vectors; None: one is trained.
+
+    Returns:
+        The vectors, and the model.
+
+    Raises:
+        ValueError: nothing is known of the items, or not what the earlier model reads.
+    """
+    config, graph, dim = sources.config.pinsage, sources.graph, sources.config.items.built_dim
+    texts = item_texts(sources.config, sources.catalog)
+    if trained:
+        basis = trained.basis
+    else:
+        basis = item_vectors.text_basis(texts, graph.connected, dim, config.seed) if any(texts) else None
+    features = content_features(sources.config, sources.catalog, texts, basis)
     ranks = config.neighbours + (config.hard_ranks if config.loss == "max_margin" else 0)
     ranked = find_neighbours(graph, dataclasses.replace(config, neighbours=ranks))
     report(f"walked from {graph.connected.sum():,} items over {len(graph.item_users):,} edges")
-    known = ItemGraph(
-        *map(jnp.asarray, (features * features.shape[1] ** 0.5, *ranked.first(config.neighbours)))
-    )
-    pairs = co_engaged(sources.events, config)
-    corpus = np.flatnonzero(graph.connected).astype(np.int32)
-    hard = Neighbours(*(table[:, config.neighbours :] for table in ranked))
-    model = fit(known, pairs, corpus, hard, sources.config.items.built_dim, config, report)
-    return embed_all(model, known)
+    scaled = features * features.shape[1] ** 0.5
+    known = ItemGraph(*map(jnp.asarray, (scaled, *ranked.first(config.neighbours))))
+    if not trained:
+        pairs = co_engaged(sources.events, config)
+        corpus = np.flatnonzero(graph.connected).astype(np.int32)
+        hard = Neighbours(*(table[:, config.neighbours :] for table in ranked))
+        trained = Trained(fit(known, pairs, corpus, hard, dim, config, report), basis)
+    elif features.shape[1] != trained.model.inner.message.in_features:
+        raise ValueError(
+            f"the items have {features.shape[1]} numbers of content, the model reads "
+            f"{trained.model.inner.message.in_features}: were vectors given when it was trained?"
+        )
+    return embed_all(trained.model, known), trained

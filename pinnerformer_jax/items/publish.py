@@ -1,8 +1,9 @@
 """A prepared folder with other item vectors.
 
-The timelines are the old ones, hard-linked where the disk allows; of the catalogue, `features.npy` and the
-flag `reachable` are new, and `vectors.json` says what made them. All stand in the manifest with their
-checksums, so that the data's digest, which a run is tied to, changes with method, settings and vectors.
+The timelines are the old ones, hard-linked where the disk allows. Of the catalogue, `features.npy` and the
+flag `reachable` are new; `vectors.json` says what made them, and `model.npz` is the model, if one did. All
+stand in the manifest with their checksums, so that the data's digest, which a run is tied to, changes with
+method, settings and vectors.
 """
 
 from __future__ import annotations
@@ -18,12 +19,17 @@ from jaxtyping import Float32
 
 from pinnerformer_jax.data.timelines import Timelines, write_manifest
 from pinnerformer_jax.files import atomic_folder, sha256, write_json
+from pinnerformer_jax.items.trained import Trained, save
 
-_NEW = ("catalog/features.npy", "catalog/items.parquet", "catalog/vectors.json")
+_NEW = ("catalog/features.npy", "catalog/items.parquet", "catalog/vectors.json", "catalog/model.npz")
 
 
 def publish(
-    timelines: Timelines, out: Path, vectors: Float32[np.ndarray, "n d"], made_by: dict[str, Any]
+    timelines: Timelines,
+    out: Path,
+    vectors: Float32[np.ndarray, "n d"],
+    made_by: dict[str, Any],
+    trained: Trained | None = None,
 ) -> None:
     """Write the folder `out`.
 
@@ -32,6 +38,7 @@ def publish(
         out: to write; an older prepared folder there is replaced.
         vectors: of its items, unit rows or zero.
         made_by: for vectors.json.
+        trained: for model.npz, if a model made them.
 
     Raises:
         ValueError: `out` is the folder itself, or holds something else.
@@ -55,8 +62,10 @@ def publish(
         np.save(folder / "catalog" / "features.npy", vectors.astype(np.float16))
         pq.write_table(items, folder / "catalog" / "items.parquet")
         write_json(folder / "catalog" / "vectors.json", made_by)
+        if trained:
+            save(folder / "catalog" / "model.npz", trained)
         files = {name: timelines.manifest.files[name] for name in kept}
-        for name in _NEW:
+        for name in filter(lambda name: (folder / name).is_file(), _NEW):
             files[name] = {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
         counts = timelines.manifest.counts | {"unreachable_items": int((~reachable).sum())}
         manifest = dataclasses.replace(timelines.manifest, files=dict(sorted(files.items())), counts=counts)

@@ -1,0 +1,58 @@
+"""What a training leaves: enough to give vectors to items that came later, without training again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from pinnerformer_jax.data.item_vectors import TextBasis
+from pinnerformer_jax.items.pinsage import PinSage
+
+
+class Trained(NamedTuple):
+    """A model, and the basis of the text vectors that it reads."""
+
+    model: PinSage
+    basis: TextBasis | None  # None: it reads no text
+
+
+def save(file: Path, trained: Trained) -> None:
+    """Write an .npz."""
+    arrays = {_name(path): np.asarray(value[...]) for path, value in _parameters(trained.model)}
+    if trained.basis:
+        arrays |= {f"text.{name}": values for name, values in trained.basis._asdict().items()}
+    np.savez(file, **arrays)
+
+
+def load(file: Path) -> Trained:
+    """What `save` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is something else.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no model here; --reuse takes a folder that --method pinsage wrote")
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            arrays = dict(stored)
+        inputs, width = arrays["inner.message.kernel"].shape
+        model = PinSage(inputs, width, arrays["down.kernel"].shape[1], rngs=nnx.Rngs(0))
+        for path, value in _parameters(model):
+            value[...] = jnp.asarray(arrays[_name(path)])
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{file}: not a model that --method pinsage wrote: {error}") from error
+    basis = TextBasis(arrays["text.word"], arrays["text.vector"]) if "text.word" in arrays else None
+    return Trained(model, basis)
+
+
+def _parameters(model: PinSage) -> list[tuple[tuple[str, ...], nnx.Param]]:
+    return list(nnx.to_flat_state(nnx.state(model, nnx.Param)))
+
+
+def _name(path: tuple[str, ...]) -> str:
+    return ".".join(path)
