@@ -37,8 +37,8 @@ def write_world(
     path: Path, *, marked: bool = False, new_title: str = "blue scarf", more_titles: tuple[str, ...] = ()
 ) -> Path:
     """Users like six items of their cluster (item i is of cluster i % 4) before t; evaluation users two more
-    after it. Marked: after t everybody, training users too, likes item 40, which is new, and item 0. More titles: items of which nothing
-    else is known."""
+    after it. Marked: after t everybody, training users too, likes item 40, which is new, and item 0. More
+    titles: items of which nothing else is known."""
     rng = np.random.default_rng(0)
     users, roles = {}, {}
     for user in range(80):
