@@ -1,10 +1,12 @@
 """Item vectors: PPMI by hand, clusters found again, text for the new, bounds that hold."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from pinnerformer_jax.data import item_vectors
-from pinnerformer_jax.data.item_vectors import build, ppmi
+from pinnerformer_jax.data.item_vectors import build, ppmi, project_texts, text_basis
 
 
 def clusters(users=300, clusters=4, size=10, per_user=6, seed=0):
@@ -104,6 +106,18 @@ def test_texts_after_the_split_do_not_move_the_others():
     without, _ = build(user, item, 41, [*texts, ""], dim=16)
     given, _ = build(user, item, 41, [*texts, "kind 3 colour 1 colour 1"], dim=16)
     np.testing.assert_array_equal(given[:40], without[:40])
+
+
+def test_a_basis_gives_any_text_the_vector_it_had():
+    texts = [f"kind {i // 10} colour {i % 3}" for i in range(40)]
+    trained = np.arange(40) < 30
+    basis = text_basis(texts, trained, 8, 0)
+    words = [text.split() for text in texts[:30]]
+    assert len(basis.word) == len({part for text in words for part in (*text, *itertools.pairwise(text))})
+    np.testing.assert_allclose(
+        project_texts(basis, texts[35:]), item_vectors.text_vectors(texts, trained, 8, 0)[35:], atol=1e-6
+    )
+    assert not project_texts(basis, ["words unseen", ""]).any()
 
 
 def test_same_seed_same_bytes():

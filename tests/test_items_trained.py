@@ -15,6 +15,8 @@ def test_there_and_back(tmp_path, basis):
     model = PinSage(4, 6, 3, rngs=nnx.Rngs(5))
     save(tmp_path / "model.npz", Trained(model, basis))
     again = load(tmp_path / "model.npz")
+    save(tmp_path / "again.npz", again)
+    assert (tmp_path / "again.npz").read_bytes() == (tmp_path / "model.npz").read_bytes()
     graph = ItemGraph(jnp.ones((2, 4)), jnp.asarray([[1], [0]]), jnp.ones((2, 1)))
     items = jnp.asarray([0, 1])
     np.testing.assert_array_equal(again.model(graph, items), model(graph, items))
