@@ -412,10 +412,11 @@ class PinSageConfig:
     """T: most visited items that are pooled; the paper's is 50."""
     width: int = 256
     """Numbers of the hidden layers; vectors have items.built_dim."""
-    reach: int = 3
-    """Items that are co-engaged: at most so many positives apart in a user's timeline ..."""
-    session_hours: float = 24.0
-    """... and at most so many hours."""
+    reach: int = 256
+    """Items that are co-engaged: 1, 2, 4, ... positives apart in a user's timeline, at most so many ..."""
+    window_days: float = 28.0
+    """... and at most so many days. Short windows find the very next item better, and make worse vectors for
+    a model of users."""
     batch_size: int = 512
     """Pairs a step; their second items are negatives of each other."""
     random_negatives: int = 1024
@@ -454,7 +455,7 @@ class PinSageConfig:
             self.loss,
             f"must be one of {get_args(PinSageLoss)}",
         )
-        for name in ("session_hours", "temperature", "margin", "learning_rate"):
+        for name in ("window_days", "temperature", "margin", "learning_rate"):
             _require(getattr(self, name) > 0, f"pinsage.{name}", getattr(self, name), "must be > 0")
         _require(
             self.random_negatives >= 0, "pinsage.random_negatives", self.random_negatives, "must be >= 0"

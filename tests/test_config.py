@@ -50,7 +50,7 @@ CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
         (lambda: PinSageConfig(loss="hinge"), r"pinsage.loss = 'hinge': must be one of"),
         (lambda: PinSageConfig(neighbours=0), r"pinsage.neighbours = 0: must be >= 1"),
         (lambda: PinSageConfig(restart=1.0), r"pinsage.restart = 1.0: must be in \[0, 1\)"),
-        (lambda: PinSageConfig(session_hours=0), r"pinsage.session_hours = 0: must be > 0"),
+        (lambda: PinSageConfig(window_days=0), r"pinsage.window_days = 0: must be > 0"),
         (lambda: TrainingConfig(batch_size=0), r"training.batch_size = 0"),
         (lambda: TrainingConfig(warmup_share=1.0), r"training.warmup_share"),
         (lambda: TrainingConfig(learning_rate=-1.0), r"training.learning_rate"),

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pinnerformer_jax.config import PinSageConfig, PositiveRule
+from pinnerformer_jax.config import PositiveRule
 from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.data.timelines import EVALUATION, VALIDATION, Timelines
 from pinnerformer_jax.items.engagement import Engagement, co_engaged, training_engagement, window_engagement
@@ -47,8 +47,8 @@ def test_pairs_are_near_different_and_of_one_user():
         hours * 3600,
         np.array([True, True, True, True, True, True, True]),
     )
-    pairs = zip(*co_engaged(events, PinSageConfig(reach=2, session_hours=24)), strict=True)
+    pairs = zip(*co_engaged(events, reach=2, days=1), strict=True)
     assert sorted(pairs) == [(10, 11), (10, 11), (11, 12), (11, 12), (13, 14)]
     events = events._replace(positive=np.array([True, False, False, True, True, True, True]))
-    pairs = zip(*co_engaged(events, PinSageConfig(reach=1, session_hours=24)), strict=True)
+    pairs = zip(*co_engaged(events, reach=1, days=1), strict=True)
     assert sorted(pairs) == [(10, 12), (13, 14)]

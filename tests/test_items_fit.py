@@ -38,7 +38,7 @@ def trained(events, graph, **changes):
     ranked = find_neighbours(build_graph(events.user, events.item, ITEMS), wider)
     hard = Neighbours(ranked.item[:, 5:], ranked.weight[:, 5:])
     corpus = np.arange(ITEMS, dtype=np.int32)
-    return fit(graph, co_engaged(events, config), corpus, hard, 16, config, lambda _: None)
+    return fit(graph, co_engaged(events, 4, 1), corpus, hard, 16, config, lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -100,5 +100,5 @@ def test_same_seed_same_bytes_and_chunks_change_nothing(model, monkeypatch):
 
 def test_no_pair_is_an_error():
     events, graph = world()
-    with pytest.raises(ValueError, match=r"pinsage\.session_hours = 24"):
+    with pytest.raises(ValueError, match=r"within pinsage\.window_days = 28"):
         trained(events._replace(positive=np.zeros_like(events.positive)), graph)

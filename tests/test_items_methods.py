@@ -35,9 +35,9 @@ def test_the_marker_is_not_in_the_graph(plain, marked):
 
 
 def test_the_marker_is_in_no_pair(plain, marked):
-    pairs = co_engaged(marked.events, marked.config.pinsage)
+    pairs = co_engaged(marked.events, 256, 28)
     assert TRAINED not in np.concatenate(pairs)
-    np.testing.assert_array_equal(pairs, co_engaged(plain.events, plain.config.pinsage))
+    np.testing.assert_array_equal(pairs, co_engaged(plain.events, 256, 28))
 
 
 @pytest.mark.parametrize("method", ["pinsage", "svd", "text"])

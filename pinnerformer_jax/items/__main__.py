@@ -27,7 +27,7 @@ from pinnerformer_jax.config import to_dict
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.evaluation.baselines import neighbours
 from pinnerformer_jax.items.engagement import co_engaged, window_engagement
-from pinnerformer_jax.items.item_to_item import CUTOFF, Found, compare, inner_products
+from pinnerformer_jax.items.item_to_item import CUTOFF, DAYS, REACH, Found, compare, inner_products
 from pinnerformer_jax.items.methods import Method, Sources, make_vectors, open_sources, pinsage
 from pinnerformer_jax.items.publish import publish
 from pinnerformer_jax.items.trained import load
@@ -90,10 +90,10 @@ def evaluate(
     similar = neighbours(csr_matrix(edges, shape=(len(graph.user_offsets) - 1, graph.items)))
     scorers = {name: inner_products(rows) for name, rows in (vectors | made).items()}
     scorers["item-kNN"] = lambda items: similar[items].toarray()
-    followed = co_engaged(sources.events, config.pinsage)  # what pinsage learns from, merely counted
+    followed = co_engaged(sources.events, REACH, DAYS)
     counts = csr_matrix((np.ones(len(followed[0]), np.float32), followed), shape=(graph.items, graph.items))
     scorers["pair counts"] = lambda items: counts[items].toarray()
-    pairs = co_engaged(window_engagement(timelines, config.data.positives), config.pinsage)
+    pairs = co_engaged(window_engagement(timelines, config.data.positives), REACH, DAYS)
     return compare(scorers, pairs, graph.connected, config.pinsage.seed)
 
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pinnerformer_jax.config import PinSageConfig, PositiveRule
-from pinnerformer_jax.data.contracts import positive_table
+from pinnerformer_jax.config import PositiveRule
+from pinnerformer_jax.data.contracts import DAY, positive_table
 from pinnerformer_jax.data.timelines import EVALUATION, TRAIN, Shard, Timelines
 
 
@@ -33,19 +33,22 @@ def window_engagement(timelines: Timelines, rules: tuple[PositiveRule, ...]) -> 
     )
 
 
-def co_engaged(events: Engagement, config: PinSageConfig) -> tuple[np.ndarray, np.ndarray]:
+def co_engaged(events: Engagement, reach: int, days: float) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of different items that a user engaged with, the second after the first.
 
-    Among a user's positive events, at most `reach` places and `session_hours` apart.
+    Args:
+        events: of which the positive ones count.
+        reach: pairs are 1, 2, 4, ... positives apart, at most so many.
+        days: and at most so many days.
 
     Returns:
         int32 [pairs] the first and the second item.
     """
     user, item, time = (column[events.positive] for column in events[:3])
     first, second = [], []
-    for apart in range(1, config.reach + 1):
+    for apart in 2 ** np.arange(reach.bit_length()):
         near = (user[apart:] == user[:-apart]) & (item[apart:] != item[:-apart])
-        near &= time[apart:] - time[:-apart] <= config.session_hours * 3600
+        near &= time[apart:] - time[:-apart] <= days * DAY
         first.append(item[:-apart][near])
         second.append(item[apart:][near])
     return np.concatenate(first), np.concatenate(second)

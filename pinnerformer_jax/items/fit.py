@@ -68,8 +68,8 @@ def fit(
     first, second = pairs
     if not len(first):
         raise ValueError(
-            "no user has two different positives in a session: check data.positives, "
-            f"or raise pinsage.session_hours = {config.session_hours:g}"
+            f"no user has two different positives within pinsage.window_days = {config.window_days:g}: "
+            "raise it, or check data.positives"
         )
     model = PinSage(graph.features.shape[1], config.width, outputs, rngs=nnx.Rngs(config.seed))
     graphdef, params = nnx.split(model)

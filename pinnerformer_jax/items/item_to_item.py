@@ -1,7 +1,8 @@
 """Do vectors find the item that is engaged with next?
 
-Queries and targets are the co-engaged pairs of the evaluation users' window. All other items of the
-catalogue compete; a tie is decided against the target. A pair is new if training users never touched one of
+Queries and targets are pairs of items that an evaluation user engaged with after t, the second right after
+the first or as the next but one, within a day. All other items of the catalogue compete; a tie is decided
+against the target. A pair is new if training users never touched one of
 its items up to t, else it is warm.
 """
 
@@ -13,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 
+REACH, DAYS = 2, 1.0
+"""What a pair is, see `engagement.co_engaged`; whatever the vectors were trained on."""
 MAX_PAIRS = 20_000
 """Warm and new pairs that are ranked, each; of more a random sample."""
 CUTOFF = 10

@@ -99,7 +99,7 @@ def pinsage(
     scaled = features * features.shape[1] ** 0.5
     known = ItemGraph(*map(jnp.asarray, (scaled, *ranked.first(config.neighbours))))
     if not trained:
-        pairs = co_engaged(sources.events, config)
+        pairs = co_engaged(sources.events, config.reach, config.window_days)
         corpus = np.flatnonzero(graph.connected).astype(np.int32)
         hard = Neighbours(*(table[:, config.neighbours :] for table in ranked))
         trained = Trained(fit(known, pairs, corpus, hard, dim, config, report), basis)
