@@ -23,7 +23,7 @@ def config(prepared: Path) -> Config:
         items=ItemsConfig(built_dim=16),
         pinsage=PinSageConfig(
             width=16,
-            steps=30,
+            steps=100,
             batch_size=32,
             random_negatives=16,
             neighbours=4,
