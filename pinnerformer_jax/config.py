@@ -449,17 +449,12 @@ class PinSageConfig:
             _require(
                 0 <= getattr(self, name) < 1, f"pinsage.{name}", getattr(self, name), "must be in [0, 1)"
             )
-        _require(
-            self.loss in get_args(PinSageLoss),
-            "pinsage.loss",
-            self.loss,
-            f"must be one of {get_args(PinSageLoss)}",
-        )
+        known = get_args(PinSageLoss)
+        _require(self.loss in known, "pinsage.loss", self.loss, f"must be one of {known}")
         for name in ("window_days", "temperature", "margin", "learning_rate"):
             _require(getattr(self, name) > 0, f"pinsage.{name}", getattr(self, name), "must be > 0")
-        _require(
-            self.random_negatives >= 0, "pinsage.random_negatives", self.random_negatives, "must be >= 0"
-        )
+        for name in ("random_negatives", "hard_negatives"):
+            _require(getattr(self, name) >= 0, f"pinsage.{name}", getattr(self, name), "must be >= 0")
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,12 @@ def test_other_settings_than_those_of_the_ingest(arguments, capsys):
     assert "items.built_dim: 16 -> 20" in capsys.readouterr().err
 
 
+def test_only_pinsage_has_a_model_to_reuse(tmp_path, arguments, capsys):
+    with pytest.raises(SystemExit):
+        main([*arguments, "--method", "text", "--reuse", str(tmp_path)])
+    assert "--method text has none" in capsys.readouterr().err
+
+
 def test_the_folder_itself_is_no_place_to_write(tmp_path, arguments, capsys):
     with pytest.raises(SystemExit):
         main([*arguments, "--method", "text", "--out", str(tmp_path / "p")])

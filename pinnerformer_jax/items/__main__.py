@@ -48,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags.add_argument("--evaluate", action="store_true", help="measure them, beside simpler ones")
     values, config = parse(__doc__, argv, flags)
     with errors_as_messages():
+        if values.reuse and values.method != "pinsage":
+            raise ValueError(f"--reuse takes a model, and --method {values.method} has none: leave it out")
         timelines = Timelines.open(config.data.prepared)
         check_ingested(timelines.manifest, config)
         sources = open_sources(config, timelines)
@@ -55,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if values.method == "pinsage":
             vectors, trained = pinsage(sources, trained=trained)
         else:
-            vectors, trained = make_vectors(values.method, sources), None
+            vectors = make_vectors(values.method, sources)
         out = values.out or Path(f"{config.data.prepared.rstrip('/')}_{values.method}")
         made_by = {
             "method": values.method,
