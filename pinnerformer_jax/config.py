@@ -410,6 +410,12 @@ class PinSageConfig:
     """Chance before each further move to go back to the start."""
     neighbours: int = 20
     """T: most visited items that are pooled; the paper's is 50."""
+    session_hours: float = 0.0
+    """A second kind of node beside users: sessions, which a pause of more hours than this ends (visits,
+    orders), linked to their items. 0: users alone."""
+    numbers: tuple[str, ...] = ()
+    """Numeric columns or SQL expressions of items.table that are content too. They are standardised; of what
+    has a long tail take `ln(1 + price)`. A count that goes on after t would be a leak."""
     width: int = 256
     """Numbers of the hidden layers; vectors have items.built_dim."""
     reach: int = 256
@@ -453,7 +459,8 @@ class PinSageConfig:
         _require(self.loss in known, "pinsage.loss", self.loss, f"must be one of {known}")
         for name in ("window_days", "temperature", "margin", "learning_rate"):
             _require(getattr(self, name) > 0, f"pinsage.{name}", getattr(self, name), "must be > 0")
-        for name in ("random_negatives", "hard_negatives"):
+        _require(isinstance(self.numbers, tuple), "pinsage.numbers", self.numbers, "a tuple")
+        for name in ("random_negatives", "hard_negatives", "session_hours"):
             _require(getattr(self, name) >= 0, f"pinsage.{name}", getattr(self, name), "must be >= 0")
 
 

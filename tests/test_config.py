@@ -49,6 +49,8 @@ CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
         ),
         (lambda: PinSageConfig(loss="hinge"), r"pinsage.loss = 'hinge': must be one of"),
         (lambda: PinSageConfig(hard_negatives=-1), r"pinsage.hard_negatives = -1: must be >= 0"),
+        (lambda: PinSageConfig(session_hours=-1), r"pinsage.session_hours = -1: must be >= 0"),
+        (lambda: PinSageConfig(numbers="price"), r"pinsage.numbers = 'price': a tuple"),
         (lambda: PinSageConfig(neighbours=0), r"pinsage.neighbours = 0: must be >= 1"),
         (lambda: PinSageConfig(restart=1.0), r"pinsage.restart = 1.0: must be in \[0, 1\)"),
         (lambda: PinSageConfig(window_days=0), r"pinsage.window_days = 0: must be > 0"),

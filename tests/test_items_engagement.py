@@ -5,7 +5,13 @@ import numpy as np
 from pinnerformer_jax.config import PositiveRule
 from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.data.timelines import EVALUATION, VALIDATION, Timelines
-from pinnerformer_jax.items.engagement import Engagement, co_engaged, training_engagement, window_engagement
+from pinnerformer_jax.items.engagement import (
+    Engagement,
+    co_engaged,
+    sessions,
+    training_engagement,
+    window_engagement,
+)
 from tests.prepared import write_prepared
 
 T = 1_700_000_000
@@ -48,7 +54,16 @@ def test_pairs_are_near_different_and_of_one_user():
         np.array([True, True, True, True, True, True, True]),
     )
     pairs = zip(*co_engaged(events, reach=2, days=1), strict=True)
-    assert sorted(pairs) == [(10, 11), (10, 11), (11, 12), (11, 12), (13, 14)]
+    assert sorted(pairs) == [(10, 11, 0), (10, 11, 0), (11, 12, 0), (11, 12, 0), (13, 14, 0)]
     events = events._replace(positive=np.array([True, False, False, True, True, True, True]))
     pairs = zip(*co_engaged(events, reach=1, days=1), strict=True)
-    assert sorted(pairs) == [(10, 12), (13, 14)]
+    assert sorted(pairs) == [(10, 12, 0), (13, 14, 0)]
+
+
+def test_sessions_end_at_a_pause_and_with_the_user():
+    hours = np.array([0, 1, 4, 4, 5, 5])
+    user = np.array([3, 3, 3, 3, 3, 7])
+    events = Engagement(user, np.arange(6, dtype=np.int32), hours * 3600, np.ones(6, bool))
+    assert sessions(events, 2).tolist() == [0, 0, 1, 1, 1, 2]
+    assert sessions(events, 3).tolist() == [0, 0, 0, 0, 0, 1]
+    assert len(sessions(Engagement(*(column[:0] for column in events)), 2)) == 0

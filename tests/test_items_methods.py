@@ -1,12 +1,15 @@
 """Nothing after t reaches a vector, by any method; new items have one."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from flax import nnx
 
 from pinnerformer_jax.data.timelines import Timelines
+from pinnerformer_jax.items.content import Scale
 from pinnerformer_jax.items.engagement import co_engaged
-from pinnerformer_jax.items.methods import make_vectors, open_sources, pinsage
+from pinnerformer_jax.items.methods import make_vectors, open_sources, pinsage, walked_graph
 from pinnerformer_jax.items.pinsage import PinSage
 from tests.items_world import ITEMS, TRAINED, config, write_world
 
@@ -36,7 +39,7 @@ def test_the_marker_is_not_in_the_graph(plain, marked):
 
 def test_the_marker_is_in_no_pair(plain, marked):
     pairs = co_engaged(marked.events, 256, 28)
-    assert TRAINED not in np.concatenate(pairs)
+    assert TRAINED not in (*pairs.first, *pairs.second)
     np.testing.assert_array_equal(pairs, co_engaged(plain.events, 256, 28))
 
 
@@ -64,6 +67,25 @@ def test_an_item_born_later_gets_a_vector_from_the_old_model(plain, tmp_path):
     np.testing.assert_allclose(given[:ITEMS], vectors, atol=1e-5)  # the old ones stay where they were
     near = np.argsort(-(vectors[:TRAINED] @ given[ITEMS + 1]))[:5]
     assert (near % 4 == 2).all()
+
+
+def test_sessions_stand_beside_the_users(plain):
+    config = dataclasses.replace(
+        plain.config, pinsage=dataclasses.replace(plain.config.pinsage, session_hours=0.5)
+    )
+    graph = walked_graph(plain._replace(config=config))  # events are an hour apart: a session each
+    users, events = len(plain.graph.user_offsets) - 1, len(plain.events.item)
+    assert len(graph.user_offsets) - 1 == users + events
+    assert len(graph.item_users) == len(plain.graph.item_users) + events
+    np.testing.assert_array_equal(graph.connected, plain.graph.connected)
+    assert walked_graph(plain) is plain.graph
+
+
+def test_a_model_of_other_numbers_is_refused(plain):
+    _, trained = pinsage(plain, lambda _: None)
+    other = trained._replace(scale=Scale(np.zeros(1), np.ones(1)))
+    with pytest.raises(ValueError, match="the model was trained on 1 of them"):
+        pinsage(plain, lambda _: None, other)
 
 
 def test_a_model_of_other_content_is_refused(plain):

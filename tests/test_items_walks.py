@@ -1,12 +1,14 @@
 """Walks against the exact distribution, and neighbourhoods by hand."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from pinnerformer_jax.config import PinSageConfig
 from pinnerformer_jax.items import walks
 from pinnerformer_jax.items.graph import build_graph
-from pinnerformer_jax.items.walks import count_visits, find_neighbours
+from pinnerformer_jax.items.walks import count_visits, find_neighbours, kept_neighbours
 
 USER = np.array([0, 0, 0, 1, 1, 2, 2, 3], np.int64)
 ITEM = np.array([0, 1, 2, 1, 3, 3, 4, 4], np.int32)
@@ -83,3 +85,22 @@ def test_the_first_neighbours_are_those_of_a_smaller_table():
     many, few = (find_neighbours(graph, PinSageConfig(neighbours=count)) for count in (4, 2))
     np.testing.assert_array_equal(many.first(2).item, few.item)
     np.testing.assert_allclose(many.first(2).weight, few.weight, rtol=1e-6)
+
+
+def test_a_kept_table_is_not_walked_for_again(tmp_path, monkeypatch):
+    config, graph, file = (
+        PinSageConfig(walkers=10, hops=3),
+        build_graph(USER, ITEM, ITEMS),
+        tmp_path / "w.npz",
+    )
+    first = kept_neighbours(graph, config, file)
+    walked = []
+    monkeypatch.setattr(walks, "find_neighbours", lambda *of: walked.append(of) or first)
+    again = kept_neighbours(graph, dataclasses.replace(config, steps=3), file)
+    assert not walked
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+    for changed in ({"hops": 2}, {"seed": 1}, {"neighbours": 3}):
+        kept_neighbours(graph, dataclasses.replace(config, **changed), file)
+    kept_neighbours(build_graph(USER[1:], ITEM[1:], ITEMS), config, file)
+    assert len(walked) == 4

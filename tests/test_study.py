@@ -9,7 +9,7 @@ import pytest
 import small_study
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
-from pinnerformer_jax.config import DataConfig, EvaluationConfig, to_dict
+from pinnerformer_jax.config import DataConfig, EvaluationConfig, PinSageConfig, to_dict
 from pinnerformer_jax.evaluation import study
 from pinnerformer_jax.evaluation.study_tables import BASE, RECALL, Line, StudyTable, Variant
 from pinnerformer_jax.training import loop
@@ -49,7 +49,11 @@ def test_what_decides_a_training_decides_its_cell():
     config = study.Config(data=DataConfig(prepared="here"))
     key = study.cell_key(config, "data")
     moved = study.dataclasses.replace(
-        config, data=DataConfig(prepared="there"), evaluation=EvaluationConfig(max_users=3), name="other"
+        config,
+        data=DataConfig(prepared="there"),
+        evaluation=EvaluationConfig(max_users=3),
+        pinsage=PinSageConfig(steps=3),
+        name="other",
     )
     assert study.cell_key(moved, "data") == key
     assert study.cell_key(config, "other data") != key

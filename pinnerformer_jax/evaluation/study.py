@@ -30,7 +30,15 @@ import jax
 from tqdm import tqdm
 
 from pinnerformer_jax.command_line import errors_as_messages, parse
-from pinnerformer_jax.config import Config, DataConfig, EvaluationConfig, ItemsConfig, differences, to_dict
+from pinnerformer_jax.config import (
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    ItemsConfig,
+    PinSageConfig,
+    differences,
+    to_dict,
+)
 from pinnerformer_jax.evaluation.comparison import MODEL
 from pinnerformer_jax.evaluation.measure import Ground, measure
 from pinnerformer_jax.evaluation.study_report import write_study
@@ -176,14 +184,16 @@ def make_cells(study: Study, workdir: Path, data: str) -> list[Cell]:
 
 
 def cell_key(config: Config, data: str) -> str:
-    """What decides a training, in twelve digits: not where things lie, nor how they are evaluated, nor what
-    is as it is by default, so that a setting that is new in the project makes no new cell."""
+    """What decides a training, in twelve digits: not where things lie, how they are evaluated or how
+    vectors came about (they are part of the data), nor what is as it is by default, so that a setting that is
+    new in the project makes no new cell."""
     meant = dataclasses.replace(
         config,
         name=data,
         data=DataConfig(positives=config.data.positives),
         items=ItemsConfig(),
         evaluation=EvaluationConfig(),
+        pinsage=PinSageConfig(),
     )
     lines = differences(to_dict(Config()), to_dict(meant))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]

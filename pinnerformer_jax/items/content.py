@@ -2,47 +2,108 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32, Float64
 
 from pinnerformer_jax.config import Config, ItemsConfig
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.catalog_writer import read_item_table
+from pinnerformer_jax.data.event_mapping import bind
 from pinnerformer_jax.data.item_vectors import TextBasis, project_texts
 from pinnerformer_jax.data.log_reader import literal
 
-
-def item_texts(config: Config, catalog: Catalog) -> list[str]:
-    """Title, topic and items.text of each item, "" where there is nothing, as at ingest."""
+if TYPE_CHECKING:
     import duckdb
 
+MOST_DEVIATIONS = 5.0
+"""Numbers further from the mean than so many standard deviations count as so far."""
+
+
+class Scale(NamedTuple):
+    """Of each number, over the items of the training period that have it."""
+
+    mean: np.ndarray  # float64 [K]
+    deviation: np.ndarray  # float64 [K]
+
+
+def item_texts(config: Config, catalog: Catalog) -> list[str]:
+    """Title, topic and items.text (categories too) of each item, "" where there is nothing, as at ingest."""
     items = config.items if config.items.text else ItemsConfig()  # the catalogue has the other two
-    file = literal(catalog.path / "items.parquet")
-    with duckdb.connect() as connection, tempfile.TemporaryDirectory() as work:
-        (kind,) = connection.execute(f"SELECT any_value(typeof(item_id)) FROM {file}").fetchone()
-        read_item_table(connection, items, kind, Path(work))
+    with _item_table(items, catalog) as (connection, _):
         rows = connection.execute(
-            f"""
+            """
             SELECT trim(concat_ws(' ', c.title, c.topic, t.text))
-            FROM read_parquet({file}, file_row_number = true) AS c LEFT JOIN item_table AS t USING (item_id)
-            ORDER BY file_row_number"""
+            FROM catalogue AS c LEFT JOIN item_table AS t USING (item_id) ORDER BY file_row_number"""
         ).fetchall()
     return [text for (text,) in rows]
 
 
+def item_numbers(config: Config, catalog: Catalog) -> Float64[np.ndarray, "n k"]:
+    """pinsage.numbers of each item, NaN where there is none.
+
+    Raises:
+        ValueError: no item table is named, or it has no such column.
+    """
+    wanted = config.pinsage.numbers
+    if not wanted:
+        return np.zeros((catalog.items, 0))
+    if not config.items.table:
+        raise ValueError(f"pinsage.numbers = {wanted}: name items.table, which they are columns of")
+    with _item_table(config.items, catalog) as (connection, kind):
+        item, *numbers = (
+            bind(connection, "item_files", setting, expression)[0]
+            for setting, expression in [
+                ("items.id", config.items.id),
+                *[("pinsage.numbers", n) for n in wanted],
+            ]
+        )
+        columns = ", ".join(f"TRY_CAST({sql} AS DOUBLE) AS number_{k}" for k, sql in enumerate(numbers))
+        found = connection.execute(
+            f"""
+            SELECT t.* EXCLUDE item_id FROM catalogue AS c LEFT JOIN
+                (SELECT TRY_CAST({item} AS {kind}) AS item_id, {columns} FROM item_files) AS t USING (item_id)
+            ORDER BY file_row_number"""
+        ).fetchnumpy()
+    values = np.stack([np.ma.filled(column.astype(float), np.nan) for column in found.values()], axis=1)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def scale_of(numbers: Float64[np.ndarray, "n k"], trained: Bool[np.ndarray, " n"]) -> Scale:
+    """Mean and standard deviation over items of the training period; 0 and 1 where none has it."""
+    known = np.ma.masked_invalid(numbers[trained])
+    deviation = np.ma.filled(known.std(axis=0), 0.0)
+    return Scale(np.ma.filled(known.mean(axis=0), 0.0), np.where(deviation > 0, deviation, 1.0))
+
+
+def standardise(numbers: Float64[np.ndarray, "n k"], scale: Scale) -> Float32[np.ndarray, "n 2k"]:
+    """The numbers, 0 where there is none, and beside them 1 where there is one."""
+    there = np.isfinite(numbers)
+    away = np.clip((numbers - scale.mean) / scale.deviation, -MOST_DEVIATIONS, MOST_DEVIATIONS)
+    return np.concatenate([np.where(there, away, 0), there], axis=1).astype(np.float32)
+
+
 def content_features(
-    config: Config, catalog: Catalog, texts: list[str], basis: TextBasis | None
+    config: Config,
+    catalog: Catalog,
+    texts: list[str],
+    basis: TextBasis | None,
+    numbers: Float32[np.ndarray, "n k"],
 ) -> Float32[np.ndarray, "n f"]:
-    """Given vectors and text vectors side by side, each of unit norm, or zero where an item has none.
+    """Text vectors, given vectors and numbers side by side. A number is about 1 in size; a row of vectors, or
+    all of it, is zero where an item has none.
 
     Args:
         config: says whether vectors were given.
         catalog: of the prepared data.
         texts: of its items.
         basis: of the text vectors; None: texts are no part of it.
+        numbers: of its items, see `standardise`; may have no column.
 
     Raises:
         ValueError: nothing is known of any item.
@@ -50,9 +111,25 @@ def content_features(
     parts = [] if basis is None else [project_texts(basis, texts)]
     if config.items.vector:
         parts.append(np.asarray(catalog.features, np.float32))
-    if not parts:
+    if not parts and not numbers.size:
         raise ValueError(
-            "the items have neither text nor given vectors: name data.columns.title, or items.table with "
-            "items.title, items.text or items.vector, and run ingest; or take --method svd"
+            "the items have neither text nor given vectors nor numbers: name data.columns.title, or "
+            "items.table with items.title, items.text or items.vector, and run ingest; or pinsage.numbers; "
+            "or take --method svd"
         )
-    return np.concatenate(parts, axis=1)
+    return np.concatenate([*(part * part.shape[1] ** 0.5 for part in parts), numbers], axis=1)
+
+
+@contextlib.contextmanager
+def _item_table(items: ItemsConfig, catalog: Catalog) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
+    """A connection with the item table, see `read_item_table`, and the view `catalogue`; the type of ids."""
+    import duckdb
+
+    file = literal(catalog.path / "items.parquet")
+    with duckdb.connect() as connection, tempfile.TemporaryDirectory() as work:
+        connection.execute(
+            f"CREATE VIEW catalogue AS SELECT * FROM read_parquet({file}, file_row_number = true)"
+        )
+        (kind,) = connection.execute("SELECT any_value(typeof(item_id)) FROM catalogue").fetchone()
+        read_item_table(connection, items, kind, Path(work))
+        yield connection, kind

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from pinnerformer_jax.config import PositiveRule
 from pinnerformer_jax.data.contracts import DAY, positive_table
@@ -21,6 +22,14 @@ class Engagement(NamedTuple):
     positive: np.ndarray  # bool [E]
 
 
+class Pairs(NamedTuple):
+    """Items that a user engaged with, the second after the first."""
+
+    first: np.ndarray  # int32 [P]
+    second: np.ndarray  # int32 [P]
+    user: np.ndarray  # int64 [P] number in the timelines
+
+
 def training_engagement(timelines: Timelines, rules: tuple[PositiveRule, ...]) -> Engagement:
     """Events of the training users up to t: all that vectors may be made from."""
     return _read(timelines, rules, TRAIN, lambda shard, users: (np.zeros_like(users), shard.cut[users]))
@@ -33,25 +42,28 @@ def window_engagement(timelines: Timelines, rules: tuple[PositiveRule, ...]) -> 
     )
 
 
-def co_engaged(events: Engagement, reach: int, days: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of different items that a user engaged with, the second after the first.
+def co_engaged(events: Engagement, reach: int, days: float) -> Pairs:
+    """Pairs of different items.
 
     Args:
         events: of which the positive ones count.
         reach: pairs are 1, 2, 4, ... positives apart, at most so many.
         days: and at most so many days.
-
-    Returns:
-        int32 [pairs] the first and the second item.
     """
     user, item, time = (column[events.positive] for column in events[:3])
-    first, second = [], []
+    parts = []
     for apart in 2 ** np.arange(reach.bit_length()):
         near = (user[apart:] == user[:-apart]) & (item[apart:] != item[:-apart])
         near &= time[apart:] - time[:-apart] <= days * DAY
-        first.append(item[:-apart][near])
-        second.append(item[apart:][near])
-    return np.concatenate(first), np.concatenate(second)
+        parts.append((item[:-apart][near], item[apart:][near], user[apart:][near]))
+    return Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def sessions(events: Engagement, hours: float) -> Int[np.ndarray, " e"]:
+    """The session of each event, counted from 0: a pause of more than so many hours, or another user, begins
+    one."""
+    begins = (np.diff(events.user) != 0) | (np.diff(events.time) > hours * 3600)
+    return np.concatenate([[0], np.cumsum(begins)])[: len(events.user)]
 
 
 def _read(timelines: Timelines, rules: tuple[PositiveRule, ...], role: int, span: Callable) -> Engagement:

@@ -18,9 +18,11 @@ import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
+from tqdm import tqdm
 
 from pinnerformer_jax.config import PinSageConfig, TrainingConfig
 from pinnerformer_jax.data.shuffle import shuffled
+from pinnerformer_jax.items.engagement import Pairs
 from pinnerformer_jax.items.margin import draw_hard, max_margin
 from pinnerformer_jax.items.pinsage import Convolution, ItemGraph, PinSage
 from pinnerformer_jax.items.walks import Neighbours
@@ -44,7 +46,7 @@ class World(NamedTuple):
 
 def fit(
     graph: ItemGraph,
-    pairs: tuple[Int[np.ndarray, " p"], Int[np.ndarray, " p"]],
+    pairs: Pairs,
     corpus: Int[np.ndarray, " c"],
     hard: Neighbours,
     outputs: int,
@@ -60,12 +62,12 @@ def fit(
         hard: what the walks visit less often than the neighbours; used by the max-margin alone.
         outputs: D.
         config: of the training.
-        report: is told the mean loss, ten times.
+        report: is told the mean loss, ten times, where there is no terminal for a progress bar.
 
     Raises:
         ValueError: there is no pair.
     """
-    first, second = pairs
+    first, second, _ = pairs
     if not len(first):
         raise ValueError(
             f"no user has two different positives within pinsage.window_days = {config.window_days:g}: "
@@ -79,14 +81,17 @@ def fit(
     world = World(graph, share, jnp.asarray(corpus), jnp.asarray(hard.item), jnp.asarray(hard.weight > 0))
     step_of = jax.jit(partial(_step, graphdef, optimiser, config), donate_argnums=0)
     losses: list[jax.Array] = []
-    for step in range(config.steps):
+    bar = tqdm(range(config.steps), desc="training", unit="step", leave=False, disable=None)
+    for step in bar:
         places = np.arange(step * config.batch_size, (step + 1) * config.batch_size)
         chosen = shuffled(places, len(first), config.seed)
         state, loss = step_of(state, np.int32(step), first[chosen], second[chosen], world)
         losses.append(loss)
         if (step + 1) % max(config.steps // 10, 1) == 0:
-            report(f"step {step + 1}: loss {np.mean(jax.device_get(losses)):.3f}")
-            losses = []
+            mean, losses = np.mean(jax.device_get(losses)), []
+            bar.set_postfix_str(f"loss {mean:.3f}")
+            if bar.disable:
+                report(f"step {step + 1}: loss {mean:.3f}")
     return nnx.merge(graphdef, state[0])
 
 
@@ -197,8 +202,9 @@ def embed_all(model: PinSage, graph: ItemGraph) -> Float[np.ndarray, "n d"]:
 
 def _layer(convolution: Convolution, inputs: Float[Array, "n f"], graph: ItemGraph) -> Float[Array, "n h"]:
     messages = convolution.messages(inputs)
+    chunks = [slice(k, k + CHUNK) for k in range(0, len(inputs), CHUNK)]
     parts = [
         convolution(inputs[part], messages, graph.neighbour[part], graph.weight[part])
-        for part in (slice(k, k + CHUNK) for k in range(0, len(inputs), CHUNK))
+        for part in tqdm(chunks, desc="embedding", unit="chunk", leave=False, disable=None)
     ]
     return jnp.concatenate(parts)

@@ -2,8 +2,7 @@
 
 Queries and targets are pairs of items that an evaluation user engaged with after t, the second right after
 the first or as the next but one, within a day. All other items of the catalogue compete; a tie is decided
-against the target. A pair is new if training users never touched one of
-its items up to t, else it is warm.
+against the target. A pair is new if training users never touched one of its items up to t, else it is warm.
 """
 
 from __future__ import annotations
@@ -13,6 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int
+
+from pinnerformer_jax.evaluation.comparison import Statistic, intervals
+from pinnerformer_jax.items.engagement import Pairs
 
 REACH, DAYS = 2, 1.0
 """What a pair is, see `engagement.co_engaged`; whatever the vectors were trained on."""
@@ -30,12 +32,14 @@ class Found(NamedTuple):
 
     pairs: int
     hit_rate: float  # share of targets among the 10 best
+    low: float  # 95 % bootstrap interval of the hit rate, over users
+    high: float
     mrr: float  # mean of 1 / rank
 
 
 def compare(
     scorers: Mapping[str, Scorer],
-    pairs: tuple[Int[np.ndarray, " p"], Int[np.ndarray, " p"]],
+    pairs: Pairs,
     known: Bool[np.ndarray, " n"],
     seed: int = 0,
 ) -> dict[str, dict[str, Found]]:
@@ -47,15 +51,17 @@ def compare(
         known: items that training users touched up to t.
         seed: of the sample of pairs.
     """
-    first, second = pairs
-    warm = known[first] & known[second]
+    warm = known[pairs.first] & known[pairs.second]
     rng = np.random.default_rng(seed)
     chosen = {}
     for name, among in (("warm", warm), ("new", ~warm)):
         rows = np.flatnonzero(among)
         chosen[name] = np.sort(rng.choice(rows, min(len(rows), MAX_PAIRS), replace=False))
     return {
-        method: {name: _found(ranks(scorer, first[rows], second[rows])) for name, rows in chosen.items()}
+        method: {
+            name: _found(ranks(scorer, pairs.first[rows], pairs.second[rows]), pairs.user[rows], seed)
+            for name, rows in chosen.items()
+        }
         for method, scorer in scorers.items()
     }
 
@@ -82,7 +88,11 @@ def inner_products(vectors: Float32[np.ndarray, "n d"]) -> Scorer:
     return lambda items: vectors[items] @ vectors.T
 
 
-def _found(rank: np.ndarray) -> Found:
+def _found(rank: np.ndarray, user: np.ndarray, seed: int) -> Found:
     if not len(rank):
-        return Found(0, float("nan"), float("nan"))
-    return Found(len(rank), float(np.mean(rank <= CUTOFF)), float(np.mean(1 / rank)))
+        return Found(0, *[float("nan")] * 4)
+    hit = rank <= CUTOFF
+    _, place = np.unique(user, return_inverse=True)
+    of_users = Statistic(np.bincount(place, hit), np.bincount(place).astype(float))
+    low, high = (float(bound[0]) for bound in intervals([of_users], seed))
+    return Found(len(rank), float(np.mean(hit)), low, high, float(np.mean(1 / rank)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -14,13 +15,19 @@ from pinnerformer_jax.config import Config
 from pinnerformer_jax.data import item_vectors
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.timelines import Timelines
-from pinnerformer_jax.items.content import content_features, item_texts
-from pinnerformer_jax.items.engagement import Engagement, co_engaged, training_engagement
+from pinnerformer_jax.items.content import (
+    content_features,
+    item_numbers,
+    item_texts,
+    scale_of,
+    standardise,
+)
+from pinnerformer_jax.items.engagement import Engagement, co_engaged, sessions, training_engagement
 from pinnerformer_jax.items.fit import embed_all, fit
 from pinnerformer_jax.items.graph import Graph, build_graph
 from pinnerformer_jax.items.pinsage import ItemGraph
 from pinnerformer_jax.items.trained import Trained
-from pinnerformer_jax.items.walks import Neighbours, find_neighbours
+from pinnerformer_jax.items.walks import Neighbours, find_neighbours, kept_neighbours
 
 Method = Literal["pinsage", "svd", "text"]
 
@@ -71,7 +78,10 @@ def svd(sources: Sources) -> Float32[np.ndarray, "n d"]:
 
 
 def pinsage(
-    sources: Sources, report: Callable[[str], None] = print, trained: Trained | None = None
+    sources: Sources,
+    report: Callable[[str], None] = print,
+    trained: Trained | None = None,
+    walks: Path | None = None,
 ) -> tuple[Float32[np.ndarray, "n d"], Trained]:
     """Walks, training, and the vectors of the whole catalogue.
 
@@ -79,6 +89,7 @@ def pinsage(
         sources: of the items.
         report: is told how it goes.
         trained: an earlier model, which then gives the vectors; None: one is trained.
+        walks: a file to keep the neighbours in, for the next run: one that was stopped needs them.
 
     Returns:
         The vectors, and the model.
@@ -86,26 +97,40 @@ def pinsage(
     Raises:
         ValueError: nothing is known of the items, or not what the earlier model reads.
     """
-    config, graph, dim = sources.config.pinsage, sources.graph, sources.config.items.built_dim
-    texts = item_texts(sources.config, sources.catalog)
+    config, connected, dim = sources.config.pinsage, sources.graph.connected, sources.config.items.built_dim
+    texts, numbers = (read(sources.config, sources.catalog) for read in (item_texts, item_numbers))
+    if trained and len(trained.scale.mean) != numbers.shape[1]:
+        raise ValueError(
+            f"pinsage.numbers = {config.numbers}: the model was trained on {len(trained.scale.mean)} of them"
+        )
     if trained:
-        basis = trained.basis
+        basis, scale = trained.basis, trained.scale
     else:
-        basis = item_vectors.text_basis(texts, graph.connected, dim, config.seed) if any(texts) else None
-    features = content_features(sources.config, sources.catalog, texts, basis)
+        basis = item_vectors.text_basis(texts, connected, dim, config.seed) if any(texts) else None
+        scale = scale_of(numbers, connected)
+    features = content_features(sources.config, sources.catalog, texts, basis, standardise(numbers, scale))
     ranks = config.neighbours + (config.hard_ranks if config.loss == "max_margin" else 0)
-    ranked = find_neighbours(graph, dataclasses.replace(config, neighbours=ranks))
-    report(f"walked from {graph.connected.sum():,} items over {len(graph.item_users):,} edges")
-    scaled = features * features.shape[1] ** 0.5
-    known = ItemGraph(*map(jnp.asarray, (scaled, *ranked.first(config.neighbours))))
+    walked, graph = dataclasses.replace(config, neighbours=ranks), walked_graph(sources)
+    ranked = kept_neighbours(graph, walked, walks) if walks else find_neighbours(graph, walked)
+    report(f"walked from {connected.sum():,} items over {len(graph.item_users):,} edges")
+    known = ItemGraph(*map(jnp.asarray, (features, *ranked.first(config.neighbours))))
     if not trained:
         pairs = co_engaged(sources.events, config.reach, config.window_days)
-        corpus = np.flatnonzero(graph.connected).astype(np.int32)
+        corpus = np.flatnonzero(connected).astype(np.int32)
         hard = Neighbours(*(table[:, config.neighbours :] for table in ranked))
-        trained = Trained(fit(known, pairs, corpus, hard, dim, config, report), basis)
+        trained = Trained(fit(known, pairs, corpus, hard, dim, config, report), basis, scale)
     elif features.shape[1] != trained.model.inner.message.in_features:
         raise ValueError(
             f"the items have {features.shape[1]} numbers of content, the model reads "
             f"{trained.model.inner.message.in_features}: were vectors given when it was trained?"
         )
     return embed_all(trained.model, known), trained
+
+
+def walked_graph(sources: Sources) -> Graph:
+    """The graph of users, and of sessions if pinsage.session_hours says what they are."""
+    events, hours = sources.events, sources.config.pinsage.session_hours
+    if not hours:
+        return sources.graph
+    users = np.concatenate([events.user, events.user.max(initial=-1) + 1 + sessions(events, hours)])
+    return build_graph(users, np.tile(events.item, 2), sources.graph.items)

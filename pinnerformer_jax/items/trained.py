@@ -10,19 +10,22 @@ import numpy as np
 from flax import nnx
 
 from pinnerformer_jax.data.item_vectors import TextBasis
+from pinnerformer_jax.items.content import Scale
 from pinnerformer_jax.items.pinsage import PinSage
 
 
 class Trained(NamedTuple):
-    """A model, and the basis of the text vectors that it reads."""
+    """A model, and how the content that it reads was made into numbers."""
 
     model: PinSage
-    basis: TextBasis | None  # None: it reads no text
+    basis: TextBasis | None  # of the text vectors; None: it reads no text
+    scale: Scale  # of the numbers
 
 
 def save(file: Path, trained: Trained) -> None:
     """Write an .npz."""
     arrays = {_name(path): np.asarray(value[...]) for path, value in _parameters(trained.model)}
+    arrays |= {f"numbers.{name}": values for name, values in trained.scale._asdict().items()}
     if trained.basis:
         arrays |= {f"text.{name}": values for name, values in trained.basis._asdict().items()}
     np.savez(file, **arrays)
@@ -44,10 +47,11 @@ def load(file: Path) -> Trained:
         model = PinSage(inputs, width, arrays["down.kernel"].shape[1], rngs=nnx.Rngs(0))
         for path, value in _parameters(model):
             value[...] = jnp.asarray(arrays[_name(path)])
+        scale = Scale(arrays["numbers.mean"], arrays["numbers.deviation"])
     except (KeyError, ValueError) as error:
         raise ValueError(f"{file}: not a model that --method pinsage wrote: {error}") from error
     basis = TextBasis(arrays["text.word"], arrays["text.vector"]) if "text.word" in arrays else None
-    return Trained(model, basis)
+    return Trained(model, basis, scale)
 
 
 def _parameters(model: PinSage) -> list[tuple[tuple[str, ...], nnx.Param]]:

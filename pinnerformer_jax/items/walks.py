@@ -6,17 +6,21 @@ personalised PageRank, cut off after `hops` moves. The T most visited other item
 neighbourhood, and their shares of the visits the weights it is pooled with (Ying et al., section 3.1).
 
 All walks of a chunk of items move at once. Memory is a few arrays of CHUNK_VISITS numbers, beside the
-result; the visits are a function of (seed, chunk).
+result; the visits are a function of (seed, chunk). A table that a file holds is not walked for again.
 """
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
+from tqdm import tqdm
 
 from pinnerformer_jax.config import PinSageConfig
+from pinnerformer_jax.files import atomic_path
 from pinnerformer_jax.items.graph import Graph
 
 CHUNK_VISITS = 1 << 22
@@ -49,13 +53,34 @@ def find_neighbours(
     shape = len(items), config.neighbours
     found = Neighbours(np.zeros(shape, np.int32), np.zeros(shape, np.float32))
     size = max(CHUNK_VISITS // (config.walkers * config.hops), 1)
-    for chunk, begin in enumerate(range(0, len(items), size)):
+    begins = range(0, len(items), size)
+    for chunk, begin in enumerate(tqdm(begins, desc="walking", unit="chunk", leave=False, disable=None)):
         rng = np.random.Generator(np.random.Philox(key=config.seed, counter=[0, 0, 0, chunk]))
         starts = items[begin : begin + size]
         row, visited, visits = count_visits(graph, starts, config, rng)
         other = visited != starts[row]
         _most_visited(row[other], visited[other], visits[other], begin, found)
     return found
+
+
+def kept_neighbours(graph: Graph, config: PinSageConfig, file: Path) -> Neighbours:
+    """`find_neighbours`, from a file if it holds those of this graph and these settings, else into it."""
+    digest = hashlib.sha256(repr((*_walk_settings(config), graph.items)).encode())
+    for array in graph:
+        digest.update(np.ascontiguousarray(array))
+    key = digest.hexdigest()
+    if file.is_file():
+        with np.load(file, allow_pickle=False) as stored:
+            if str(stored["key"]) == key:
+                return Neighbours(stored["item"], stored["weight"])
+    found = find_neighbours(graph, config)
+    with atomic_path(file) as temporary:
+        np.savez(temporary, key=key, **found._asdict())
+    return found
+
+
+def _walk_settings(config: PinSageConfig) -> tuple[float, ...]:
+    return config.walkers, config.hops, config.restart, config.neighbours, config.seed
 
 
 def count_visits(
