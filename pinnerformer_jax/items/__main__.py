@@ -21,12 +21,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 from pinnerformer_jax.command_line import errors_as_messages, parse
-from pinnerformer_jax.config import to_dict
+from pinnerformer_jax.config import Config, to_dict
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.evaluation.baselines import neighbours
 from pinnerformer_jax.items.engagement import co_engaged, window_engagement
@@ -62,15 +62,19 @@ def main(argv: Sequence[str] | None = None) -> None:
             vectors, trained = pinsage(sources, trained=trained, walks=out.with_name(f"{out.name}_walks.npz"))
         else:
             vectors = make_vectors(values.method, sources)
-        made_by = {
-            "method": values.method,
-            "settings": to_dict(config.pinsage) | {"dim": config.items.built_dim},
-            "data": data_digest(timelines.manifest),
-        }
-        publish(timelines, out, vectors, made_by, trained)
+        publish(timelines, out, vectors, provenance(values.method, config, timelines), trained)
     print(f"wrote {out}: {vectors.any(axis=1).sum():,} of {len(vectors):,} items have a vector")
     if values.evaluate:
         Console().print(table(evaluate(timelines, sources, {values.method: vectors})))
+
+
+def provenance(method: Method, config: Config, timelines: Timelines) -> dict[str, Any]:
+    """What vectors are a function of, for vectors.json."""
+    return {
+        "method": method,
+        "settings": to_dict(config.pinsage) | {"dim": config.items.built_dim},
+        "data": data_digest(timelines.manifest),
+    }
 
 
 def evaluate(
@@ -87,9 +91,9 @@ def evaluate(
 
     config, graph = sources.config, sources.graph
     random = np.random.default_rng(config.pinsage.seed).standard_normal((graph.items, 64), np.float32)
-    vectors = {"random": random}
+    vectors: dict[str, np.ndarray] = {"random": random}
     vectors |= {name: make_vectors(name, sources) for name in ("text", "svd") if name not in made}
-    if config.items.vector:
+    if config.items.vector and "given" not in made:
         vectors["given"] = np.asarray(sources.catalog.features, np.float32)
     edges = np.ones(len(graph.user_items), np.float32), graph.user_items, graph.user_offsets
     similar = neighbours(csr_matrix(edges, shape=(len(graph.user_offsets) - 1, graph.items)))

@@ -9,6 +9,7 @@ method, settings and vectors.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 from pathlib import Path
@@ -70,6 +71,12 @@ def publish(
         counts = timelines.manifest.counts | {"unreachable_items": int((~reachable).sum())}
         manifest = dataclasses.replace(timelines.manifest, files=dict(sorted(files.items())), counts=counts)
         write_manifest(folder, manifest)
+
+
+def made_by(folder: Path) -> dict[str, Any] | None:
+    """What `publish` was told made the vectors of a folder; None: it wrote none there."""
+    file = folder / "catalog" / "vectors.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def _link(source: Path, target: Path) -> None:

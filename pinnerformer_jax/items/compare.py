@@ -1,0 +1,189 @@
+"""Compare the ways to make item vectors: item to item, and by the PinnerFormer that is trained on them.
+
+    python -m pinnerformer_jax.items.compare --config configs/yours.py [--workdir runs/items/yours]
+        [--seeds 3] [--methods pinsage svd text given] [--training.steps 300]
+
+Each method makes vectors with each seed, and a PinnerFormer is trained on them with that seed; all have the
+same settings. `given` are the vectors of the item table, where it has some. The workdir keeps vectors and
+trainings: a command that was stopped goes on where it was. Printed, and written to compare.json and
+compare.md: means over the seeds, with the standard deviation behind them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from pinnerformer_jax.command_line import errors_as_messages, parse
+from pinnerformer_jax.config import Config
+from pinnerformer_jax.data.timelines import Timelines
+from pinnerformer_jax.evaluation.comparison import MODEL
+from pinnerformer_jax.evaluation.measure import Ground
+from pinnerformer_jax.evaluation.study import Cell, Stopped, cell_key, finish, missing, read_cell
+from pinnerformer_jax.evaluation.study_summary import spread
+from pinnerformer_jax.files import write_json, write_text
+from pinnerformer_jax.items.__main__ import evaluate, provenance
+from pinnerformer_jax.items.item_to_item import CUTOFF
+from pinnerformer_jax.items.methods import Method, make_vectors, open_sources, pinsage
+from pinnerformer_jax.items.publish import made_by, publish
+from pinnerformer_jax.runtime import keep_compiled, share_heap
+from pinnerformer_jax.training.checkpoint import check_ingested, data_digest
+
+GIVEN = "given"
+METRICS = "recall@10", "new_items recall@10"
+"""Of PinnerFormer, on evaluation users."""
+
+Numbers = dict[str, dict[str, list[float]]]
+"""By method and metric, seed by seed."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the verb; the exit code."""
+    flags = argparse.ArgumentParser(add_help=False)
+    flags.add_argument("--workdir", type=Path, metavar="DIR", help="default: runs/items/NAME of the config")
+    flags.add_argument("--seeds", type=int, default=3, help="of each method, default 3")
+    choices = (*get_args(Method), GIVEN)
+    flags.add_argument("--methods", nargs="+", choices=choices, help="default: all that there are")
+    values, config = parse(__doc__, argv, flags)
+    share_heap()
+    keep_compiled()
+    with errors_as_messages():
+        if values.seeds < 1:
+            raise ValueError(f"--seeds {values.seeds}: must be at least 1")
+        if GIVEN in (values.methods or ()) and not config.items.vector:
+            raise ValueError("--methods given: items.vector names none")
+        methods = values.methods or [name for name in choices if name != GIVEN or config.items.vector]
+        workdir = values.workdir or Path("runs/items") / config.name
+        try:
+            numbers, pairs = compare(config, methods, values.seeds, workdir)
+        except (Stopped, KeyboardInterrupt):
+            print("stopped; what is finished is kept, and the same command goes on from here")
+            return 0
+        write(config, numbers, pairs, workdir)
+    return 0
+
+
+def compare(
+    config: Config, methods: Sequence[str], seeds: int, workdir: Path
+) -> tuple[Numbers, dict[str, int]]:
+    """Make what is not yet there, and measure it.
+
+    Returns:
+        Numbers of every method, and how many pairs of items there are of each kind.
+
+    Raises:
+        FileNotFoundError: the data were never prepared.
+        ValueError: they are not those of the config.
+        Stopped: by a signal during a training.
+    """
+    timelines = Timelines.open(config.data.prepared)
+    check_ingested(timelines.manifest, config)
+    numbers: Numbers = {}
+
+    def add(method: str, metric: str, value: float) -> None:
+        numbers.setdefault(method, {}).setdefault(metric, []).append(value)
+
+    for seed in range(seeds):
+        seeded = _seeded(config, seed)
+        folders = {method: vectors_of(method, seeded, timelines, workdir) for method in methods}
+        made = {method: np.load(folder / "catalog" / "features.npy") for method, folder in folders.items()}
+        made = {method: vectors.astype(np.float32) for method, vectors in made.items()}
+        results = evaluate(timelines, open_sources(seeded, timelines), made)
+        pairs = {kind: found.pairs for kind, found in results[methods[0]].items()}
+        for method, by_kind in results.items():
+            for kind, found in by_kind.items():
+                add(method, f"hit rate@{CUTOFF}, {kind}", found.hit_rate)
+                add(method, f"MRR, {kind}", found.mrr)
+        for method, folder in folders.items():
+            print(f"{method}, seed {seed}: training", flush=True)
+            of_model = train_on(folder, seeded, f"{method}, seed {seed}", workdir)
+            for metric in METRICS:
+                add(method, metric, of_model[metric])
+    return numbers, pairs
+
+
+def vectors_of(method: str, config: Config, timelines: Timelines, workdir: Path) -> Path:
+    """The prepared folder with a method's vectors; made if it is not yet there."""
+    if method == GIVEN:
+        return timelines.path
+    folder = workdir / "vectors" / f"{method}-{config.pinsage.seed}"
+    wanted = provenance(method, config, timelines)
+    if made_by(folder) == wanted:
+        return folder
+    sources = open_sources(config, timelines)
+    if method == "pinsage":
+        vectors, trained = pinsage(sources, walks=folder.with_name(f"{folder.name}_walks.npz"))
+    else:
+        vectors, trained = make_vectors(method, sources), None
+    publish(timelines, folder, vectors, wanted, trained)
+    return folder
+
+
+def train_on(folder: Path, config: Config, name: str, workdir: Path) -> dict[str, float]:
+    """Train and measure a PinnerFormer on a prepared folder, unless that is done; its numbers by metric."""
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, prepared=str(folder)))
+    ground = Ground(config)
+    key = cell_key(config, data_digest(ground.timelines.manifest))
+    cell = Cell(name, config, workdir / "cells" / key, {"retrieval"})
+    if missing(cell):
+        print(f"{name}: {finish(cell, ground)}", flush=True)
+    record = read_cell(cell)
+    if "failed" in record:
+        raise ValueError(f"{name}: {record['failed']}")
+    return record["numbers"][MODEL]
+
+
+def write(config: Config, numbers: Numbers, pairs: dict[str, int], workdir: Path) -> None:
+    """Print the table; compare.json and compare.md."""
+    summary: dict[str, Any] = {
+        "name": config.name,
+        "command": " ".join(["python -m pinnerformer_jax.items.compare", *sys.argv[1:]]),
+        "pairs": pairs,
+        "methods": {
+            method: {metric: spread(values) for metric, values in by_metric.items()}
+            for method, by_metric in numbers.items()
+        },
+    }
+    write_json(workdir / "compare.json", summary)
+    page = markdown(summary)
+    write_text(workdir / "compare.md", page)
+    print(page)
+    print(f"wrote {workdir / 'compare.json'} and {workdir / 'compare.md'}")
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """A table with a line a method."""
+    metrics = list(dict.fromkeys(metric for of in summary["methods"].values() for metric in of))
+    head = ["vectors", *(f"PinnerFormer {m}" if m in METRICS else m for m in metrics)]
+    lines = [head, ["---"] * len(head)]
+    lines += [[method, *(_cell(of.get(m)) for m in metrics)] for method, of in summary["methods"].items()]
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in summary["pairs"].items())
+    rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    title = f"# Item vectors: {summary['name']}\n\n    {summary['command']}"
+    return f"{title}\n\nPairs of items: {counts}.\n\n{rows}\n"
+
+
+def _cell(value: dict[str, Any] | None) -> str:
+    if value is None or value["mean"] is None or np.isnan(value["mean"]):
+        return ""
+    text = f"{value['mean']:.4f}"
+    return f"{text} ± {value['deviation']:.4f}" if value["deviation"] else text
+
+
+def _seeded(config: Config, seed: int) -> Config:
+    """The config with this seed for vectors and training, counted from its own."""
+    return dataclasses.replace(
+        config,
+        pinsage=dataclasses.replace(config.pinsage, seed=config.pinsage.seed + seed),
+        training=dataclasses.replace(config.training, seed=config.training.seed + seed),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
