@@ -5,7 +5,7 @@
 Times are of warm, synchronised calls in alternating order: medians, and quartiles beside them. A table for
 people comes first; the last line of stdout is JSON with the date, the machine, the command, the sizes and
 every figure. Users are made up (the config gives the sizes, no data need be prepared), and nothing but jax,
-flax, optax and numpy is needed.
+flax, optax and numpy is needed (`items`: tqdm too).
 
 Any setting of pinnerformer_jax/config.py goes on the command line by its name, such as
 --model.compute-dtype bfloat16 or --training.batch-size 512.
@@ -25,6 +25,7 @@ from pinnerformer_jax.bench import (
     attention,
     collectives,
     embed,
+    items,
     loss,
     retrieval,
     step,
@@ -76,6 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     store_verb = add_verb("store", store, seconds=20.0)
     store_verb.add_argument("--users", type=int, default=100_000, help="of the store (%(default)s)")
     store_verb.add_argument("--redis", metavar="URL", help="a server to measure too, without vectors as yet")
+    items_verb = add_verb("items", items)
+    items_verb.add_argument(
+        "--sizes", nargs="+", type=int, default=[10_000, 1_000_000], help="items, ascending (%(default)s)"
+    )
     sweep_verb = add_verb("sweep", sweep, items=100_000, seconds=10.0)
     add_sizes(sweep_verb, 16)
     sweep_verb.add_argument("--png", type=Path, default=Path("sweep.png"), help="the curve (%(default)s)")

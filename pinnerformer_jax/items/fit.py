@@ -34,6 +34,10 @@ CHUNK = 1 << 14
 """Items whose neighbourhoods are gathered at a time."""
 
 
+State = tuple[Any, optax.OptState]
+"""Parameters and their moments."""
+
+
 class World(NamedTuple):
     """What stays the same from step to step, on the device."""
 
@@ -73,13 +77,9 @@ def fit(
             f"no user has two different positives within pinsage.window_days = {config.window_days:g}: "
             "raise it, or check data.positives"
         )
-    model = PinSage(graph.features.shape[1], config.width, outputs, rngs=nnx.Rngs(config.seed))
-    graphdef, params = nnx.split(model)
-    optimiser = make_optimiser(TrainingConfig(steps=config.steps, learning_rate=config.learning_rate))
-    state = params, optimiser.init(params)
     share = jnp.asarray(np.bincount(second, minlength=len(graph.features)) / len(second), jnp.float32)
     world = World(graph, share, jnp.asarray(corpus), jnp.asarray(hard.item), jnp.asarray(hard.weight > 0))
-    step_of = jax.jit(partial(_step, graphdef, optimiser, config), donate_argnums=0)
+    graphdef, state, step_of = make_step(world, outputs, config)
     losses: list[jax.Array] = []
     bar = tqdm(range(config.steps), desc="training", unit="step", leave=False, disable=None)
     for step in bar:
@@ -95,16 +95,32 @@ def fit(
     return nnx.merge(graphdef, state[0])
 
 
+def make_step(
+    world: World, outputs: int, config: PinSageConfig
+) -> tuple[nnx.GraphDef, State, Callable[..., tuple[State, jax.Array]]]:
+    """A new model, and the program that takes it a step further.
+
+    Returns:
+        The model's structure; its parameters and their moments; and (state, step, first [B], second [B],
+        world) -> (state, loss), which uses up the old state.
+    """
+    model = PinSage(world.graph.features.shape[1], config.width, outputs, rngs=nnx.Rngs(config.seed))
+    graphdef, params = nnx.split(model)
+    optimiser = make_optimiser(TrainingConfig(steps=config.steps, learning_rate=config.learning_rate))
+    step_of = jax.jit(partial(_step, graphdef, optimiser, config), donate_argnums=0)
+    return graphdef, (params, optimiser.init(params)), step_of
+
+
 def _step(
     graphdef: nnx.GraphDef,
     optimiser: optax.GradientTransformation,
     config: PinSageConfig,
-    state: tuple[Any, optax.OptState],
+    state: State,
     step: jax.Array,
     first: Int[Array, " b"],
     second: Int[Array, " b"],
     world: World,
-) -> tuple[tuple[Any, optax.OptState], jax.Array]:
+) -> tuple[State, jax.Array]:
     key = jax.random.fold_in(jax.random.key(config.seed), step)
     edge_key, draw_key = jax.random.split(key)
     isolated = jax.random.bernoulli(edge_key, config.isolated_share, world.share.shape)
@@ -194,17 +210,23 @@ def embed_all(model: PinSage, graph: ItemGraph) -> Float[np.ndarray, "n d"]:
     Returns:
         float32, unit rows; zero where an item has neither content nor neighbours.
     """
-    hidden = _layer(model.inner, graph.features, graph)
-    vectors = np.asarray(model.head(_layer(model.outer, hidden, graph)))
+    hidden = _layer(model.inner, graph.features, graph, lambda rows: rows)
+    vectors = np.asarray(_layer(model.outer, hidden, graph, model.head))
     known = np.asarray(graph.features).any(axis=1) | np.asarray(graph.weight).any(axis=1)
     return vectors * known[:, None]
 
 
-def _layer(convolution: Convolution, inputs: Float[Array, "n f"], graph: ItemGraph) -> Float[Array, "n h"]:
+def _layer(
+    convolution: Convolution,
+    inputs: Float[Array, "n f"],
+    graph: ItemGraph,
+    finish: Callable[[jax.Array], jax.Array],
+) -> Float[Array, "n h"]:
+    """A convolution of all items, and what comes after it item by item, so many at a time."""
     messages = convolution.messages(inputs)
     chunks = [slice(k, k + CHUNK) for k in range(0, len(inputs), CHUNK)]
     parts = [
-        convolution(inputs[part], messages, graph.neighbour[part], graph.weight[part])
+        finish(convolution(inputs[part], messages, graph.neighbour[part], graph.weight[part]))
         for part in tqdm(chunks, desc="embedding", unit="chunk", leave=False, disable=None)
     ]
     return jnp.concatenate(parts)
