@@ -9,7 +9,7 @@ from flax import nnx
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.items.content import Scale
 from pinnerformer_jax.items.engagement import co_engaged
-from pinnerformer_jax.items.methods import make_vectors, open_sources, pinsage, walked_graph
+from pinnerformer_jax.items.methods import centred, make_vectors, open_sources, pinsage, walked_graph
 from pinnerformer_jax.items.pinsage import PinSage
 from tests.items_world import ITEMS, TRAINED, config, write_world
 
@@ -67,6 +67,14 @@ def test_an_item_born_later_gets_a_vector_from_the_old_model(plain, tmp_path):
     np.testing.assert_allclose(given[:ITEMS], vectors, atol=1e-5)  # the old ones stay where they were
     near = np.argsort(-(vectors[:TRAINED] @ given[ITEMS + 1]))[:5]
     assert (near % 4 == 2).all()
+
+
+def test_what_all_have_in_common_is_left_out(plain):
+    vectors, trained = pinsage(plain, lambda _: None)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert np.linalg.norm(vectors[:TRAINED].mean(axis=0)) < 0.5 * np.linalg.norm(trained.centre)
+    moved = centred(np.array([[1, 0], [0.6, 0.8], [0, 0]], np.float32), np.array([0.6, 0], np.float32))
+    np.testing.assert_allclose(moved, [[1, 0], [0, 1], [0, 0]], atol=1e-6)
 
 
 def test_sessions_stand_beside_the_users(plain):

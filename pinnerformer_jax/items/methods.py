@@ -109,22 +109,34 @@ def pinsage(
         basis = item_vectors.text_basis(texts, connected, dim, config.seed) if any(texts) else None
         scale = scale_of(numbers, connected)
     features = content_features(sources.config, sources.catalog, texts, basis, standardise(numbers, scale))
+    if trained and features.shape[1] != trained.model.inner.message.in_features:
+        raise ValueError(
+            f"the items have {features.shape[1]} numbers of content, the model reads "
+            f"{trained.model.inner.message.in_features}: were vectors given when it was trained?"
+        )
     ranks = config.neighbours + (config.hard_ranks if config.loss == "max_margin" else 0)
     walked, graph = dataclasses.replace(config, neighbours=ranks), walked_graph(sources)
     ranked = kept_neighbours(graph, walked, walks) if walks else find_neighbours(graph, walked)
     report(f"walked from {connected.sum():,} items over {len(graph.item_users):,} edges")
     known = ItemGraph(*map(jnp.asarray, (features, *ranked.first(config.neighbours))))
-    if not trained:
-        pairs = co_engaged(sources.events, config.reach, config.window_days)
-        corpus = np.flatnonzero(connected).astype(np.int32)
-        hard = Neighbours(*(table[:, config.neighbours :] for table in ranked))
-        trained = Trained(fit(known, pairs, corpus, hard, dim, config, report), basis, scale)
-    elif features.shape[1] != trained.model.inner.message.in_features:
-        raise ValueError(
-            f"the items have {features.shape[1]} numbers of content, the model reads "
-            f"{trained.model.inner.message.in_features}: were vectors given when it was trained?"
-        )
-    return embed_all(trained.model, known), trained
+    if trained:
+        return centred(embed_all(trained.model, known), trained.centre), trained
+    pairs = co_engaged(sources.events, config.reach, config.window_days)
+    corpus = np.flatnonzero(connected).astype(np.int32)
+    hard = Neighbours(*(table[:, config.neighbours :] for table in ranked))
+    model = fit(known, pairs, corpus, hard, dim, config, report)
+    vectors = embed_all(model, known)
+    centre = vectors[connected].mean(axis=0)
+    return centred(vectors, centre), Trained(model, centre, basis, scale)
+
+
+def centred(
+    vectors: Float32[np.ndarray, "n d"], centre: Float32[np.ndarray, " d"]
+) -> Float32[np.ndarray, "n d"]:
+    """Unit rows again without what all have in common (Mu & Viswanath 2018); zero rows stay so. Our choice: a
+    mean of several such vectors, as towers begin with, tells more."""
+    moved = (vectors - centre) * vectors.any(axis=1, keepdims=True)
+    return moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-9)
 
 
 def walked_graph(sources: Sources) -> Graph:

@@ -18,6 +18,7 @@ class Trained(NamedTuple):
     """A model, and how the content that it reads was made into numbers."""
 
     model: PinSage
+    centre: np.ndarray  # float32 [D] mean of the vectors of the training period's items
     basis: TextBasis | None  # of the text vectors; None: it reads no text
     scale: Scale  # of the numbers
 
@@ -25,6 +26,7 @@ class Trained(NamedTuple):
 def save(file: Path, trained: Trained) -> None:
     """Write an .npz."""
     arrays = {_name(path): np.asarray(value[...]) for path, value in _parameters(trained.model)}
+    arrays["centre"] = trained.centre
     arrays |= {f"numbers.{name}": values for name, values in trained.scale._asdict().items()}
     if trained.basis:
         arrays |= {f"text.{name}": values for name, values in trained.basis._asdict().items()}
@@ -47,11 +49,12 @@ def load(file: Path) -> Trained:
         model = PinSage(inputs, width, arrays["down.kernel"].shape[1], rngs=nnx.Rngs(0))
         for path, value in _parameters(model):
             value[...] = jnp.asarray(arrays[_name(path)])
+        centre = arrays["centre"]
         scale = Scale(arrays["numbers.mean"], arrays["numbers.deviation"])
     except (KeyError, ValueError) as error:
         raise ValueError(f"{file}: not a model that --method pinsage wrote: {error}") from error
     basis = TextBasis(arrays["text.word"], arrays["text.vector"]) if "text.word" in arrays else None
-    return Trained(model, basis, scale)
+    return Trained(model, centre, basis, scale)
 
 
 def _parameters(model: PinSage) -> list[tuple[tuple[str, ...], nnx.Param]]:
