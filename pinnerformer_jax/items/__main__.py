@@ -70,9 +70,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def provenance(method: Method, config: Config, timelines: Timelines) -> dict[str, Any]:
     """What vectors are a function of, for vectors.json."""
+    of_method = to_dict(config.pinsage) if method == "pinsage" else {"seed": config.pinsage.seed}
     return {
         "method": method,
-        "settings": to_dict(config.pinsage) | {"dim": config.items.built_dim},
+        "settings": of_method | {"dim": config.items.built_dim},
         "data": data_digest(timelines.manifest),
     }
 
