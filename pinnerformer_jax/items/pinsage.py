@@ -49,8 +49,22 @@ class Convolution(nnx.Module):
             neighbour: rows of `messages`.
             weight: importances; all zero: the item is left to itself.
         """
-        pooled = jnp.einsum("mt,mth->mh", weight, messages[neighbour])  # importance pooling
+        pooled = importance_pooling(messages, neighbour, weight)
         return unit(jax.nn.relu(self.combine(jnp.concatenate([own, pooled], axis=1))))
+
+
+def importance_pooling(
+    messages: Float[Array, "s h"], neighbour: Int[Array, "m t"], weight: Float[Array, "m t"]
+) -> Float[Array, "m h"]:
+    """Weighted sums of the neighbours' messages (section 3.2). Neighbour by neighbour, so that [M, T, H]
+    never exists: on a CPU that is several times as fast, backward too."""
+
+    def add(pooled: jax.Array, one: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        place, importance = one
+        return pooled + importance[:, None] * messages[place], None
+
+    nothing = jnp.zeros((len(neighbour), messages.shape[1]), messages.dtype)
+    return jax.lax.scan(add, nothing, (neighbour.T, weight.T))[0]
 
 
 class PinSage(nnx.Module):
