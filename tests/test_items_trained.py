@@ -37,3 +37,6 @@ def test_something_else_is_refused(tmp_path):
     np.savez(tmp_path / "model.npz", x=np.zeros(3))
     with pytest.raises(ValueError, match="not a model"):
         load(tmp_path / "model.npz")
+    (tmp_path / "model.npz").write_bytes(b"")
+    with pytest.raises(ValueError, match="not a model"):
+        load(tmp_path / "model.npz")

@@ -104,3 +104,10 @@ def test_a_kept_table_is_not_walked_for_again(tmp_path, monkeypatch):
         kept_neighbours(graph, dataclasses.replace(config, **changed), file)
     kept_neighbours(build_graph(USER[1:], ITEM[1:], ITEMS), config, file)
     assert len(walked) == 4
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"not an npz"])
+def test_a_broken_table_is_named(tmp_path, content):
+    (tmp_path / "w.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"w\.npz: holds no neighbours .*; delete it to walk again"):
+        kept_neighbours(build_graph(USER, ITEM, ITEMS), PinSageConfig(), tmp_path / "w.npz")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,7 +52,7 @@ def load(file: Path) -> Trained:
             value[...] = jnp.asarray(arrays[_name(path)])
         centre = arrays["centre"]
         scale = Scale(arrays["numbers.mean"], arrays["numbers.deviation"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{file}: not a model that --method pinsage wrote: {error}") from error
     basis = TextBasis(arrays["text.word"], arrays["text.vector"]) if "text.word" in arrays else None
     return Trained(model, centre, basis, scale)

@@ -12,6 +12,7 @@ result; the visits are a function of (seed, chunk). A table that a file holds is
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,15 +65,22 @@ def find_neighbours(
 
 
 def kept_neighbours(graph: Graph, config: PinSageConfig, file: Path) -> Neighbours:
-    """`find_neighbours`, from a file if it holds those of this graph and these settings, else into it."""
+    """`find_neighbours`, from a file if it holds those of this graph and these settings, else into it.
+
+    Raises:
+        ValueError: the file is none that this wrote.
+    """
     digest = hashlib.sha256(repr((*_walk_settings(config), graph.items)).encode())
     for array in graph:
         digest.update(np.ascontiguousarray(array))
     key = digest.hexdigest()
     if file.is_file():
-        with np.load(file, allow_pickle=False) as stored:
-            if str(stored["key"]) == key:
-                return Neighbours(stored["item"], stored["weight"])
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                if str(stored["key"]) == key:
+                    return Neighbours(stored["item"], stored["weight"])
+        except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{file}: holds no neighbours ({error}); delete it to walk again") from error
     found = find_neighbours(graph, config)
     with atomic_path(file) as temporary:
         np.savez(temporary, key=key, **found._asdict())
