@@ -72,13 +72,20 @@ def build(
         raise ValueError(f"{len(texts)} texts for {n_items} items: give one per item")
     has_text = texts is not None and any(texts)
     text_dim = dim // 2 if has_text else 0
-    association = ppmi(user, item, n_items, seed)
-    halves = [normalize(association @ _factors(association, dim - text_dim, seed), copy=False)]
+    halves = [co_occurrence_vectors(user, item, n_items, dim - text_dim, seed)]
     if has_text:
         trained = np.bincount(item, minlength=n_items) > 0
         halves.append(text_vectors(texts, trained, text_dim, seed))
     vectors = normalize(np.hstack(halves), copy=False).astype(np.float16)
     return vectors, vectors.any(axis=1)
+
+
+def co_occurrence_vectors(
+    user: Int64[np.ndarray, " E"], item: Int32[np.ndarray, " E"], n_items: int, dim: int, seed: int = 0
+) -> Float32[np.ndarray, "N dim"]:
+    """The co-occurrence half: `ppmi`, factorised. Unit rows; zero where an item meets no other."""
+    association = ppmi(user, item, n_items, seed)
+    return normalize(association @ _factors(association, dim, seed), copy=False)
 
 
 def ppmi(

@@ -4,7 +4,8 @@
     python train.py --config configs/yours.py --data.prepared DIR --workdir runs/yours
 
 Methods: pinsage (graph convolutions over random walks, for those who have text or vectors of their own),
-svd (co-occurrence and text, what ingest builds), text. DIR is a copy of data.prepared with these vectors;
+pinsage_svd (half of the numbers pinsage's, half of co-occurrence), svd (co-occurrence and text, what ingest
+builds), text. DIR is a copy of data.prepared with these vectors;
 default: data.prepared with the method's name behind it. --evaluate prints how well they find what evaluation
 users engage with next, beside random vectors, text, svd, item-kNN and counted pairs (in brackets a 95 %
 interval, by resampling users). The log must have been ingested with the same config.
@@ -58,10 +59,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         sources = open_sources(config, timelines)
         out = values.out or Path(f"{config.data.prepared.rstrip('/')}_{values.method}")
         trained = load(values.reuse / "catalog" / "model.npz") if values.reuse else None
-        if values.method == "pinsage":
-            vectors, trained = pinsage(sources, trained=trained, walks=out.with_name(f"{out.name}_walks.npz"))
+        walks = out.with_name(f"{out.name}_walks.npz")
+        if trained:
+            vectors, _ = pinsage(sources, trained=trained, walks=walks)
         else:
-            vectors = make_vectors(values.method, sources)
+            vectors, trained = make_vectors(values.method, sources, walks=walks)
         publish(timelines, out, vectors, provenance(values.method, config, timelines), trained)
     print(f"wrote {out}: {vectors.any(axis=1).sum():,} of {len(vectors):,} items have a vector")
     if values.evaluate:
@@ -70,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def provenance(method: Method, config: Config, timelines: Timelines) -> dict[str, Any]:
     """What vectors are a function of, for vectors.json."""
-    of_method = to_dict(config.pinsage) if method == "pinsage" else {"seed": config.pinsage.seed}
+    of_method = to_dict(config.pinsage) if method.startswith("pinsage") else {"seed": config.pinsage.seed}
     return {
         "method": method,
         "settings": of_method | {"dim": config.items.built_dim},
@@ -93,7 +95,7 @@ def evaluate(
     config, graph = sources.config, sources.graph
     random = np.random.default_rng(config.pinsage.seed).standard_normal((graph.items, 64), np.float32)
     vectors: dict[str, np.ndarray] = {"random": random}
-    vectors |= {name: make_vectors(name, sources) for name in ("text", "svd") if name not in made}
+    vectors |= {name: make_vectors(name, sources)[0] for name in ("text", "svd") if name not in made}
     if config.items.vector and "given" not in made:
         vectors["given"] = np.asarray(sources.catalog.features, np.float32)
     edges = np.ones(len(graph.user_items), np.float32), graph.user_items, graph.user_offsets

@@ -30,7 +30,7 @@ from pinnerformer_jax.evaluation.study_summary import spread
 from pinnerformer_jax.files import write_json, write_text
 from pinnerformer_jax.items.__main__ import evaluate, provenance
 from pinnerformer_jax.items.item_to_item import CUTOFF
-from pinnerformer_jax.items.methods import Method, make_vectors, open_sources, pinsage
+from pinnerformer_jax.items.methods import Method, make_vectors, open_sources
 from pinnerformer_jax.items.publish import made_by, publish
 from pinnerformer_jax.runtime import keep_compiled, share_heap
 from pinnerformer_jax.training.checkpoint import check_ingested, data_digest
@@ -117,10 +117,8 @@ def vectors_of(method: str, config: Config, timelines: Timelines, workdir: Path)
     if made_by(folder) == wanted:
         return folder
     sources = open_sources(config, timelines)
-    if method == "pinsage":
-        vectors, trained = pinsage(sources, walks=folder.with_name(f"{folder.name}_walks.npz"))
-    else:
-        vectors, trained = make_vectors(method, sources), None
+    walks = workdir / "vectors" / f"walks-{config.pinsage.seed}.npz"
+    vectors, trained = make_vectors(method, sources, walks=walks)
     publish(timelines, folder, vectors, wanted, trained)
     return folder
 

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
+from sklearn.preprocessing import normalize
 
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data import item_vectors
@@ -29,7 +30,7 @@ from pinnerformer_jax.items.pinsage import ItemGraph
 from pinnerformer_jax.items.trained import Trained
 from pinnerformer_jax.items.walks import Neighbours, find_neighbours, kept_neighbours
 
-Method = Literal["pinsage", "svd", "text"]
+Method = Literal["pinsage", "pinsage_svd", "svd", "text"]
 
 
 class Sources(NamedTuple):
@@ -49,12 +50,24 @@ def open_sources(config: Config, timelines: Timelines) -> Sources:
 
 
 def make_vectors(
-    method: Method, sources: Sources, report: Callable[[str], None] = print
-) -> Float32[np.ndarray, "n d"]:
-    """Vectors of all items, unit rows; zero where the method has nothing to go by."""
+    method: Method, sources: Sources, report: Callable[[str], None] = print, walks: Path | None = None
+) -> tuple[Float32[np.ndarray, "n d"], Trained | None]:
+    """Vectors of all items, unit rows; zero where the method has nothing to go by.
+
+    Args:
+        method: how.
+        sources: of the items.
+        report: is told how it goes.
+        walks: see `pinsage`.
+
+    Returns:
+        The vectors, and the model that can give more of them (pinsage alone has one).
+    """
     if method == "pinsage":
-        return pinsage(sources, report)[0]
-    return svd(sources) if method == "svd" else text(sources)
+        return pinsage(sources, report, walks=walks)
+    if method == "pinsage_svd":
+        return pinsage_svd(sources, report, walks), None
+    return svd(sources) if method == "svd" else text(sources), None
 
 
 def text(sources: Sources) -> Float32[np.ndarray, "n d"]:
@@ -75,6 +88,22 @@ def svd(sources: Sources) -> Float32[np.ndarray, "n d"]:
         sources.config.pinsage.seed,
     )
     return vectors.astype(np.float32)
+
+
+def pinsage_svd(
+    sources: Sources, report: Callable[[str], None] = print, walks: Path | None = None
+) -> Float32[np.ndarray, "n d"]:
+    """Half of the numbers PinSage's, half of co-occurrence; for `report` and `walks` see `pinsage`. Our
+    choice: neighbours average away what tells one item from the next, and co-occurrence keeps it."""
+    config, (user, item, *_) = sources.config, sources.events
+    dim = config.items.built_dim
+    items = dataclasses.replace(config.items, built_dim=dim - dim // 2)
+    halved = sources._replace(config=dataclasses.replace(config, items=items))
+    halves = (
+        pinsage(halved, report, walks=walks)[0],
+        item_vectors.co_occurrence_vectors(user, item, sources.graph.items, dim // 2, config.pinsage.seed),
+    )
+    return normalize(np.hstack(halves), copy=False)
 
 
 def pinsage(
@@ -135,8 +164,7 @@ def centred(
 ) -> Float32[np.ndarray, "n d"]:
     """Unit rows again without what all have in common (Mu & Viswanath 2018); zero rows stay so. Our choice: a
     mean of several such vectors, as towers begin with, tells more."""
-    moved = (vectors - centre) * vectors.any(axis=1, keepdims=True)
-    return moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-9)
+    return normalize((vectors - centre) * vectors.any(axis=1, keepdims=True), copy=False)
 
 
 def walked_graph(sources: Sources) -> Graph:
