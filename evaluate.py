@@ -21,7 +21,8 @@ import numpy as np
 from rich.console import Console
 
 from pinnerformer_jax.command_line import errors_as_messages
-from pinnerformer_jax.config import Config, EvaluationConfig, to_dict
+from pinnerformer_jax.config import Config, EvaluationConfig
+from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.evaluation.baselines import baselines
 from pinnerformer_jax.evaluation.comparison import MODEL, compare, inner_products
 from pinnerformer_jax.evaluation.embedding import embed_users

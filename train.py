@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pinnerformer_jax.command_line import errors_as_messages, parse
-from pinnerformer_jax.config import Config, differences, to_dict
+from pinnerformer_jax.config import Config
+from pinnerformer_jax.config_files import differences, to_dict
 from pinnerformer_jax.runtime import keep_compiled, share_heap
 from pinnerformer_jax.training.loop import NonFiniteError, open_run, train
 

@@ -7,7 +7,8 @@ import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 
-from pinnerformer_jax.config import Config, load_config
+from pinnerformer_jax.config import Config
+from pinnerformer_jax.config_files import load_config
 
 
 def parse(

@@ -7,12 +7,7 @@ Each class checks itself when built, and its errors name the field and the cure.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
-import runpy
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 Feature = Literal["item", "action", "surface", "duration", "absolute_time", "relative_time", "position"]
@@ -477,80 +472,3 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     pinsage: PinSageConfig = field(default_factory=PinSageConfig)
-
-
-def load_config(path: str | Path) -> Config:
-    """The `config` that a Python file in configs/ builds.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file defines no `config`, or a field is out of range.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"{path}: no such config file; those that come with the project are in configs/"
-        )
-    config = runpy.run_path(str(path)).get("config")
-    if not isinstance(config, Config):
-        raise ValueError(f"{path}: must define `config = Config(...)`, found {type(config).__name__}")
-    return config
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A config as plain JSON types."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def from_dict(values: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`.
-
-    Raises:
-        ValueError: a field is unknown, with its name.
-    """
-    return _build(Config, values, "")
-
-
-_SECTIONS: dict[str, type] = {
-    "data": DataConfig,
-    "columns": ColumnsConfig,
-    "items": ItemsConfig,
-    "model": ModelConfig,
-    "objective": ObjectiveConfig,
-    "training": TrainingConfig,
-    "evaluation": EvaluationConfig,
-    "pinsage": PinSageConfig,
-}
-
-
-def _build(cls: type, values: dict[str, Any], prefix: str) -> Any:
-    known = {f.name for f in dataclasses.fields(cls)}
-    for name in values:
-        _require(
-            name in known, f"{prefix}{name}", values[name], f"no such setting; known here: {sorted(known)}"
-        )
-    built: dict[str, Any] = {}
-    for name, value in values.items():
-        if name in _SECTIONS and isinstance(value, dict):
-            built[name] = _build(_SECTIONS[name], value, f"{prefix}{name}.")
-        elif name == "positives":
-            built[name] = tuple(PositiveRule(**rule) for rule in value)
-        else:
-            built[name] = tuple(value) if isinstance(value, list) else value
-    return cls(**built)
-
-
-def digest(config: Any) -> str:
-    """Twelve hex digits that change when any value of this (part of a) config does."""
-    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:12]
-
-
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Lines `section.field: old -> new`, one for each value that differs between two `to_dict`s."""
-    lines: list[str] = []
-    for name in sorted(old.keys() | new.keys()):
-        a, b = old.get(name), new.get(name)
-        if isinstance(a, dict) and isinstance(b, dict):
-            lines += differences(a, b, f"{prefix}{name}.")
-        elif a != b:
-            lines.append(f"{prefix}{name}: {a!r} -> {b!r}")
-    return lines

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pinnerformer_jax.config import Config, to_dict
+from pinnerformer_jax.config import Config
+from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.data.timelines import (
     COLUMNS,

@@ -13,7 +13,7 @@ from pinnerformer_jax.data.ingest import prepare
 
 STUDY = """
 from pathlib import Path
-from pinnerformer_jax.config import from_dict
+from pinnerformer_jax.config_files import from_dict
 from pinnerformer_jax.evaluation.study_tables import BASE, COVERAGE, RECALL, Line, StudyTable, Variant
 import json
 

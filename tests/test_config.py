@@ -1,10 +1,6 @@
-import dataclasses
-from pathlib import Path
-
 import pytest
 
 from pinnerformer_jax.config import (
-    Config,
     DataConfig,
     EvaluationConfig,
     ItemsConfig,
@@ -13,14 +9,7 @@ from pinnerformer_jax.config import (
     PinSageConfig,
     PositiveRule,
     TrainingConfig,
-    differences,
-    digest,
-    from_dict,
-    load_config,
-    to_dict,
 )
-
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
 
 @pytest.mark.parametrize(
@@ -75,33 +64,3 @@ CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 def test_errors_name_the_field_and_the_cure(build, names):
     with pytest.raises(ValueError, match=names):
         build()
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_loads_explains_itself_and_survives_json(path):
-    config = load_config(path)
-    assert from_dict(to_dict(config)) == config
-    assert "train.py" in path.read_text(encoding="utf-8").split('"""')[1], "docstring lacks its command"
-
-
-def test_unknown_settings_are_named():
-    values = to_dict(Config())
-    values["model"]["depth"] = 3
-    with pytest.raises(ValueError, match=r"model.depth = 3: no such setting"):
-        from_dict(values)
-
-
-def test_differences_and_digest():
-    old = Config()
-    new = dataclasses.replace(old, model=ModelConfig(layers=2))
-    assert differences(to_dict(old), to_dict(new)) == ["model.layers: 6 -> 2"]
-    assert digest(old) == digest(Config())
-    assert digest(old) != digest(new)
-
-
-def test_missing_and_empty_config_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such config file"):
-        load_config(tmp_path / "none.py")
-    (tmp_path / "empty.py").write_text("x = 1\n")
-    with pytest.raises(ValueError, match="must define `config = Config"):
-        load_config(tmp_path / "empty.py")

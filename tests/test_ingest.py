@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from logs import COLUMNS, DAYS, START, given, make_events, without_vectors, write_items, write_parquet
 
-from pinnerformer_jax.config import ColumnsConfig, PositiveRule, to_dict
+from pinnerformer_jax.config import ColumnsConfig, PositiveRule
+from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.data import rejects, tfds_in
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import DAY, format_time

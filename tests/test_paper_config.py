@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import small
 
-from pinnerformer_jax.config import load_config
+from pinnerformer_jax.config_files import load_config
 from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.training import state as training_state
 from pinnerformer_jax.training.item_table import ItemTable

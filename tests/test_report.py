@@ -5,7 +5,8 @@ import re
 import pytest
 from rich.console import Console
 
-from pinnerformer_jax.config import Config, to_dict
+from pinnerformer_jax.config import Config
+from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.evaluation.comparison import DEFINITIONS
 from pinnerformer_jax.evaluation.report import (
     print_results,

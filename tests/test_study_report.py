@@ -3,7 +3,8 @@ import re
 
 import pytest
 
-from pinnerformer_jax.config import Config, to_dict
+from pinnerformer_jax.config import Config
+from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.evaluation import study_tables
 from pinnerformer_jax.evaluation.study_report import figure, held, study_page, write_study
 from pinnerformer_jax.evaluation.study_summary import summarise

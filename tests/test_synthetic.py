@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pinnerformer_jax import synthetic as verb
-from pinnerformer_jax.config import load_config
+from pinnerformer_jax.config_files import load_config
 from pinnerformer_jax.data import synthetic
 from pinnerformer_jax.data.contracts import DAY, positive_table
 from pinnerformer_jax.data.synthetic import ACTIONS, STAGES, START, SURFACES, SyntheticConfig

@@ -13,7 +13,7 @@ from tensorflow_datasets.core import constants
 from tensorflow_datasets.core.utils.lazy_imports_utils import tensorflow as tf
 from tensorflow_datasets.testing import mocking
 
-from pinnerformer_jax.config import load_config
+from pinnerformer_jax.config_files import load_config
 from pinnerformer_jax.data import tfds_in
 from pinnerformer_jax.data.tfds_in import export
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import small_run
 
-from pinnerformer_jax.config import to_dict
+from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.training.checkpoint import Checkpoints
 from pinnerformer_jax.training.state import create
@@ -44,7 +44,7 @@ sys.exit(train.main(sys.argv[1:]))
 
 
 def write_config(path, config):
-    text = f"from pinnerformer_jax.config import from_dict\n\nconfig = from_dict({to_dict(config)!r})\n"
+    text = f"from pinnerformer_jax.config_files import from_dict\n\nconfig = from_dict({to_dict(config)!r})\n"
     path.write_text(text)
     return path
 

@@ -10,7 +10,7 @@
 import dataclasses
 from pathlib import Path
 
-from pinnerformer_jax.config import load_config
+from pinnerformer_jax.config_files import load_config
 from pinnerformer_jax.evaluation import study_tables
 
 kuairand = load_config(Path(__file__).parents[1] / "kuairand.py")

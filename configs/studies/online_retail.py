@@ -14,7 +14,7 @@ Table 6 have nothing to show here.
 import dataclasses
 from pathlib import Path
 
-from pinnerformer_jax.config import load_config
+from pinnerformer_jax.config_files import load_config
 from pinnerformer_jax.evaluation import study_tables
 
 online_retail = load_config(Path(__file__).parents[1] / "online_retail.py")

@@ -11,7 +11,7 @@ docs/studies.md.
 import dataclasses
 from pathlib import Path
 
-from pinnerformer_jax.config import load_config
+from pinnerformer_jax.config_files import load_config
 from pinnerformer_jax.evaluation import study_tables
 
 demo = load_config(Path(__file__).parents[1] / "demo.py")

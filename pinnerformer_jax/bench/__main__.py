@@ -36,7 +36,7 @@ from pinnerformer_jax.bench import input as host_input
 from pinnerformer_jax.bench.overrides import override
 from pinnerformer_jax.bench.report import finish, record
 from pinnerformer_jax.command_line import errors_as_messages
-from pinnerformer_jax.config import load_config
+from pinnerformer_jax.config_files import load_config
 from pinnerformer_jax.runtime import share_heap
 
 

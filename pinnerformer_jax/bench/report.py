@@ -11,7 +11,8 @@ from typing import Any
 
 import jax
 
-from pinnerformer_jax.config import Config, to_dict
+from pinnerformer_jax.config import Config
+from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.files import write_json
 
 

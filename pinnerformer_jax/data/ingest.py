@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pinnerformer_jax.config import Config, DataConfig, to_dict
+from pinnerformer_jax.config import Config, DataConfig
+from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.data import catalog_writer, event_mapping, rejects, timeline_writer
 from pinnerformer_jax.data.contracts import DAY, format_time, parse_time, positive_table
 from pinnerformer_jax.data.log_reader import first_line, literal, open_log

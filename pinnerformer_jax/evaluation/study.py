@@ -30,15 +30,8 @@ import jax
 from tqdm import tqdm
 
 from pinnerformer_jax.command_line import errors_as_messages, parse
-from pinnerformer_jax.config import (
-    Config,
-    DataConfig,
-    EvaluationConfig,
-    ItemsConfig,
-    PinSageConfig,
-    differences,
-    to_dict,
-)
+from pinnerformer_jax.config import Config, DataConfig, EvaluationConfig, ItemsConfig, PinSageConfig
+from pinnerformer_jax.config_files import differences, to_dict
 from pinnerformer_jax.evaluation.comparison import MODEL
 from pinnerformer_jax.evaluation.measure import Ground, measure
 from pinnerformer_jax.evaluation.study_report import write_study

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pinnerformer_jax.config import Config, differences, to_dict
+from pinnerformer_jax.config import Config
+from pinnerformer_jax.config_files import differences, to_dict
 from pinnerformer_jax.evaluation.measure import Numbers
 from pinnerformer_jax.evaluation.study_tables import Claim, Line, StudyTable
 

@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from pinnerformer_jax.command_line import errors_as_messages, parse
-from pinnerformer_jax.config import Config, to_dict
+from pinnerformer_jax.config import Config
+from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.evaluation.baselines import neighbours
 from pinnerformer_jax.items.engagement import co_engaged, window_engagement

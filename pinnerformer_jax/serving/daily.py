@@ -20,7 +20,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from pinnerformer_jax.config import Config, EvaluationConfig, digest
+from pinnerformer_jax.config import Config, EvaluationConfig
+from pinnerformer_jax.config_files import digest
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.data.ingest import set_up_engine

@@ -20,7 +20,8 @@ from flax import nnx
 from jax.sharding import Sharding, SingleDeviceSharding
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from pinnerformer_jax.config import Config, differences, digest, from_dict, to_dict
+from pinnerformer_jax.config import Config
+from pinnerformer_jax.config_files import differences, digest, from_dict, to_dict
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.timelines import Manifest, Timelines
 from pinnerformer_jax.files import write_json
