@@ -8,6 +8,7 @@ margin.py         the loss it was published with, and hard negatives
 fit.py            its training, and the vectors of a whole catalogue
 trained.py        what a training leaves, for items that come later
 content.py        what is known of the items, as numbers
+methods.py        the ways to make vectors, PinSage among them
 item_to_item.py   how well vectors find what is engaged with next
 publish.py        a copy of a prepared folder with these vectors
 compare.py        the verb that compares the ways to make them, by a PinnerFormer on each
