@@ -30,7 +30,7 @@ from pinnerformer_jax.evaluation.study_summary import spread
 from pinnerformer_jax.files import write_json, write_text
 from pinnerformer_jax.items.__main__ import evaluate, provenance
 from pinnerformer_jax.items.item_to_item import CUTOFF
-from pinnerformer_jax.items.methods import Method, make_vectors, open_sources
+from pinnerformer_jax.items.methods import Method, Sources, make_vectors, open_sources
 from pinnerformer_jax.items.publish import made_by, publish
 from pinnerformer_jax.runtime import keep_compiled, share_heap
 from pinnerformer_jax.training.checkpoint import check_ingested, data_digest
@@ -91,10 +91,11 @@ def compare(
 
     for seed in range(seeds):
         seeded = _seeded(config, seed)
-        folders = {method: vectors_of(method, seeded, timelines, workdir) for method in methods}
+        sources = open_sources(seeded, timelines)
+        folders = {method: vectors_of(method, sources, timelines, workdir) for method in methods}
         made = {method: np.load(folder / "catalog" / "features.npy") for method, folder in folders.items()}
         made = {method: vectors.astype(np.float32) for method, vectors in made.items()}
-        results = evaluate(timelines, open_sources(seeded, timelines), made)
+        results = evaluate(timelines, sources, made)
         pairs = {kind: found.pairs for kind, found in results[methods[0]].items()}
         for method, by_kind in results.items():
             for kind, found in by_kind.items():
@@ -108,15 +109,15 @@ def compare(
     return numbers, pairs
 
 
-def vectors_of(method: str, config: Config, timelines: Timelines, workdir: Path) -> Path:
+def vectors_of(method: str, sources: Sources, timelines: Timelines, workdir: Path) -> Path:
     """The prepared folder with a method's vectors; made if it is not yet there."""
     if method == GIVEN:
         return timelines.path
+    config = sources.config
     folder = workdir / "vectors" / f"{method}-{config.pinsage.seed}"
     wanted = provenance(method, config, timelines)
     if made_by(folder) == wanted:
         return folder
-    sources = open_sources(config, timelines)
     walks = workdir / "vectors" / f"walks-{config.pinsage.seed}.npz"
     vectors, trained = make_vectors(method, sources, walks=walks)
     publish(timelines, folder, vectors, wanted, trained)
