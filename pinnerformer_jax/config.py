@@ -433,6 +433,9 @@ class PinSageConfig:
     neighbours. None at the start of the training, all at its end (the paper's curriculum)."""
     hard_ranks: int = 100
     """Ranks by visits behind the neighbours that they are drawn from."""
+    whitening: float = 0.0
+    """How far the vectors' principal axes are made equally wide: 0 not at all, 1 wholly. It helped where
+    histories are long and items come again, and hurt elsewhere: docs/items.md. Our choice."""
     isolated_share: float = 0.3
     """Share of items whose edges are hidden in a step, so that content alone must do, as it must for new
     items. Our choice."""
@@ -450,6 +453,7 @@ class PinSageConfig:
             _require(
                 0 <= getattr(self, name) < 1, f"pinsage.{name}", getattr(self, name), "must be in [0, 1)"
             )
+        _require(0 <= self.whitening <= 1, "pinsage.whitening", self.whitening, "must be in [0, 1]")
         known = get_args(PinSageLoss)
         _require(self.loss in known, "pinsage.loss", self.loss, f"must be one of {known}")
         for name in ("window_days", "temperature", "margin", "learning_rate"):

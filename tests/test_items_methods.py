@@ -9,7 +9,7 @@ from flax import nnx
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.items.content import Scale
 from pinnerformer_jax.items.engagement import co_engaged
-from pinnerformer_jax.items.methods import centred, make_vectors, open_sources, pinsage, walked_graph
+from pinnerformer_jax.items.methods import make_vectors, open_sources, pinsage, walked_graph
 from pinnerformer_jax.items.pinsage import PinSage
 from tests.items_world import ITEMS, TRAINED, config, write_world
 
@@ -72,9 +72,22 @@ def test_an_item_born_later_gets_a_vector_from_the_old_model(plain, tmp_path):
 def test_what_all_have_in_common_is_left_out(plain):
     vectors, trained = pinsage(plain, lambda _: None)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    assert np.linalg.norm(vectors[:TRAINED].mean(axis=0)) < 0.5 * np.linalg.norm(trained.centre)
-    moved = centred(np.array([[1, 0], [0.6, 0.8], [0, 0]], np.float32), np.array([0.6, 0], np.float32))
-    np.testing.assert_allclose(moved, [[1, 0], [0, 1], [0, 0]], atol=1e-6)
+    assert np.linalg.norm(vectors[:TRAINED].mean(axis=0)) < 0.5 * np.linalg.norm(trained.spread.centre)
+
+
+@pytest.mark.parametrize("method", ["pinsage", "pinsage_svd"])
+def test_whitened_vectors_fill_more_axes(plain, tmp_path, method):
+    def whitened(of, share):
+        settings = dataclasses.replace(of.config.pinsage, whitening=share)
+        return of._replace(config=dataclasses.replace(of.config, pinsage=settings))
+
+    def axes(vectors):  # how many there would be, were all equally wide
+        variance = np.linalg.eigvalsh(np.cov(vectors[:TRAINED], rowvar=False))
+        return variance.sum() ** 2 / (variance**2).sum()
+
+    vectors = [make_vectors(method, whitened(plain, share), lambda _: None)[0] for share in (0, 0.5, 1)]
+    assert axes(vectors[0]) < axes(vectors[1]) < axes(vectors[2])
+    assert axes(vectors[2]) > 1.5 * axes(vectors[0])
 
 
 def test_sessions_stand_beside_the_users(plain):

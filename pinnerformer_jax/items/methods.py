@@ -27,6 +27,7 @@ from pinnerformer_jax.items.engagement import Engagement, co_engaged, sessions, 
 from pinnerformer_jax.items.fit import embed_all, fit
 from pinnerformer_jax.items.graph import Graph, build_graph
 from pinnerformer_jax.items.pinsage import ItemGraph
+from pinnerformer_jax.items.spread import evened, spread_of
 from pinnerformer_jax.items.trained import Trained
 from pinnerformer_jax.items.walks import Neighbours, find_neighbours, kept_neighbours
 
@@ -96,14 +97,16 @@ def pinsage_svd(
     """Half of the numbers PinSage's, half of co-occurrence; for `report` and `walks` see `pinsage`. Our
     choice: neighbours average away what tells one item from the next, and co-occurrence keeps it."""
     config, (user, item, *_) = sources.config, sources.events
-    dim = config.items.built_dim
+    dim, whitening = config.items.built_dim, config.pinsage.whitening
     items = dataclasses.replace(config.items, built_dim=dim - dim // 2)
-    halved = sources._replace(config=dataclasses.replace(config, items=items))
+    plain = dataclasses.replace(config.pinsage, whitening=0.0)  # both halves are, together
+    halved = sources._replace(config=dataclasses.replace(config, items=items, pinsage=plain))
     halves = (
         pinsage(halved, report, walks=walks)[0],
         item_vectors.co_occurrence_vectors(user, item, sources.graph.items, dim // 2, config.pinsage.seed),
     )
-    return normalize(np.hstack(halves), copy=False)
+    vectors = normalize(np.hstack(halves), copy=False)
+    return evened(vectors, spread_of(vectors[sources.graph.connected], whitening)) if whitening else vectors
 
 
 def pinsage(
@@ -149,22 +152,14 @@ def pinsage(
     report(f"walked from {connected.sum():,} items over {len(graph.item_users):,} edges")
     known = ItemGraph(*map(jnp.asarray, (features, *ranked.first(config.neighbours))))
     if trained:
-        return centred(embed_all(trained.model, known), trained.centre), trained
+        return evened(embed_all(trained.model, known), trained.spread), trained
     pairs = co_engaged(sources.events, config.reach, config.window_days)
     corpus = np.flatnonzero(connected).astype(np.int32)
     hard = Neighbours(*(table[:, config.neighbours :] for table in ranked))
     model = fit(known, pairs, corpus, hard, dim, config, report)
     vectors = embed_all(model, known)
-    centre = vectors[connected].mean(axis=0)
-    return centred(vectors, centre), Trained(model, centre, basis, scale)
-
-
-def centred(
-    vectors: Float32[np.ndarray, "n d"], centre: Float32[np.ndarray, " d"]
-) -> Float32[np.ndarray, "n d"]:
-    """Unit rows again without what all have in common (Mu & Viswanath 2018); zero rows stay so. Our choice: a
-    mean of several such vectors, as towers begin with, tells more."""
-    return normalize((vectors - centre) * vectors.any(axis=1, keepdims=True), copy=False)
+    spread = spread_of(vectors[connected], config.whitening)
+    return evened(vectors, spread), Trained(model, spread, basis, scale)
 
 
 def walked_graph(sources: Sources) -> Graph:

@@ -13,13 +13,14 @@ from flax import nnx
 from pinnerformer_jax.data.item_vectors import TextBasis
 from pinnerformer_jax.items.content import Scale
 from pinnerformer_jax.items.pinsage import PinSage
+from pinnerformer_jax.items.spread import Spread
 
 
 class Trained(NamedTuple):
     """A model, and how the content that it reads was made into numbers."""
 
     model: PinSage
-    centre: np.ndarray  # float32 [D] mean of the vectors of the training period's items
+    spread: Spread  # of the vectors of the training period's items
     basis: TextBasis | None  # of the text vectors; None: it reads no text
     scale: Scale  # of the numbers
 
@@ -27,10 +28,9 @@ class Trained(NamedTuple):
 def save(file: Path, trained: Trained) -> None:
     """Write an .npz."""
     arrays = {_name(path): np.asarray(value[...]) for path, value in _parameters(trained.model)}
-    arrays["centre"] = trained.centre
-    arrays |= {f"numbers.{name}": values for name, values in trained.scale._asdict().items()}
-    if trained.basis:
-        arrays |= {f"text.{name}": values for name, values in trained.basis._asdict().items()}
+    for part, of in (("spread", trained.spread), ("numbers", trained.scale), ("text", trained.basis)):
+        if of:
+            arrays |= {f"{part}.{name}": values for name, values in of._asdict().items()}
     np.savez(file, **arrays)
 
 
@@ -50,12 +50,12 @@ def load(file: Path) -> Trained:
         model = PinSage(inputs, width, arrays["down.kernel"].shape[1], rngs=nnx.Rngs(0))
         for path, value in _parameters(model):
             value[...] = jnp.asarray(arrays[_name(path)])
-        centre = arrays["centre"]
+        spread = Spread(arrays["spread.centre"], arrays["spread.axes"])
         scale = Scale(arrays["numbers.mean"], arrays["numbers.deviation"])
     except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{file}: not a model that --method pinsage wrote: {error}") from error
     basis = TextBasis(arrays["text.word"], arrays["text.vector"]) if "text.word" in arrays else None
-    return Trained(model, centre, basis, scale)
+    return Trained(model, spread, basis, scale)
 
 
 def _parameters(model: PinSage) -> list[tuple[tuple[str, ...], nnx.Param]]:

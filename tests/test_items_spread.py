@@ -1,0 +1,29 @@
+"""Vectors around their mean, made more even."""
+
+import numpy as np
+import pytest
+
+from pinnerformer_jax.items.spread import Spread, evened, spread_of
+
+
+def test_by_hand():
+    spread = Spread(np.array([0.6, 0], np.float32), np.diag([1, 0.5]).astype(np.float32))
+    moved = evened(np.array([[1, 0], [0.6, 0.8], [1.1, 1], [0, 0]], np.float32), spread)
+    np.testing.assert_allclose(moved, [[1, 0], [0, 1], [0.5**0.5, 0.5**0.5], [0, 0]], atol=1e-6)
+
+
+@pytest.mark.parametrize(("whitening", "deviations"), [(0, [4, 1]), (0.5, [2, 1]), (1, [1, 1])])
+def test_each_axis_keeps_its_deviation_to_what_is_left(whitening, deviations):
+    rng = np.random.default_rng(0)
+    flat = rng.standard_normal((50_000, 2)) * [4, 1]
+    turn = np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    vectors = (flat @ turn[:2] + [5, 0, 1]).astype(np.float32)  # the third axis holds nothing
+    spread = spread_of(vectors, whitening)
+    np.testing.assert_allclose(spread.centre, [5, 0, 1], atol=0.05)
+    made = (vectors - spread.centre) @ spread.axes
+    np.testing.assert_allclose((made @ turn.T).std(axis=0), [*deviations, 0], atol=0.02)
+
+
+def test_no_axis_is_made_of_rounding():
+    vectors = np.outer(np.arange(-3, 4), [0.6, 0.8, 0]).astype(np.float32)
+    assert np.abs(spread_of(vectors, 1.0).axes).max() < 1
