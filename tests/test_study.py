@@ -118,6 +118,17 @@ def compiled_once(tmp_path):
     reset_cache()
 
 
+def validation_losses(workdir):
+    files = sorted(workdir.glob("cells/*/metrics.jsonl"))
+    lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    return [line for line in lines if "validation_loss" in line]
+
+
+def numbers(workdir):
+    files = sorted(workdir.glob("cells/*/measured.json"))
+    return {file.parent.name: json.loads(file.read_text())["numbers"] for file in files}
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiled_once")
 def test_a_study_stopped_and_resumed_ends_as_one_that_was_not(tmp_path, monkeypatch, capsys):
@@ -155,6 +166,8 @@ def test_a_study_stopped_and_resumed_ends_as_one_that_was_not(tmp_path, monkeypa
         file.read_text() for file in (tmp_path / "stopped" / "cells").glob("*/log.txt")
     )
 
+    for part in (validation_losses, numbers):  # tells where they differ, if they do
+        assert part(tmp_path / "whole") == part(tmp_path / "stopped")
     first, second = ((tmp_path / name / "study.json").read_bytes() for name in ("whole", "stopped"))
     assert first == second
     shown = json.loads(first)["tables"]

@@ -22,24 +22,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
-
-import numpy as np
+from typing import get_args
 
 from pinnerformer_jax.command_line import errors_as_messages, parse
-from pinnerformer_jax.config import Config
-from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.data.timelines import Timelines
-from pinnerformer_jax.evaluation.baselines import neighbours
-from pinnerformer_jax.items.engagement import co_engaged, window_engagement
-from pinnerformer_jax.items.item_to_item import CUTOFF, DAYS, REACH, Found, compare, inner_products
-from pinnerformer_jax.items.methods import Method, Sources, make_vectors, open_sources, pinsage
-from pinnerformer_jax.items.publish import publish
+from pinnerformer_jax.items.item_to_item import evaluate, table
+from pinnerformer_jax.items.methods import Method, make_vectors, open_sources, pinsage
+from pinnerformer_jax.items.publish import provenance, publish
 from pinnerformer_jax.items.trained import load
-from pinnerformer_jax.training.checkpoint import check_ingested, data_digest
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from pinnerformer_jax.training.checkpoint import check_ingested
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -69,68 +60,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"wrote {out}: {vectors.any(axis=1).sum():,} of {len(vectors):,} items have a vector")
     if values.evaluate:
         Console().print(table(evaluate(timelines, sources, {values.method: vectors})))
-
-
-def provenance(method: Method, config: Config, timelines: Timelines) -> dict[str, Any]:
-    """What vectors are a function of, for vectors.json."""
-    of_method = to_dict(config.pinsage) if method.startswith("pinsage") else {"seed": config.pinsage.seed}
-    return {
-        "method": method,
-        "settings": of_method | {"dim": config.items.built_dim},
-        "data": data_digest(timelines.manifest),
-    }
-
-
-def evaluate(
-    timelines: Timelines, sources: Sources, made: dict[str, np.ndarray]
-) -> dict[str, dict[str, Found]]:
-    """Item-to-item results of some vectors and of random, text, svd, item-kNN and counted pairs.
-
-    Args:
-        timelines: a prepared folder.
-        sources: its training events.
-        made: vectors by method.
-    """
-    from scipy.sparse import csr_matrix
-
-    config, graph = sources.config, sources.graph
-    random = np.random.default_rng(config.pinsage.seed).standard_normal((graph.items, 64), np.float32)
-    vectors: dict[str, np.ndarray] = {"random": random}
-    vectors |= {name: make_vectors(name, sources)[0] for name in ("text", "svd") if name not in made}
-    if config.items.vector and "given" not in made:
-        vectors["given"] = np.asarray(sources.catalog.features, np.float32)
-    edges = np.ones(len(graph.user_items), np.float32), graph.user_items, graph.user_offsets
-    similar = neighbours(csr_matrix(edges, shape=(len(graph.user_offsets) - 1, graph.items)))
-    scorers = {name: inner_products(rows) for name, rows in (vectors | made).items()}
-    scorers["item-kNN"] = lambda items: similar[items].toarray()
-    followed = co_engaged(sources.events, REACH, DAYS)
-    ones = np.ones(len(followed.first), np.float32)
-    counts = csr_matrix((ones, (followed.first, followed.second)), shape=(graph.items, graph.items))
-    scorers["pair counts"] = lambda items: counts[items].toarray()
-    pairs = co_engaged(window_engagement(timelines, config.data.positives), REACH, DAYS)
-    return compare(scorers, pairs, graph.connected, config.pinsage.seed)
-
-
-def table(results: dict[str, dict[str, Found]]) -> Table:
-    """For the terminal."""
-    from rich.table import Table
-
-    counts = next(iter(results.values()))
-    shown = Table(
-        title="Item to item: " + ", ".join(f"{of.pairs:,} {name} pairs" for name, of in counts.items())
-    )
-    shown.add_column("vectors")
-    for name in counts:
-        shown.add_column(f"hit rate@{CUTOFF}, {name}", justify="right")
-        shown.add_column(f"MRR, {name}", justify="right")
-    for method, by_kind in results.items():
-        cells = [
-            cell
-            for of in by_kind.values()
-            for cell in (f"{of.hit_rate:.4f} ({of.low:.4f}-{of.high:.4f})", f"{of.mrr:.4f}")
-        ]
-        shown.add_row(method, *cells)
-    return shown
 
 
 if __name__ == "__main__":

@@ -28,10 +28,9 @@ from pinnerformer_jax.evaluation.measure import Ground
 from pinnerformer_jax.evaluation.study import Cell, Stopped, cell_key, finish, missing, read_cell
 from pinnerformer_jax.evaluation.study_summary import spread
 from pinnerformer_jax.files import write_json, write_text
-from pinnerformer_jax.items.__main__ import evaluate, provenance
-from pinnerformer_jax.items.item_to_item import CUTOFF
+from pinnerformer_jax.items.item_to_item import CUTOFF, evaluate
 from pinnerformer_jax.items.methods import Method, Sources, make_vectors, open_sources
-from pinnerformer_jax.items.publish import made_by, publish
+from pinnerformer_jax.items.publish import made_by, provenance, publish
 from pinnerformer_jax.runtime import keep_compiled, share_heap
 from pinnerformer_jax.training.checkpoint import check_ingested, data_digest
 

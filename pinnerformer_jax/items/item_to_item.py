@@ -8,13 +8,19 @@ against the target. A pair is new if training users never touched one of its ite
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 
+from pinnerformer_jax.data.timelines import Timelines
+from pinnerformer_jax.evaluation.baselines import neighbours
 from pinnerformer_jax.evaluation.comparison import Statistic, intervals
-from pinnerformer_jax.items.engagement import Pairs
+from pinnerformer_jax.items.engagement import Pairs, co_engaged, window_engagement
+from pinnerformer_jax.items.methods import Sources, make_vectors
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 REACH, DAYS = 2, 1.0
 """What a pair is, see `engagement.co_engaged`; whatever the vectors were trained on."""
@@ -35,6 +41,36 @@ class Found(NamedTuple):
     low: float  # 95 % bootstrap interval of the hit rate, over users
     high: float
     mrr: float  # mean of 1 / rank
+
+
+def evaluate(
+    timelines: Timelines, sources: Sources, made: dict[str, np.ndarray]
+) -> dict[str, dict[str, Found]]:
+    """Item-to-item results of some vectors and of random, text, svd, item-kNN and counted pairs.
+
+    Args:
+        timelines: a prepared folder.
+        sources: its training events.
+        made: vectors by method.
+    """
+    from scipy.sparse import csr_matrix
+
+    config, graph = sources.config, sources.graph
+    random = np.random.default_rng(config.pinsage.seed).standard_normal((graph.items, 64), np.float32)
+    vectors: dict[str, np.ndarray] = {"random": random}
+    vectors |= {name: make_vectors(name, sources)[0] for name in ("text", "svd") if name not in made}
+    if config.items.vector and "given" not in made:
+        vectors["given"] = np.asarray(sources.catalog.features, np.float32)
+    edges = np.ones(len(graph.user_items), np.float32), graph.user_items, graph.user_offsets
+    similar = neighbours(csr_matrix(edges, shape=(len(graph.user_offsets) - 1, graph.items)))
+    scorers = {name: inner_products(rows) for name, rows in (vectors | made).items()}
+    scorers["item-kNN"] = lambda items: similar[items].toarray()
+    followed = co_engaged(sources.events, REACH, DAYS)
+    ones = np.ones(len(followed.first), np.float32)
+    counts = csr_matrix((ones, (followed.first, followed.second)), shape=(graph.items, graph.items))
+    scorers["pair counts"] = lambda items: counts[items].toarray()
+    pairs = co_engaged(window_engagement(timelines, config.data.positives), REACH, DAYS)
+    return compare(scorers, pairs, graph.connected, config.pinsage.seed)
 
 
 def compare(
@@ -64,6 +100,28 @@ def compare(
         }
         for method, scorer in scorers.items()
     }
+
+
+def table(results: dict[str, dict[str, Found]]) -> Table:
+    """For the terminal."""
+    from rich.table import Table
+
+    counts = next(iter(results.values()))
+    shown = Table(
+        title="Item to item: " + ", ".join(f"{of.pairs:,} {name} pairs" for name, of in counts.items())
+    )
+    shown.add_column("vectors")
+    for name in counts:
+        shown.add_column(f"hit rate@{CUTOFF}, {name}", justify="right")
+        shown.add_column(f"MRR, {name}", justify="right")
+    for method, by_kind in results.items():
+        cells = [
+            cell
+            for of in by_kind.values()
+            for cell in (f"{of.hit_rate:.4f} ({of.low:.4f}-{of.high:.4f})", f"{of.mrr:.4f}")
+        ]
+        shown.add_row(method, *cells)
+    return shown
 
 
 def ranks(

@@ -18,9 +18,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from pinnerformer_jax.config import Config
+from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.data.timelines import Timelines, write_manifest
 from pinnerformer_jax.files import atomic_folder, sha256, write_json
 from pinnerformer_jax.items.trained import Trained, save
+from pinnerformer_jax.training.checkpoint import data_digest
 
 _NEW = ("catalog/features.npy", "catalog/items.parquet", "catalog/vectors.json", "catalog/model.npz")
 
@@ -71,6 +74,16 @@ def publish(
         counts = timelines.manifest.counts | {"unreachable_items": int((~reachable).sum())}
         manifest = dataclasses.replace(timelines.manifest, files=dict(sorted(files.items())), counts=counts)
         write_manifest(folder, manifest)
+
+
+def provenance(method: str, config: Config, timelines: Timelines) -> dict[str, Any]:
+    """What vectors are a function of, for vectors.json."""
+    of_method = to_dict(config.pinsage) if method.startswith("pinsage") else {"seed": config.pinsage.seed}
+    return {
+        "method": method,
+        "settings": of_method | {"dim": config.items.built_dim},
+        "data": data_digest(timelines.manifest),
+    }
 
 
 def made_by(folder: Path) -> dict[str, Any] | None:
