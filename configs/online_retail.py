@@ -72,6 +72,6 @@ config = Config(
         log_every=50,
         checkpoint_every=100,
     ),
-    # Of the vectors that `items --method pinsage_svd` makes; chosen on three earlier splits of this log.
+    # For `items --method pinsage_svd`; chosen on earlier splits of this log, see docs/items.md.
     pinsage=PinSageConfig(whitening=1.0),
 )
