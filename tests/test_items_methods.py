@@ -76,7 +76,7 @@ def test_what_all_have_in_common_is_left_out(plain):
 
 
 @pytest.mark.parametrize("method", ["pinsage", "pinsage_svd"])
-def test_whitened_vectors_fill_more_axes(plain, tmp_path, method):
+def test_whitened_vectors_fill_more_axes(plain, method):
     def whitened(of, share):
         settings = dataclasses.replace(of.config.pinsage, whitening=share)
         return of._replace(config=dataclasses.replace(of.config, pinsage=settings))

@@ -24,6 +24,9 @@ def test_each_axis_keeps_its_deviation_to_what_is_left(whitening, deviations):
     np.testing.assert_allclose((made @ turn.T).std(axis=0), [*deviations, 0], atol=0.02)
 
 
-def test_no_axis_is_made_of_rounding():
-    vectors = np.outer(np.arange(-3, 4), [0.6, 0.8, 0]).astype(np.float32)
-    assert np.abs(spread_of(vectors, 1.0).axes).max() < 1
+@pytest.mark.parametrize(("whitening", "scale"), [(0, 1), (1, 0.5)])
+def test_axes_that_hold_nothing_are_scaled_as_the_widest(whitening, scale):
+    vectors = np.outer(np.arange(-3, 4), [0.6, 0.8, 0]).astype(np.float32)  # deviation 2
+    np.testing.assert_allclose(spread_of(vectors, whitening).axes, scale * np.eye(3), atol=1e-5)
+    alike = np.ones((4, 3), np.float32)
+    np.testing.assert_allclose(spread_of(alike, whitening).axes, np.eye(3), atol=1e-6)

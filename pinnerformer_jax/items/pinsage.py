@@ -57,7 +57,7 @@ def importance_pooling(
     messages: Float[Array, "s h"], neighbour: Int[Array, "m t"], weight: Float[Array, "m t"]
 ) -> Float[Array, "m h"]:
     """Weighted sums of the neighbours' messages (section 3.2). Neighbour by neighbour, so that [M, T, H]
-    never exists: vectors of 100,000 items take half the time on a CPU."""
+    never exists: half the time for vectors of 100,000 items on a CPU (docs/items.md)."""
 
     def add(pooled: jax.Array, one: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         place, importance = one

@@ -14,7 +14,8 @@ from jaxtyping import Float32
 from sklearn.preprocessing import normalize
 
 ROUNDING = 1e-6
-"""An axis whose variance is less than this share of the greatest holds nothing but rounding."""
+"""An axis whose variance is less than this share of the greatest holds nothing but rounding, and is scaled as
+the widest is."""
 
 
 class Spread(NamedTuple):
@@ -30,9 +31,8 @@ def spread_of(vectors: Float32[np.ndarray, "n d"], whitening: float) -> Spread:
     centre = vectors.mean(axis=0)
     away = vectors - centre
     variance, axes = np.linalg.eigh(away.T @ away / max(len(away), 1))
-    told = variance > ROUNDING * variance[-1]
-    scale = np.zeros_like(variance)
-    scale[told] = variance[told] ** (-whitening / 2)
+    widest = variance[-1] or 1.0
+    scale = np.where(variance > ROUNDING * widest, variance, widest) ** (-whitening / 2)
     return Spread(centre, (axes * scale) @ axes.T)
 
 
