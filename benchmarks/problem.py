@@ -149,7 +149,7 @@ def our_loss(
 
 
 def named(tree: Any) -> Arrays:
-    """Leaves by path, 'user/blocks/0/qkv/kernel'."""
+    """Leaves by path, 'user/blocks/0/query/kernel'."""
     leaves = jax.tree.leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in leaves}
 

@@ -88,21 +88,25 @@ class Block(nn.Module):
         width = config.width
         self.heads = config.heads
         self.attention_norm = nn.LayerNorm(width, eps=1e-6)
-        self.qkv = nn.Linear(width, 3 * width)
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width, bias=False)
         self.out = nn.Linear(width, width)
         self.ffn_norm = nn.LayerNorm(width, eps=1e-6)
         self.ffn = MLP(width, 4 * width, width)
 
     def forward(self, stream: Tensor) -> Tensor:
-        query, key, value = self.qkv(self.attention_norm(stream)).chunk(3, dim=-1)
+        kernel = torch.cat([self.query.weight, self.key.weight, self.value.weight])
+        bias = F.pad(self.query.bias, (0, 2 * len(self.query.bias)))
+        query, key, value = F.linear(self.attention_norm(stream), kernel, bias).chunk(3, dim=-1)
         mixed = F.scaled_dot_product_attention(*map(self._split, (query, key, value)), is_causal=True)
         return self._finish(stream, mixed)
 
     def chosen(self, stream: Tensor, position: Tensor) -> Tensor:
         """Only the given positions [B, P]: keys and values everywhere, all else there."""
-        normed, width = self.attention_norm(stream), stream.shape[-1]
-        query = F.linear(_rows(normed, position), self.qkv.weight[:width], self.qkv.bias[:width])
-        key, value = F.linear(normed, self.qkv.weight[width:], self.qkv.bias[width:]).chunk(2, dim=-1)
+        normed = self.attention_norm(stream)
+        query = self.query(_rows(normed, position))
+        key, value = F.linear(normed, torch.cat([self.key.weight, self.value.weight])).chunk(2, dim=-1)
         visible = torch.arange(stream.shape[1], device=stream.device) <= position[:, None, :, None]
         mixed = F.scaled_dot_product_attention(*map(self._split, (query, key, value)), attn_mask=visible)
         return self._finish(_rows(stream, position), mixed)
@@ -189,7 +193,7 @@ def _unit(vectors: Tensor) -> Tensor:
 
 
 def copy_weights(model: PinnerFormer, params: Mapping[str, np.ndarray]) -> None:
-    """Set every parameter from ours, by name ('user/blocks/0/qkv/kernel')."""
+    """Set every parameter from ours, by name ('user/blocks/0/query/kernel')."""
     named = dict(model.named_parameters())
     ours = {_our_name(name, value) for name, value in named.items()}
     if ours != params.keys():

@@ -47,7 +47,7 @@ def set_mean(block: Block) -> None:
     """Make a block add about the mean of the stream so far, and nothing else: attention whose values pass
     through, and an FFN of zero."""
     width = block.out.kernel.shape[0]
-    block.qkv.kernel[...] = block.qkv.kernel[...].at[:, 2 * width :].set(jnp.eye(width))
+    block.value.kernel[...] = jnp.eye(width)
     block.out.kernel[...] = MEAN_GAIN * jnp.eye(width)
     block.ffn.down.kernel[...] = jnp.zeros_like(block.ffn.down.kernel[...])
 

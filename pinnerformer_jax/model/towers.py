@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from pinnerformer_jax.config import ModelConfig
 from pinnerformer_jax.data.contracts import Events
 from pinnerformer_jax.model.attention import causal_attention, chosen_attention
-from pinnerformer_jax.model.features import ActionEncoder, project
+from pinnerformer_jax.model.features import ActionEncoder
 
 
 class Sizes(NamedTuple):
@@ -59,7 +59,7 @@ class Dropout:
 
 
 class Linear(nnx.Linear):
-    """nnx.Linear as a matrix product, for the reason that `project` gives."""
+    """nnx.Linear as a matrix product, for the reason that `features.project` gives."""
 
     def __call__(self, inputs: Float[Array, "*dims i"]) -> Float[Array, "*dims o"]:
         """Apply to the last axis."""
@@ -75,7 +75,19 @@ class MLP(nnx.Module):
 
     def __call__(self, inputs: Float[Array, "*dims i"]) -> Float[Array, "*dims o"]:
         """Apply to the last axis."""
-        return self.down(jax.nn.gelu(self.up(inputs)))
+        rows, up = inputs.reshape(-1, inputs.shape[-1]), self.up
+        product, bias = rows @ up.kernel[...].astype(up.dtype), up.bias[...].astype(up.dtype)
+        return self.down(_gelu_of_sum(product, bias)).reshape(*inputs.shape[:-1], -1)
+
+
+def _gelu_of_sum(product: Float[Array, "r o"], bias: Float[Array, " o"]) -> Float[Array, "r o"]:
+    """GELU(product + bias), of which the backward pass keeps `product` alone. XLA would keep what is halfway
+    to the gradient too, as large again; but not on a TPU, where GELU is part of the products around it."""
+
+    def gelu(product: jax.Array, bias: jax.Array) -> jax.Array:
+        return jax.nn.gelu(product + bias[None, :])
+
+    return (gelu if jax.default_backend() == "tpu" else jax.checkpoint(gelu))(product, bias)
 
 
 class Block(nnx.Module):
@@ -85,15 +97,21 @@ class Block(nnx.Module):
         width, dtype = config.width, jnp.dtype(config.compute_dtype)
         self.heads, self.dtype = config.heads, dtype
         self.attention_norm = nnx.LayerNorm(width, dtype=jnp.float32, rngs=rngs)
-        self.qkv = Linear(width, 3 * width, dtype=dtype, rngs=rngs)
+        # Three products, as the result of one would be cut and its gradient put together again, which a GPU
+        # does by copying. A bias of the keys would cancel in the softmax; the values' would be one more of
+        # `out`.
+        self.query = Linear(width, width, dtype=dtype, rngs=rngs)
+        self.key = Linear(width, width, use_bias=False, dtype=dtype, rngs=rngs)
+        self.value = Linear(width, width, use_bias=False, dtype=dtype, rngs=rngs)
         self.out = Linear(width, width, dtype=dtype, rngs=rngs)
         self.ffn_norm = nnx.LayerNorm(width, dtype=jnp.float32, rngs=rngs)
         self.ffn = MLP(width, 4 * width, width, dtype, rngs=rngs)
 
     def __call__(self, stream: Float[Array, "b t h"], dropout: Dropout) -> Float[Array, "b t h"]:
         """All positions."""
-        qkv = self.qkv(self.attention_norm(stream).astype(self.dtype))
-        mixed = causal_attention(*(self._split(part) for part in jnp.split(qkv, 3, axis=-1)))
+        normed = self.attention_norm(stream).astype(self.dtype)
+        query, key, value = self.query(normed), self.key(normed), self.value(normed)
+        mixed = causal_attention(self._heads(query), self._heads(key), self._heads(value))
         return self._finish(stream, mixed, dropout)
 
     def chosen(
@@ -102,16 +120,12 @@ class Block(nnx.Module):
         """Only the given positions, exactly as `__call__` would have them: keys and values are needed
         everywhere, queries, output projection and FFN only there."""
         normed = self.attention_norm(stream).astype(self.dtype)
-        width = stream.shape[-1]
-        kernel, bias = self.qkv.kernel[...].astype(self.dtype), self.qkv.bias[...].astype(self.dtype)
         there = jnp.take_along_axis(normed, position[:, :, None], axis=1)
-        query = project(there, kernel[:, :width]) + bias[None, None, :width]
-        key_value = project(normed, kernel[:, width:]) + bias[None, None, width:]
-        key, value = jnp.split(key_value, 2, axis=-1)
-        mixed = chosen_attention(self._split(query), self._split(key), self._split(value), position)
+        query, key, value = self.query(there), self.key(normed), self.value(normed)
+        mixed = chosen_attention(self._heads(query), self._heads(key), self._heads(value), position)
         return self._finish(jnp.take_along_axis(stream, position[:, :, None], axis=1), mixed, dropout)
 
-    def _split(self, part: Float[Array, "b q h"]) -> Float[Array, "b q n d"]:
+    def _heads(self, part: Float[Array, "b q h"]) -> Float[Array, "b q n d"]:
         return part.reshape(*part.shape[:2], self.heads, -1)
 
     def _finish(
