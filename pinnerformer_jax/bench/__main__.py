@@ -32,6 +32,7 @@ from pinnerformer_jax.bench import (
     store,
     sweep,
 )
+from pinnerformer_jax.bench import compile as compile_ahead
 from pinnerformer_jax.bench import input as host_input
 from pinnerformer_jax.bench.overrides import override
 from pinnerformer_jax.bench.report import finish, record
@@ -84,6 +85,16 @@ def _parser() -> argparse.ArgumentParser:
     sweep_verb = add_verb("sweep", sweep, items=100_000, seconds=10.0)
     add_sizes(sweep_verb, 16)
     sweep_verb.add_argument("--png", type=Path, default=Path("sweep.png"), help="the curve (%(default)s)")
+    compile_verb = add_verb("compile", compile_ahead, items=10_000)
+    compile_verb.add_argument(
+        "--chip", choices=compile_ahead.CHIPS, required=True, help="what to compile for"
+    )
+    compile_verb.add_argument(
+        "--from", dest="first", type=int, default=64, help="first batch size (%(default)s)"
+    )
+    compile_verb.add_argument(
+        "--to", dest="last", type=int, default=4096, help="last batch size (%(default)s)"
+    )
     collectives_verb = add_verb("collectives", collectives, items=10_000)
     collectives_verb.add_argument(
         "--devices", type=int, default=8, help="1, 2, 4 ... up to so many, simulated on a CPU (%(default)s)"

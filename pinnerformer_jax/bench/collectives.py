@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any
 
 import jax
 
 from pinnerformer_jax.bench import flops
+from pinnerformer_jax.bench.program import array_bytes
 from pinnerformer_jax.bench.report import table
 from pinnerformer_jax.bench.workload import prepare
 from pinnerformer_jax.config import Config
@@ -16,7 +16,6 @@ from pinnerformer_jax.config import Config
 _KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _SHOWN = ("all-reduce", "all-gather", "reduce-scatter")
 _INSTRUCTION = re.compile(rf"= (?P<shape>.+?) (?P<kind>{'|'.join(_KINDS)})(?:-start)?\(")
-_ARRAY = re.compile(r"(?P<type>[a-z]+[0-9]*)\[(?P<dims>[0-9,]*)\]")
 
 
 def count(hlo: str) -> dict[str, dict[str, int]]:
@@ -29,13 +28,8 @@ def count(hlo: str) -> dict[str, dict[str, int]]:
     for match in _INSTRUCTION.finditer(hlo):
         kind = found.setdefault(match["kind"], {"count": 0, "bytes": 0})
         kind["count"] += 1
-        kind["bytes"] += sum(_bytes(array) for array in _ARRAY.finditer(match["shape"]))
+        kind["bytes"] += array_bytes(match["shape"])
     return found
-
-
-def _bytes(array: re.Match[str]) -> int:
-    bits = 8 if array["type"] == "pred" else int(re.sub(r"\D", "", array["type"]))
-    return math.prod(int(size) for size in array["dims"].split(",") if size) * bits // 8
 
 
 def measure(config: Config, *, devices: int, items: int) -> dict[str, Any]:

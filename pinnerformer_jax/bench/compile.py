@@ -1,0 +1,199 @@
+"""The train step compiled for a GPU or TPU that is not there: what fits, and what the program moves.
+
+Nothing runs. The chip's own compiler is needed: pip install "jax[cuda12]" or "jax[tpu]", on any machine. On a
+GPU kernels are picked by timing them. Here cuBLAS's stand for all: the program on the chip differs in those.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from pinnerformer_jax.bench import program, workload
+from pinnerformer_jax.bench.report import table
+from pinnerformer_jax.config import Config
+from pinnerformer_jax.training.sharding import AXIS, make_mesh
+from pinnerformer_jax.training.state import create
+from pinnerformer_jax.training.step import make_train_step
+
+
+class Chip(NamedTuple):
+    """A device as its compiler knows it."""
+
+    platform: str  # cuda or tpu
+    memory: int  # bytes
+    facts: str  # of a GPU: clock_rate_ghz, bytes a second of its memory; of a TPU: the smallest slice's name
+
+
+CHIPS = {
+    "h100": Chip("cuda", 84_942_979_072, "memory_bandwidth: 3352320000000"),
+    "h200": Chip("cuda", 151_397_597_184, "memory_bandwidth: 4800000000000"),
+    "v4": Chip("tpu", 32 << 30, "v4:2x2x1"),
+    "v5e": Chip("tpu", 16 << 30, "v5e:2x2"),
+    "v5p": Chip("tpu", 95 << 30, "v5p:2x2x1"),
+    "v6e": Chip("tpu", 32 << 30, "v6e:2x2"),
+}
+# Whether a product is cuBLAS's or Triton's is found by timing them; untimed, Triton's fail at some sizes.
+_OPTIONS = {"cuda": {"xla_gpu_enable_triton_gemm": False}, "tpu": {}}
+_HOPPER = """
+gpu_device_info {{
+  cuda_compute_capability {{ major: 9 feature_extension: ACCELERATED_FEATURES }}
+  core_count: 132  fpus_per_core: 128  clock_rate_ghz: 1.98  {facts}  device_memory_size: {memory}
+  l2_cache_size: 52428800  shared_memory_per_core: 233472
+  shared_memory_per_block: 49152  shared_memory_per_block_optin: 232448
+  threads_per_warp: 32  threads_per_block_limit: 1024  threads_per_core_limit: 2048
+  registers_per_block_limit: 65536  registers_per_core_limit: 65536
+  block_dim_limit_x: 2147483647  block_dim_limit_y: 65535  block_dim_limit_z: 65535
+  thread_dim_limit_x: 1024  thread_dim_limit_y: 1024  thread_dim_limit_z: 64
+  device_address_bits: 64  pcie_bandwidth: 34359738368  ecc_enabled: true
+  device_vendor: "NVIDIA Corporation"  name: "{name}"  driver_version: "13.0.0"  runtime_version: "12.8.0"
+  compile_time_toolkit_version: "12.8.0"  dnn_version: "9.10.0"
+}}
+platform_name: "CUDA"
+dnn_version_info {{ major: 9 minor: 10 }}
+device_description_str: "{name}"
+"""
+
+
+def measure(config: Config, *, chip: str, items: int, first: int, last: int) -> dict[str, Any]:
+    """Compile for batch sizes first, 2 first, 4 first ... on one device.
+
+    Args:
+        config: sizes but for the batch's.
+        chip: of CHIPS.
+        items: in the catalogue. A GPU's moved bytes count the whole item table at each look-up, so that few
+            items tell more.
+        first: batch size to begin with.
+        last: not beyond this one, nor beyond the first that does not fit.
+
+    Returns:
+        Figures by batch size: what the step takes beside its arguments (`temporary_bytes`), both together
+        (`bytes`) and whether the chip holds that; of a GPU's program also how many kernels it starts and what
+        they read and write (`program.moved_bytes`). A TPU's does not say how often its loops go round.
+
+    Raises:
+        ValueError: the chip's compiler is not installed.
+    """
+    jax.config.update("jax_platforms", "cpu")  # or CUDA's plug-in asks for a driver
+    kind = CHIPS[chip]
+    sizes: list[dict[str, Any]] = []
+    with seen_as(kind.platform):
+        mesh = Mesh(np.array(_devices(chip)[:1]), (AXIS,))
+        size = first
+        while size <= last and (not sizes or sizes[-1]["fits"]):
+            training = dataclasses.replace(config.training, batch_size=size)
+            sizes.append(_compile(dataclasses.replace(config, training=training), mesh, kind, items))
+            print(f"batch size {size}: {'fits' if sizes[-1]['fits'] else 'does not fit'}", flush=True)
+            size *= 2
+    return {"chip": chip, "memory_bytes": kind.memory, "sizes": sizes}
+
+
+def _compile(config: Config, mesh: Mesh, chip: Chip, items: int) -> dict[str, Any]:
+    lowered = traced(config, mesh, items).lower()
+    figures: dict[str, Any] = {"batch_size": config.training.batch_size}
+    started = time.perf_counter()
+    try:
+        compiled = lowered.compile(_OPTIONS[chip.platform])
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return figures | {"fits": False}  # a TPU's compiler says so itself
+    figures["compile_seconds"] = time.perf_counter() - started
+    memory = compiled.memory_analysis()
+    figures["temporary_bytes"] = memory.temp_size_in_bytes
+    figures["bytes"] = memory.temp_size_in_bytes + memory.argument_size_in_bytes  # the state's are used again
+    figures["fits"] = figures["bytes"] <= chip.memory
+    if chip.platform == "cuda":
+        text = compiled.as_text()
+        figures["kernels"] = program.total(text, program.kernel)
+        figures["moved_bytes"] = program.total(text, program.moved_bytes)
+    return figures
+
+
+def traced(config: Config, mesh: Mesh, items: int) -> jax.stages.Traced:
+    """The train step on shapes alone, without a number in them.
+
+    Args:
+        config: sizes.
+        mesh: of devices that need not be there.
+        items: in the catalogue.
+    """
+
+    def on_mesh(tree: Any, split: PartitionSpec) -> Any:
+        rows = NamedSharding(mesh, split)
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows), tree)
+
+    graphdef, state = jax.eval_shape(lambda: create(config, workload.SIZES))
+    batch = workload.make_batch(config, workload.lengths("full", config), items)
+    tables = workload.make_tables(config, make_mesh(1), items)
+    return make_train_step(config, graphdef, mesh, items).trace(
+        on_mesh(state, PartitionSpec()), on_mesh(batch, PartitionSpec(AXIS)), on_mesh(tables, PartitionSpec())
+    )
+
+
+def _devices(chip: str) -> list[Any]:
+    platform, memory, facts = CHIPS[chip]
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu asks the network where it is; nowhere
+    options = {"topology_name": facts}
+    if platform == "cuda":
+        target = _HOPPER.format(name=chip, memory=memory, facts=facts)
+        options = {"topology_name": chip, "target_config": target, "topology": "1x1x1"}
+    try:
+        return topologies.get_topology_desc(platform=platform, **options).devices
+    except (RuntimeError, NotImplementedError) as error:
+        wanted = f'pip install "jax[{"cuda12" if platform == "cuda" else "tpu"}]=={jax.__version__}"'
+        raise ValueError(f"no compiler for {chip}: {wanted} brings it ({error})") from error
+
+
+@contextmanager
+def seen_as(platform: str) -> Iterator[None]:
+    """Within, what asks jax where it runs is told: on that platform (cuda, tpu or cpu)."""
+    with patch.object(jax, "default_backend", lambda: "gpu" if platform == "cuda" else platform):
+        if platform != "cuda":
+            yield
+            return
+        # `dot_product_attention` asks the GPU itself whether its cuDNN will do.
+        from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+        with (
+            patch.object(cudnn, "check_cudnn_version", lambda: 91000),
+            patch.object(cudnn, "check_compute_capability", lambda capability: float(capability) <= 9.0),
+            patch.object(cudnn, "is_cuda_compute_capability_equal", lambda capability: capability == "9.0"),
+        ):
+            yield
+
+
+def show(figures: dict[str, Any]) -> None:
+    """A line a batch size."""
+    gib = 2**30
+    table(
+        f"Train step compiled for one {figures['chip']} ({figures['memory_bytes'] / gib:.0f} GiB)",
+        ("users a step", "fits", "temp GiB", "in all GiB", "temp MiB a user", "kernels", "moved GiB",
+         "moved MiB a user", "compile s"),
+        [
+            [
+                size["batch_size"],
+                "yes" if size["fits"] else "no",
+                *_scaled(size, ("temporary_bytes", gib), ("bytes", gib)),
+                *_scaled(size, ("temporary_bytes", 2**20 * size["batch_size"])),
+                size.get("kernels"),
+                *_scaled(size, ("moved_bytes", gib), ("moved_bytes", 2**20 * size["batch_size"])),
+                size.get("compile_seconds"),
+            ]
+            for size in figures["sizes"]
+        ],
+    )  # fmt: skip
+
+
+def _scaled(size: dict[str, Any], *columns: tuple[str, int]) -> list[float | None]:
+    return [size[name] / unit if name in size else None for name, unit in columns]
