@@ -142,6 +142,16 @@ def test_no_run_and_no_checkpoint(tmp_path):
         load_for_inference(tmp_path)
 
 
+def test_a_checkpoint_of_another_model_is_named_with_the_way_out(tmp_path, state):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(at(state, 1), 1.0)
+    wanted = abstract()
+    wanted = wanted._replace(params={"another": wanted.params})
+    unfit = pytest.raises(ValueError, match=r"checkpoints/1: .*another version of the model.*; train anew")
+    with Checkpoints(tmp_path) as checkpoints, unfit:
+        checkpoints.restore(wanted, replicated())
+
+
 def test_a_damaged_checkpoint_is_named_with_the_way_out(tmp_path, state):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(at(state, 1), 1.0)

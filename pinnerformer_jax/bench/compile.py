@@ -28,27 +28,31 @@ from pinnerformer_jax.training.step import make_train_step
 
 
 class Chip(NamedTuple):
-    """A device as its compiler knows it."""
+    """One device."""
 
-    platform: str  # cuda or tpu
     memory: int  # bytes
-    facts: str  # of a GPU: clock_rate_ghz, bytes a second of its memory; of a TPU: the smallest slice's name
+    bandwidth: int = 0  # of a GPU: bytes a second from its memory
+    slice: str = ""  # of a TPU: the smallest there is
+
+    @property
+    def platform(self) -> str:
+        """As jax names it."""
+        return "tpu" if self.slice else "cuda"
 
 
 CHIPS = {
-    "h100": Chip("cuda", 84_942_979_072, "memory_bandwidth: 3352320000000"),
-    "h200": Chip("cuda", 151_397_597_184, "memory_bandwidth: 4800000000000"),
-    "v4": Chip("tpu", 32 << 30, "v4:2x2x1"),
-    "v5e": Chip("tpu", 16 << 30, "v5e:2x2"),
-    "v5p": Chip("tpu", 95 << 30, "v5p:2x2x1"),
-    "v6e": Chip("tpu", 32 << 30, "v6e:2x2"),
+    "h100": Chip(84_942_979_072, bandwidth=3_352_320_000_000),
+    "h200": Chip(151_397_597_184, bandwidth=4_800_000_000_000),
+    "v4": Chip(32 << 30, slice="v4:2x2x1"),
+    "v5e": Chip(16 << 30, slice="v5e:2x2"),
+    "v5p": Chip(95 << 30, slice="v5p:2x2x1"),
+    "v6e": Chip(32 << 30, slice="v6e:2x2"),
 }
-# Whether a product is cuBLAS's or Triton's is found by timing them; untimed, Triton's fail at some sizes.
-_OPTIONS = {"cuda": {"xla_gpu_enable_triton_gemm": False}, "tpu": {}}
 _HOPPER = """
 gpu_device_info {{
   cuda_compute_capability {{ major: 9 feature_extension: ACCELERATED_FEATURES }}
-  core_count: 132  fpus_per_core: 128  clock_rate_ghz: 1.98  {facts}  device_memory_size: {memory}
+  core_count: 132  fpus_per_core: 128  clock_rate_ghz: 1.98
+  memory_bandwidth: {bandwidth}  device_memory_size: {memory}
   l2_cache_size: 52428800  shared_memory_per_core: 233472
   shared_memory_per_block: 49152  shared_memory_per_block_optin: 232448
   threads_per_warp: 32  threads_per_block_limit: 1024  threads_per_core_limit: 2048
@@ -103,7 +107,9 @@ def _compile(config: Config, mesh: Mesh, chip: Chip, items: int) -> dict[str, An
     figures: dict[str, Any] = {"batch_size": config.training.batch_size}
     started = time.perf_counter()
     try:
-        compiled = lowered.compile(_OPTIONS[chip.platform])
+        # Whether a product is cuBLAS's or Triton's is found by timing; untimed, Triton's fail at some sizes.
+        options = {"xla_gpu_enable_triton_gemm": False} if chip.platform == "cuda" else None
+        compiled = lowered.compile(options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -111,7 +117,9 @@ def _compile(config: Config, mesh: Mesh, chip: Chip, items: int) -> dict[str, An
     figures["compile_seconds"] = time.perf_counter() - started
     memory = compiled.memory_analysis()
     figures["temporary_bytes"] = memory.temp_size_in_bytes
-    figures["bytes"] = memory.temp_size_in_bytes + memory.argument_size_in_bytes  # the state's are used again
+    figures["bytes"] = (
+        memory.temp_size_in_bytes + memory.argument_size_in_bytes
+    )  # the new state takes the old one's
     figures["fits"] = figures["bytes"] <= chip.memory
     if chip.platform == "cuda":
         text = compiled.as_text()
@@ -141,18 +149,19 @@ def traced(config: Config, mesh: Mesh, items: int) -> jax.stages.Traced:
     )
 
 
-def _devices(chip: str) -> list[Any]:
-    platform, memory, facts = CHIPS[chip]
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu asks the network where it is; nowhere
-    options = {"topology_name": facts}
-    if platform == "cuda":
-        target = _HOPPER.format(name=chip, memory=memory, facts=facts)
-        options = {"topology_name": chip, "target_config": target, "topology": "1x1x1"}
+def _devices(name: str) -> list[Any]:
+    chip = CHIPS[name]
+    if chip.platform == "tpu":
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu would ask the network where it is
+        options = {"topology_name": chip.slice}
+    else:
+        target = _HOPPER.format(name=name, memory=chip.memory, bandwidth=chip.bandwidth)
+        options = {"topology_name": name, "target_config": target, "topology": "1x1x1"}
     try:
-        return topologies.get_topology_desc(platform=platform, **options).devices
+        return topologies.get_topology_desc(platform=chip.platform, **options).devices
     except (RuntimeError, NotImplementedError) as error:
-        wanted = f'pip install "jax[{"cuda12" if platform == "cuda" else "tpu"}]=={jax.__version__}"'
-        raise ValueError(f"no compiler for {chip}: {wanted} brings it ({error})") from error
+        package = f"jax[{'cuda12' if chip.platform == 'cuda' else 'tpu'}]=={jax.__version__}"
+        raise ValueError(f'no compiler for {name}: pip install "{package}" brings it ({error})') from error
 
 
 @contextmanager
@@ -175,25 +184,21 @@ def seen_as(platform: str) -> Iterator[None]:
 
 def show(figures: dict[str, Any]) -> None:
     """A line a batch size."""
-    gib = 2**30
+    rows = []
+    for size in figures["sizes"]:
+        users, gib, mib = size["batch_size"], 2**30, 2**20
+        scaled = [
+            size[name] / unit if name in size else None
+            for name, unit in (
+                ("temporary_bytes", gib), ("bytes", gib), ("temporary_bytes", mib * users),
+                ("moved_bytes", gib), ("moved_bytes", mib * users),
+            )
+        ]  # fmt: skip
+        fits = "yes" if size["fits"] else "no"
+        rows.append([users, fits, *scaled, size.get("kernels"), size.get("compile_seconds")])
     table(
-        f"Train step compiled for one {figures['chip']} ({figures['memory_bytes'] / gib:.0f} GiB)",
-        ("users a step", "fits", "temp GiB", "in all GiB", "temp MiB a user", "kernels", "moved GiB",
-         "moved MiB a user", "compile s"),
-        [
-            [
-                size["batch_size"],
-                "yes" if size["fits"] else "no",
-                *_scaled(size, ("temporary_bytes", gib), ("bytes", gib)),
-                *_scaled(size, ("temporary_bytes", 2**20 * size["batch_size"])),
-                size.get("kernels"),
-                *_scaled(size, ("moved_bytes", gib), ("moved_bytes", 2**20 * size["batch_size"])),
-                size.get("compile_seconds"),
-            ]
-            for size in figures["sizes"]
-        ],
+        f"Train step compiled for one {figures['chip']} ({figures['memory_bytes'] / 2**30:.0f} GiB)",
+        ("users a step", "fits", "temp GiB", "in all GiB", "temp MiB a user", "moved GiB", "moved MiB a user",
+         "kernels", "compile s"),
+        rows,
     )  # fmt: skip
-
-
-def _scaled(size: dict[str, Any], *columns: tuple[str, int]) -> list[float | None]:
-    return [size[name] / unit if name in size else None for name, unit in columns]

@@ -187,7 +187,9 @@ class Checkpoints:
             folder = Path(self._manager.directory) / str(step)
             others = [other for other in self._manager.all_steps() if other != step]
             cure = f"delete the folder to go back to step {others[-1]}" if others else "train anew"
-            raise ValueError(f"{folder}: this checkpoint is damaged ({error}); {cure}") from error
+            reason = " ".join(str(error).split())[:400]  # Orbax lists every parameter
+            what = "this checkpoint is damaged, or another version of the model wrote it"
+            raise ValueError(f"{folder}: {what} ({reason}); {cure}") from error
 
     def close(self) -> None:
         """Wait until what was saved is on disk."""
