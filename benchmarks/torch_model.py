@@ -90,14 +90,14 @@ class Block(nn.Module):
         self.attention_norm = nn.LayerNorm(width, eps=1e-6)
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
         self.ffn_norm = nn.LayerNorm(width, eps=1e-6)
         self.ffn = MLP(width, 4 * width, width)
 
     def forward(self, stream: Tensor) -> Tensor:
         kernel = torch.cat([self.query.weight, self.key.weight, self.value.weight])
-        bias = F.pad(self.query.bias, (0, 2 * len(self.query.bias)))
+        bias = torch.cat([self.query.bias, torch.zeros_like(self.query.bias), self.value.bias])
         query, key, value = F.linear(self.attention_norm(stream), kernel, bias).chunk(3, dim=-1)
         mixed = F.scaled_dot_product_attention(*map(self._split, (query, key, value)), is_causal=True)
         return self._finish(stream, mixed)
@@ -106,7 +106,9 @@ class Block(nn.Module):
         """Only the given positions [B, P]: keys and values everywhere, all else there."""
         normed = self.attention_norm(stream)
         query = self.query(_rows(normed, position))
-        key, value = F.linear(normed, torch.cat([self.key.weight, self.value.weight])).chunk(2, dim=-1)
+        kernel = torch.cat([self.key.weight, self.value.weight])
+        bias = F.pad(self.value.bias, (len(self.value.bias), 0))
+        key, value = F.linear(normed, kernel, bias).chunk(2, dim=-1)
         visible = torch.arange(stream.shape[1], device=stream.device) <= position[:, None, :, None]
         mixed = F.scaled_dot_product_attention(*map(self._split, (query, key, value)), attn_mask=visible)
         return self._finish(_rows(stream, position), mixed)

@@ -110,7 +110,7 @@ def assert_same_run(project, name):
 
 def test_the_config_and_the_cost_are_shown(project):
     assert "training.batch_size: 512 -> 16" in project.output
-    assert "8,428 parameters\ntrain step compiled in" in project.output
+    assert "8,412 parameters\ntrain step compiled in" in project.output
     assert "step 12/12: loss" in project.output
     assert (
         json.loads((project.folder / "whole" / "config.json").read_text())["config"]["model"]["width"] == 16

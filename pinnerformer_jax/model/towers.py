@@ -98,11 +98,10 @@ class Block(nnx.Module):
         self.heads, self.dtype = config.heads, dtype
         self.attention_norm = nnx.LayerNorm(width, dtype=jnp.float32, rngs=rngs)
         # Three products, as the result of one would be cut and its gradient put together again, which a GPU
-        # does by copying. A bias of the keys would cancel in the softmax; the values' would be one more of
-        # `out`.
+        # does by copying. A bias of the keys would cancel in the softmax.
         self.query = Linear(width, width, dtype=dtype, rngs=rngs)
         self.key = Linear(width, width, use_bias=False, dtype=dtype, rngs=rngs)
-        self.value = Linear(width, width, use_bias=False, dtype=dtype, rngs=rngs)
+        self.value = Linear(width, width, dtype=dtype, rngs=rngs)
         self.out = Linear(width, width, dtype=dtype, rngs=rngs)
         self.ffn_norm = nnx.LayerNorm(width, dtype=jnp.float32, rngs=rngs)
         self.ffn = MLP(width, 4 * width, width, dtype, rngs=rngs)
