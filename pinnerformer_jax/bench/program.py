@@ -12,11 +12,11 @@ _INSTRUCTION = re.compile(
     r" +(?:ROOT )?%(?P<name>[\w.\-]+) = (?P<type>.+?) (?P<kind>[a-z][\w\-]*)\((?P<rest>.*)"
 )
 _ARRAY = re.compile(r"(?P<type>[a-z]+[0-9]*)\[(?P<dims>[0-9,]*)\]")
-_CALLED = re.compile(r"(?:body|to_apply|calls|true_computation|false_computation)=%([\w.\-]+)")
+_CALLED = re.compile(r"(?:body|to_apply|calls)=%([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _SCRATCH = re.compile(r"\bs8\[\d+\]")  # what a library's kernel may use, or not
 _VIEWS = ("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id")
-_RUNS = ("while", "call", "conditional", "async-start")
+_RUNS = ("while", "call")
 
 
 class Instruction(NamedTuple):
