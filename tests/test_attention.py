@@ -3,7 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pinnerformer_jax.model.attention import QUERY_BLOCK, causal_attention, chosen_attention
+from pinnerformer_jax.model.attention import (
+    QUERY_BLOCK,
+    TPU_QUERY_BLOCK,
+    causal_attention,
+    chosen_attention,
+)
 
 
 def qkv(length: int, seed: int = 0):
@@ -23,6 +28,14 @@ def test_blocks_equal_the_library_in_value_and_gradient(length):
     wanted, wanted_gradient = jax.value_and_grad(library, argnums=(0, 1, 2))(*qkv(length))
     np.testing.assert_allclose(got, wanted, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), got_gradient, wanted_gradient)
+
+
+def test_a_tpus_blocks_give_the_same(monkeypatch):
+    inputs = qkv(2 * TPU_QUERY_BLOCK + 17)
+    wanted = causal_attention(*inputs)
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert str(jax.make_jaxpr(causal_attention)(*inputs)).count("exp ") == 3  # one softmax a block
+    np.testing.assert_allclose(causal_attention(*inputs), wanted, atol=1e-6)
 
 
 def test_chosen_rows_equal_those_of_the_whole():

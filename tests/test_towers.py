@@ -7,7 +7,7 @@ import pytest
 import small
 from flax import nnx
 
-from pinnerformer_jax.model.towers import Dropout, PinnerFormer
+from pinnerformer_jax.model.towers import MLP, Dropout, PinnerFormer
 
 NONE = Dropout(0.0, None)
 
@@ -159,3 +159,22 @@ def test_dropout_acts_in_training_only():
     keys = jax.random.split(jax.random.key(1), 16)
     np.testing.assert_array_equal(model.user(*args), build(dropout=0.0).user(*args, keys))
     assert not np.allclose(model.user(*args), model.user(*args, keys))
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])  # where the backward pass keeps different things
+def test_an_mlp_is_linear_gelu_linear_in_value_and_gradient(platform, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    mlp = MLP(5, 6, 7, jnp.dtype("float32"), rngs=nnx.Rngs(0))
+    mlp.up.bias[...] = jnp.linspace(-1.0, 1.0, 6)
+    inputs = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 5)).astype(np.float32))
+    graphdef, state = nnx.split(mlp)
+
+    def ours(state):
+        return jnp.sum(jnp.sin(nnx.merge(graphdef, state)(inputs)))
+
+    def plain(state):
+        model = nnx.merge(graphdef, state)
+        return jnp.sum(jnp.sin(model.down(jax.nn.gelu(model.up(inputs)))))
+
+    got, wanted = jax.value_and_grad(ours)(state), jax.value_and_grad(plain)(state)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, wanted)

@@ -117,9 +117,8 @@ def _compile(config: Config, mesh: Mesh, chip: Chip, items: int) -> dict[str, An
     figures["compile_seconds"] = time.perf_counter() - started
     memory = compiled.memory_analysis()
     figures["temporary_bytes"] = memory.temp_size_in_bytes
-    figures["bytes"] = (
-        memory.temp_size_in_bytes + memory.argument_size_in_bytes
-    )  # the new state takes the old one's
+    # The new state takes the place of the old one, an argument.
+    figures["bytes"] = memory.temp_size_in_bytes + memory.argument_size_in_bytes
     figures["fits"] = figures["bytes"] <= chip.memory
     if chip.platform == "cuda":
         text = compiled.as_text()
@@ -171,7 +170,7 @@ def seen_as(platform: str) -> Iterator[None]:
         if platform != "cuda":
             yield
             return
-        # `dot_product_attention` asks the GPU itself whether its cuDNN will do.
+        # `dot_product_attention` asks the GPU itself whether its cuDNN will do; nothing public answers.
         from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
         with (
