@@ -10,11 +10,14 @@ one adds the day's log (by the rules that the run's log was read by), embeds the
 carries the others over. Events after the end of DAY (UTC; default: today) are left out, and what the store
 already has is not taken twice, so that logs may overlap. The served day can be run again, later ones too,
 earlier ones only after a rollback. The same inputs give the same bytes (but for a ScaNN index of 20,000 items
-or more that is built anew, as on the first day of a model). Wrong input exits with 2 and changes
+or more that is built anew, as on the first day of a model or with new items). Wrong input exits with 2 and changes
 nothing.
 
 With --store, a feature store is brought to the state once that is published, by what changed where it has the
 state before. If that fails, the next run with --store repairs it.
+
+--items brings items that came after the training, with vectors of the same making as the run's. They are
+recommended from that night on, and count in histories with the events of that night's log and later ones.
 
 RUN's prepared folder (data.prepared) must still be there: its catalogue numbers the items.
 What is in DIR: pinnerformer_jax/serving/state.py; who is embedded from what: serving/event_store.py; what
@@ -71,6 +74,11 @@ def _parser() -> argparse.ArgumentParser:
         "--events", nargs="+", default=(), metavar="LOG", help="the day's log: files or globs"
     )
     parser.add_argument("--date", metavar="DAY", help="such as 2026-11-24")
+    parser.add_argument(
+        "--items", type=Path, metavar="TABLE",
+        help="items that came after the training: a table with the columns of the run's items.table, or a "
+        "prepared folder, as python -m pinnerformer_jax.items --reuse writes; known ones stay as they are",
+    )  # fmt: skip
     parser.add_argument("--users", type=Path, metavar="FILE", help="embed these anew too: ids, one a line")
     parser.add_argument("--everyone", action="store_true", help="embed everyone anew")
     parser.add_argument(

@@ -35,7 +35,7 @@ def timelines(tmp_path):
 @pytest.fixture
 def connection(timelines):
     with duckdb.connect() as connection:
-        event_store.load_catalogue(connection, timelines)
+        event_store.load_catalogue(connection, timelines, pa.array([], pa.string()))
         yield connection
 
 
@@ -79,7 +79,7 @@ def test_a_state_and_timelines_are_united(connection, timelines, tmp_path):
     kept = pq.read_table(tmp_path / "base" / "events.parquet")
     assert kept["user_id"].to_pylist() == [5] * 2 + [7] * 6 + [9]
     with duckdb.connect() as again:
-        event_store.load_catalogue(again, timelines)
+        event_store.load_catalogue(again, timelines, pa.array([], pa.string()))
         again.execute("DELETE FROM items WHERE item_id = 'item-4'")
         _, left = event_store.load_stored(
             again, tmp_path / "base", timelines, 9, (START + 99) * SECOND, tmp_path
@@ -124,7 +124,7 @@ def test_too_many_bad_rows_stop_it_and_stay_for_reading(connection, timelines, t
     assert pq.read_table(tmp_path / "failed.parquet").num_rows == 3
     load_nothing_new = [row("item-8"), row("item-9")]
     with duckdb.connect() as again:
-        event_store.load_catalogue(again, timelines)
+        event_store.load_catalogue(again, timelines, pa.array([], pa.string()))
         event_store.load_stored(again, None, timelines, 9, (START + 99) * SECOND, tmp_path)
         assert load(again, tmp_path, load_nothing_new)["arrived"] == 0  # unknown items alone do not
 

@@ -14,9 +14,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -49,21 +52,27 @@ class Catalog:
         return len(self.features)
 
     @cached_property
+    def id_column(self) -> pa.Array:
+        """Ids as they came in, of their own type."""
+        return self._column("item_id")
+
+    @cached_property
     def item_ids(self) -> list[Any]:
         """Ids as they came in."""
-        return self._column("item_id")
+        return self.id_column.to_pylist()
 
     @cached_property
     def titles(self) -> list[str]:
         """Titles; the id where there is none."""
-        return [str(i) if t is None else t for i, t in zip(self.item_ids, self._column("title"), strict=True)]
+        titles = self._column("title").to_pylist()
+        return [str(i) if t is None else t for i, t in zip(self.item_ids, titles, strict=True)]
 
     @cached_property
     def topics(self) -> list[str | None]:
         """Topics as given."""
-        return self._column("topic")
+        return self._column("topic").to_pylist()
 
-    def _column(self, name: str) -> list[Any]:
+    def _column(self, name: str) -> pa.Array:
         import pyarrow.parquet as pq
 
-        return pq.read_table(self.path / "items.parquet", columns=[name])[name].to_pylist()
+        return pq.read_table(self.path / "items.parquet", columns=[name])[name].combine_chunks()

@@ -156,7 +156,7 @@ def write_catalog(
     folder.mkdir(parents=True)
     count = connection.execute("SELECT count(*) FROM items").fetchone()[0]
     if items.vector:
-        _write_given(connection, folder / "features.npy", count)
+        write_given(connection, folder / "features.npy", count)
         reachable = np.ones(count, bool)
     else:
         features, reachable = _build(connection, items, shards, count, report)
@@ -172,7 +172,9 @@ def write_catalog(
     return reachable
 
 
-def _write_given(connection: duckdb.DuckDBPyConnection, file: Path, count: int) -> None:
+def write_given(connection: duckdb.DuckDBPyConnection, file: Path, count: int) -> None:
+    """Write the vectors of the view `item_vectors`, scaled to unit length, as float16 [count, D_item], by the
+    numbers that the table `items` gives."""
     [(dim,)] = connection.execute("SELECT max(len(vector)) FROM item_vectors").fetchall()
     features = open_memmap(file, "w+", np.float16, (count, dim))
     query = "SELECT number, vector FROM item_vectors JOIN items USING (item_id)"

@@ -89,9 +89,9 @@ class Embedder:
             raise ValueError("no user to embed")
         return embeddings
 
-    def items(self) -> np.ndarray:
-        """Embedding of every item, float32 [N, D], unit rows."""
-        features = np.asarray(self._features)
+    def items(self, first: int = 0) -> np.ndarray:
+        """Embedding of every item from row `first` on, float32 [N - first, D], unit rows."""
+        features = np.asarray(self._features[first:])
         chunks = []
         for start in range(0, len(features), ITEM_CHUNK):
             chunk = features[start : start + ITEM_CHUNK]

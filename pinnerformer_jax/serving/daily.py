@@ -32,7 +32,7 @@ from pinnerformer_jax.files import atomic_folder, sha256
 from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.retrieval import exact
 from pinnerformer_jax.retrieval.scann_index import ScannIndex, recall, version_of
-from pinnerformer_jax.serving import event_store, snapshot, state, store
+from pinnerformer_jax.serving import event_store, new_items, snapshot, state, store
 from pinnerformer_jax.training.checkpoint import data_digest, load_for_inference, open_data
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class Job:
     snapshots: Path  # where states are published, and the one before is found
     date: str | None = None  # ISO; None: today (UTC) with events, else the served state's day
     events: tuple[str, ...] = ()  # the day's log: files or globs
+    items: Path | None = None  # items that came after the training: a table, or a prepared folder
     users: Path | None = None  # ids, one a line, that are embedded anew whether active or not
     everyone: bool = False  # all of them are
     tombstones: Path | None = None  # ids, one a line, that are deleted for good
@@ -192,6 +193,10 @@ def _plan(job: Job, model: Model) -> _Plan:
         raise ValueError(f"--events {' '.join(job.events)}: a day's log is files, not a TFDS data set")
     files = log_files("--events", job.events, root) if job.events else []
     inputs = {f"events {number}": sha256(file) for number, file in enumerate(files)}
+    if job.items and not job.items.exists():
+        raise FileNotFoundError(f"--items {job.items}: no such file or folder")
+    if job.items:
+        inputs["items"] = sha256(job.items / "manifest.json" if job.items.is_dir() else job.items)
     inputs |= {"users": sha256(job.users)} if job.users else {}
     inputs |= {"everyone": "yes"} if job.everyone else {}
     if job.tombstones:
@@ -213,10 +218,20 @@ def _build(job: Job, model: Model, plan: _Plan, folder: Path, report: Callable[[
     user_type = plan.gone.type
     named = read_ids(job.users, user_type) if job.users else pa.array([], user_type)
 
+    same_data = before is not None and before.data == model.data
+    known = new_items.stored(base if same_data else None, model.catalog)
+    new = new_items.added(job.items, config.items, model.catalog, known) if job.items else known
+    features, reachable = model.catalog.features, model.catalog.reachable
+    if len(new):
+        new_items.write(new, folder)
+        features = np.concatenate([features, new_items.features_of(new)])
+        reachable = np.concatenate([reachable, np.ones(len(new), bool)])
+
     work = folder / "work"
     work.mkdir()
     with duckdb.connect(work / "events.duckdb") as connection:
         set_up_engine(connection, config.data.memory_limit, work)
+        event_store.load_catalogue(connection, model.timelines, new["item_id"].combine_chunks())
         counts = _merge_events(connection, job, model, plan, folder, work)
         todo = event_store.histories(
             connection,
@@ -229,21 +244,23 @@ def _build(job: Job, model: Model, plan: _Plan, folder: Path, report: Callable[[
             connection, config.data.positives, (end - POPULAR_DAYS * DAY) * 10**6
         )
 
-    embedder = Embedder(model.graphdef, model.params, model.catalog.features)
+    embedder = Embedder(model.graphdef, model.params, features)
     users = _embed(embedder, todo, plan.date, config, model.version, job.dtype)
     counts["embedded_users"] = len(users)
     counts["named_without_vector"] = _missing(named, users)
     users = users if old is None else snapshot.merge_users(old, users, plan.gone)
     counts["users"] = len(users)
     snapshot.write(users, folder / "users.parquet")
-    if same_model:
+    counts |= {"new_items": len(new) - len(known), "items_after_training": len(new)}
+    if same_model and len(new) == len(known):
         shutil.copy(base / "items.parquet", folder / "items.parquet")
     else:
-        _write_items(embedder, model, folder / "items.parquet")
+        _write_items(embedder, model, new, base if same_model else None, folder / "items.parquet")
     items = snapshot.read(folder / "items.parquet")
     snapshot.check_same_version({"the model": model.version, "items.parquet": snapshot.version_of(items)})
-    _write_popular(popular, model.catalog.reachable, folder / "popular.npy")
-    index = _index(base if same_model else None, items, users, folder / "index", config.evaluation)
+    _write_popular(popular, reachable, folder / "popular.npy")
+    indexed = base if same_model and len(new) == len(known) else None
+    index = _index(indexed, items, users, folder / "index", config.evaluation)
     shutil.rmtree(work)
     state.write_manifest(
         folder,
@@ -276,7 +293,6 @@ def _merge_events(
     end = int(state.day_end(plan.date).timestamp()) * 10**6
     anew = before is None or before.data != model.data or before.max_length != length
     failed = job.snapshots / "rejects.parquet"
-    event_store.load_catalogue(connection, model.timelines)
     stored, left_out = event_store.load_stored(
         connection, base, model.timelines if anew else None, length, end, work
     )
@@ -312,14 +328,23 @@ def _missing(named: pa.Array, users: pa.Table) -> int:
     return len(named) - (pc.sum(pc.is_in(named, users["user_id"])).as_py() or 0)
 
 
-def _write_items(embedder: Embedder, model: Model, file: Path) -> None:
+def _write_items(embedder: Embedder, model: Model, new: pa.Table, base: Path | None, file: Path) -> None:
+    """The catalogue's items that have a vector, or what stands in a state of the same model; behind them the
+    new ones that are not there yet."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    rows = np.flatnonzero(model.catalog.reachable)
-    ids = pq.read_table(model.catalog.path / "items.parquet", columns=["item_id"])["item_id"]
-    titles = [model.catalog.titles[row] for row in rows]
-    table = snapshot.item_table(ids.take(pa.array(rows)), titles, embedder.items()[rows], model.version)
+    catalog, there = model.catalog, 0
+    if base is None:
+        rows = np.flatnonzero(catalog.reachable)
+        ids, titles = catalog.id_column.take(pa.array(rows)), [catalog.titles[row] for row in rows]
+        table = snapshot.item_table(ids, titles, embedder.items()[rows], model.version)
+    else:
+        table = snapshot.read(base / "items.parquet")
+        there = len(table) - int(catalog.reachable.sum())
+    if len(new) > there:
+        ids, titles = new["item_id"].combine_chunks()[there:], new["title"].to_pylist()[there:]
+        added = snapshot.item_table(ids, titles, embedder.items(catalog.items + there), model.version)
+        table = pa.concat_tables([table, added]).combine_chunks()
     snapshot.write(table, file)
 
 
@@ -334,8 +359,8 @@ def _write_popular(popular: np.ndarray, reachable: np.ndarray, file: Path) -> No
 def _index(
     base: Path | None, items: pa.Table, users: pa.Table, folder: Path, config: EvaluationConfig
 ) -> dict[str, Any]:
-    """The index of a model version is built once and copied from state to state: ScaNN does not build the
-    same partitions twice. Its settings, and its recall on users of this state.
+    """The index of the same items of a model is built once and copied from state to state: ScaNN does not
+    build the same partitions twice. Its settings, and its recall on users of this state.
 
     Raises:
         ValueError: an index that is there is of another model version.
@@ -381,6 +406,9 @@ def _tell(report: Callable[[str], None], counts: dict[str, Any], index: dict[str
         report(f"  of the prepared timelines after the day, left out: {counts['timelines_after_day']:,}")
     if counts.get("without_item"):
         report(f"  of items that the catalogue has no more, dropped: {counts['without_item']:,}")
+    if counts["items_after_training"]:
+        total = counts["items_after_training"]
+        report(f"items that came after the training: {counts['new_items']:,} new, {total:,} in all")
     if counts["deleted_users"]:
         report(f"users deleted: {counts['deleted_users']:,}")
     if counts["named_without_vector"]:

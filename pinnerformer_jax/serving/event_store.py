@@ -10,8 +10,7 @@ outlives the model. It starts from the prepared timelines (whole seconds: within
 lost), and does so again, united with what came since, when the model's data or T change.
 
 The day's log goes by the rules of ingest: the run's own columns, scope, actions and rejects. Besides,
-- an item that the catalogue has not is set aside ("item without a feature vector"): it counts from the next
-  training on, whose catalogue knows it;
+- an item that neither the catalogue nor new_items.py knows is set aside ("item without a feature vector");
 - what lies after the day, or of deleted users, is left out; what the store already has (the same event in
   the same second) is not taken twice, so that logs may overlap;
 - users are embedded from data.min_user_events on, whether they are new or not.
@@ -58,13 +57,22 @@ class Histories(NamedTuple):
     events: Shard  # memory-mapped, at most T events a user
 
 
-def load_catalogue(connection: duckdb.DuckDBPyConnection, timelines: Timelines) -> None:
-    """Create the tables `items`, `action_ids` and `surface_ids`, as `write_shards` reads them."""
+def load_catalogue(connection: duckdb.DuckDBPyConnection, timelines: Timelines, new: pa.Array) -> None:
+    """Create the tables `items`, `action_ids` and `surface_ids`, as `write_shards` reads them; the ids of
+    items that came after the catalogue are numbered on from it."""
+    import pyarrow as pa
+
     file = literal(timelines.path / "catalog" / "items.parquet")
     connection.execute(
         f"CREATE TABLE items AS SELECT item_id, file_row_number AS number FROM read_parquet({file}, "
         "file_row_number = true)"
     )
+    if len(new):
+        connection.register("new_ids", pa.table({"item_id": new, "place": np.arange(len(new))}))
+        connection.execute(
+            "INSERT INTO items SELECT item_id, (SELECT count(*) FROM items) + place FROM new_ids"
+        )
+        connection.unregister("new_ids")
     for kind, names in (("action", timelines.manifest.actions), ("surface", timelines.manifest.surfaces)):
         connection.execute(f"CREATE TABLE {kind}_ids ({kind} VARCHAR, id BIGINT)")
         rows = [(name, number) for number, name in enumerate(names) if number]

@@ -96,7 +96,7 @@ def user_table(
         "user_id": user_ids,
         "event_timestamp": pa.array(newest, pa.int64()).cast(moment),
         "created_timestamp": pa.repeat(pa.scalar(created, moment), len(user_ids)),
-        "embedding": _lists(vectors),
+        "embedding": lists(vectors),
         "n_events": pa.array(n_events, pa.int32()),
         "model_version": pa.repeat(model_version, len(user_ids)),
     }
@@ -157,7 +157,7 @@ def item_table(ids: pa.Array, titles: list[str], vectors: np.ndarray, model_vers
     """
     import pyarrow as pa
 
-    table = pa.table({"item_id": ids, "title": titles, "embedding": _lists(vectors)})
+    table = pa.table({"item_id": ids, "title": titles, "embedding": lists(vectors)})
     return table.replace_schema_metadata({_VERSION: model_version})
 
 
@@ -208,7 +208,7 @@ class SnapshotVectors:
         return self.vectors[row].astype(np.float32)
 
 
-def _lists(vectors: np.ndarray) -> pa.Array:
+def lists(vectors: np.ndarray) -> pa.Array:
     import pyarrow as pa
 
     return pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])

@@ -9,6 +9,7 @@
         users.parquet                     the user snapshot, see snapshot.py
         events.parquet rejects.parquet    the newest events of each user, see event_store.py
         items.parquet popular.npy         item vectors and titles; their rows, most popular first
+        new_items.parquet                 what the model reads of items that came after its training, if any
         index/                            ScaNN over them
 
 A state is built aside, synced and renamed, and only then the pointer is replaced: whoever is killed, and
