@@ -5,7 +5,7 @@
 The log must have been prepared: python -m pinnerformer_jax.ingest with the same config. The workdir keeps
 the config, the last and the best checkpoint, metrics.jsonl and TensorBoard event files. The same command
 resumes a run that was stopped or killed. Ctrl-C and SIGTERM finish the step, save, and exit with 0; wrong
-input exits with 2, a loss that is not finite with 1.
+input exits with 2, a training that cannot go on (a loss that is not finite) with 1.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pinnerformer_jax.command_line import errors_as_messages, parse
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.config_files import differences, to_dict
 from pinnerformer_jax.runtime import keep_compiled, share_heap
-from pinnerformer_jax.training.loop import NonFiniteError, open_run, train
+from pinnerformer_jax.training.loop import TrainingError, open_run, train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run, state = open_run(config, values.workdir)
     try:
         train(run, state)
-    except NonFiniteError as error:
+    except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -195,7 +195,8 @@ def our_whole_step(config: Config, graphdef: nnx.GraphDef, size: Size, inputs: A
     future = Events(*(np.flip(values, axis=0) for values in history))._replace(
         time=(last[:, None] + later).astype(np.int32)
     )
-    batch = Batch(history, inputs["length"], future, np.full(size.users, size.length, np.int32))
+    counts, users = np.full(size.users, size.length, np.int32), np.arange(size.users, dtype=np.int32)
+    batch = Batch(history, inputs["length"], future, counts, users)
     positive_table = np.zeros((ACTIONS, SURFACES), np.float32)
     tables = Tables(ItemTable(inputs["item_features"]), positive_table, np.uint32(0))
     state = [replicate(mesh, jax.jit(lambda: create(config, size.of_data())[1])())]

@@ -7,8 +7,9 @@ Each class checks itself when built, and its errors name the field and the cure.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Feature = Literal["item", "action", "surface", "duration", "absolute_time", "relative_time", "position"]
 ObjectiveName = Literal["dense_all_action", "all_action", "next_action", "sasrec", "sasrec_plain"]
@@ -21,6 +22,22 @@ ItemDtype = Literal["float16", "int8"]
 def _require(ok: bool, field_name: str, value: Any, wanted: str) -> None:
     if not ok:
         raise ValueError(f"{field_name} = {value!r}: {wanted}")
+
+
+def _require_types(config: Any, prefix: str) -> None:
+    """Every field is of its kind; a file in configs/ may set anything."""
+    kinds = get_type_hints(type(config))
+    for name in (f.name for f in fields(config)):
+        kind, value, setting = kinds[name], getattr(config, name), f"{prefix}.{name}"
+        if get_origin(kind) is Literal:
+            _require(value in get_args(kind), setting, value, f"must be one of {get_args(kind)}")
+        elif get_origin(kind) is tuple:
+            _require(isinstance(value, tuple), setting, value, "must be a tuple")
+        elif kind is int:
+            _require(isinstance(value, int), setting, value, "must be a whole number")
+        elif kind is float:
+            finite = isinstance(value, int | float) and math.isfinite(value)
+            _require(finite, setting, value, "must be a finite number")
 
 
 @dataclass(frozen=True)
@@ -60,6 +77,7 @@ class PositiveRule:
     """Surface it must be on; empty: any."""
 
     def __post_init__(self) -> None:
+        _require_types(self, "data.positives")
         _require(self.min_duration >= 0, "data.positives.min_duration", self.min_duration, "must be >= 0 s")
 
 
@@ -104,8 +122,7 @@ class DataConfig:
     """Memory the ingest engine may use before it spills to disk, beside the prepared folder."""
 
     def __post_init__(self) -> None:
-        for name in ("events", "positives", "sequence_actions"):
-            _require(isinstance(getattr(self, name), tuple), f"data.{name}", getattr(self, name), "a tuple")
+        _require_types(self, "data")
         for rule in self.positives:
             _require(
                 not self.sequence_actions or rule.action in ("", *self.sequence_actions),
@@ -149,6 +166,7 @@ class ItemsConfig:
     """Numbers per built vector: half co-occurrence, half text if there is text."""
 
     def __post_init__(self) -> None:
+        _require_types(self, "items")
         _require(self.built_dim >= 2, "items.built_dim", self.built_dim, "must be >= 2")
         columns = (self.vector, self.title, self.topic, *self.text)
         _require(
@@ -180,7 +198,8 @@ class ModelConfig:
     item_hidden: int = 768
     """Hidden width of the item tower."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of matmuls and activations; parameters, norms, softmax and loss stay float32."""
+    """Of matmuls and activations; parameters, norms, softmax and loss stay float32. An accelerator multiplies
+    float32 numbers, the loss's logits too, by its default: TF32 on a recent GPU, bfloat16 on a TPU."""
     dropout: float = 0.0
     """Share dropped of the Transformer's input and of each sublayer's output, in training. The paper names
     none; logs of few users need some."""
@@ -196,11 +215,13 @@ class ModelConfig:
     END of the window (when it is, never what it is) reach earlier positions. True: neither does."""
 
     def __post_init__(self) -> None:
+        _require_types(self, "model")
         known, dropped = set(get_args(Feature)), self.drop_features
         _require(
-            isinstance(dropped, tuple) and set(dropped) <= known and bool(known - {"position", *dropped}),
+            set(dropped) <= known and bool(known - {"position", *dropped}),
             "model.drop_features", dropped, f"a tuple of {sorted(known)}; one besides position must stay",
         )  # fmt: skip
+        _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "a share in [0, 1)")
         for name in (
             "layers",
             "width",
@@ -258,14 +279,12 @@ class ObjectiveConfig:
     """Share of the counts kept each step, so that the frequencies follow the data and cannot overflow."""
 
     def __post_init__(self) -> None:
-        for name, choices in (("name", ObjectiveName), ("loss", LossName), ("pool", PoolName)):
-            value, known = getattr(self, name), get_args(choices)
-            _require(value in known, f"objective.{name}", value, f"must be one of {known}")
-        _require(self.horizon_days > 0, "objective.horizon_days", self.horizon_days, "must be > 0 days")
-        _require(self.positions >= 1, "objective.positions", self.positions, "must be >= 1")
+        _require_types(self, "objective")
         _require(
-            isinstance(self.target_actions, tuple), "objective.target_actions", self.target_actions, "a tuple"
-        )
+            1 <= self.horizon_days * 86_400 < 2**31,
+            "objective.horizon_days", self.horizon_days, "a second at least, at most 24,855 days",
+        )  # fmt: skip
+        _require(self.positions >= 1, "objective.positions", self.positions, "must be >= 1")
         _require(
             self.logq or not self.refined_logq, "objective.refined_logq", True, "needs objective.logq = True"
         )
@@ -335,6 +354,7 @@ class TrainingConfig:
     """How the catalogue's vectors are held on the devices: float16, or int8 with a scale a row."""
 
     def __post_init__(self) -> None:
+        _require_types(self, "training")
         for name in (
             "batch_size",
             "steps",
@@ -345,10 +365,9 @@ class TrainingConfig:
             "length_parts",
         ):
             _require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "must be >= 1")
-        known = get_args(ItemDtype)
-        _require(self.item_dtype in known, "training.item_dtype", self.item_dtype, f"must be one of {known}")
         _require(0 <= self.warmup_share < 1, "training.warmup_share", self.warmup_share, "must be in [0, 1)")
         _require(self.learning_rate > 0, "training.learning_rate", self.learning_rate, "must be > 0")
+        _require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "must be >= 0")
         _require(self.clip_norm > 0, "training.clip_norm", self.clip_norm, "must be > 0")
         _require(self.input_workers >= 0, "training.input_workers", self.input_workers, "must be >= 0")
         _require(0 <= self.seed < 2**32, "training.seed", self.seed, "must be in 0..2^32 - 1")
@@ -380,6 +399,7 @@ class EvaluationConfig:
     """Candidates re-scored exactly; at least four times the neighbours wanted, or recall falls."""
 
     def __post_init__(self) -> None:
+        _require_types(self, "evaluation")
         _require(
             all(k >= 1 for k in self.cutoffs) and self.cutoffs != (),
             "evaluation.cutoffs",
@@ -447,6 +467,7 @@ class PinSageConfig:
     """Of walks, parameters and batches."""
 
     def __post_init__(self) -> None:
+        _require_types(self, "pinsage")
         for name in ("walkers", "hops", "neighbours", "width", "reach", "hard_ranks", "batch_size", "steps"):
             _require(getattr(self, name) >= 1, f"pinsage.{name}", getattr(self, name), "must be >= 1")
         for name in ("restart", "isolated_share"):
@@ -454,11 +475,8 @@ class PinSageConfig:
                 0 <= getattr(self, name) < 1, f"pinsage.{name}", getattr(self, name), "must be in [0, 1)"
             )
         _require(0 <= self.whitening <= 1, "pinsage.whitening", self.whitening, "must be in [0, 1]")
-        known = get_args(PinSageLoss)
-        _require(self.loss in known, "pinsage.loss", self.loss, f"must be one of {known}")
         for name in ("window_days", "temperature", "margin", "learning_rate"):
             _require(getattr(self, name) > 0, f"pinsage.{name}", getattr(self, name), "must be > 0")
-        _require(isinstance(self.numbers, tuple), "pinsage.numbers", self.numbers, "a tuple")
         for name in ("random_negatives", "hard_negatives", "session_hours"):
             _require(getattr(self, name) >= 0, f"pinsage.{name}", getattr(self, name), "must be >= 0")
 

@@ -10,8 +10,8 @@ one adds the day's log (by the rules that the run's log was read by), embeds the
 carries the others over. Events after the end of DAY (UTC; default: today) are left out, and what the store
 already has is not taken twice, so that logs may overlap. The served day can be run again, later ones too,
 earlier ones only after a rollback. The same inputs give the same bytes (but for a ScaNN index of 20,000 items
-or more that is built anew, as on the first day of a model or with new items). Wrong input exits with 2 and changes
-nothing.
+or more that is built anew, as on the first day of a model or with new items). Wrong input exits with 2 and
+changes nothing.
 
 With --store, a feature store is brought to the state once that is published, by what changed where it has the
 state before. If that fails, the next run with --store repairs it.

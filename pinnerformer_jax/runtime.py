@@ -46,14 +46,17 @@ def _mallopt(name: int, value: int) -> bool:
 
 
 def _free_memory() -> int:
-    """Bytes that the machine has free, or its container may use; 0 where neither is known."""
-    meminfo, limit = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
+    """Bytes that the machine, or its container, has free; 0 where neither is known."""
+    meminfo, group = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
     if not meminfo.is_file():
         return 0
     lines = meminfo.read_text().splitlines()
     free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024
+    limit = group / "memory.max"
     text = limit.read_text().strip() if limit.is_file() else "max"
-    return free if text == "max" else min(free, int(text))
+    if text == "max":
+        return free
+    return min(free, int(text) - int((group / "memory.current").read_text()))
 
 
 def keep_compiled() -> None:

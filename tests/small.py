@@ -59,6 +59,7 @@ def batch(seed: int = 0, users: int = 16, width: int = 20, future: int = 12) -> 
         length=length,
         future=padded(events(rng, users, future, NOW, 28), count),
         future_count=count,
+        user=np.arange(users, dtype=np.int32),
     )
     return jax.tree.map(jnp.asarray, made)
 

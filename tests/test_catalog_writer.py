@@ -74,11 +74,13 @@ def test_the_first_title_of_the_log_is_kept(connection):
     rows = [
         ("a", 3, "later", "t2"), ("a", 2, None, "t1"), ("a", 2, "first", None), ("a", SPLIT + 1, "new", "t3"),
         ("b", SPLIT + 2, "second", None), ("b", SPLIT + 1, "only later", None), ("b", SPLIT + 1, "tie", None),
+        ("c", 1, None, "t4"), ("c", SPLIT + 1, "of the future", "t5"),
     ]  # fmt: skip
     add_events(connection, rows)
     number_items(connection, SPLIT)
     assert items(connection, "item_id, title, topic, text") == [
         ("a", "first", "t1", "first t1"),
+        ("c", None, "t4", "t4"),
         ("b", "only later", None, "only later"),
     ]
 
@@ -132,6 +134,12 @@ def test_given_vectors_become_unit_rows(connection, tmp_path, vectors):
     assert catalog.item_ids == ["b", "a"]
     assert catalog.features.tolist() == [[0.0, -1.0], [np.float16(0.6), np.float16(0.8)]]
     assert (catalog.trained, reachable.tolist(), catalog.reachable.tolist()) == (1, [True] * 2, [True] * 2)
+
+
+def test_a_column_named_like_ours_is_not_taken_for_it(connection, tmp_path):
+    columns = {"item": ["a"], "vec": [[3.0, 4.0]], "given": [[1.0, 0.0]]}
+    read_items(connection, tmp_path, columns, vector="vec")
+    assert connection.execute("SELECT vector FROM item_vectors").fetchall() == [([3.0, 4.0],)]
 
 
 def test_given_vectors_of_any_size_of_number(connection, tmp_path):

@@ -28,7 +28,10 @@ from pinnerformer_jax.config import (
         (lambda: ObjectiveConfig(name="bert"), r"objective.name = 'bert': must be one of \('dense_all"),
         (lambda: ObjectiveConfig(logq=False, refined_logq=True), r"objective.refined_logq .* needs"),
         (lambda: ObjectiveConfig(pool="separate", random_negatives=0), r"objective.pool = 'separate': needs"),
-        (lambda: ObjectiveConfig(target_actions="like"), r"objective.target_actions = 'like': a tuple"),
+        (
+            lambda: ObjectiveConfig(target_actions="like"),
+            r"objective.target_actions = 'like': must be a tuple",
+        ),
         (lambda: ModelConfig(drop_features=("items",)), r"model.drop_features = \('items',\): a tuple of"),
         (
             lambda: ModelConfig(
@@ -39,7 +42,7 @@ from pinnerformer_jax.config import (
         (lambda: PinSageConfig(loss="hinge"), r"pinsage.loss = 'hinge': must be one of"),
         (lambda: PinSageConfig(hard_negatives=-1), r"pinsage.hard_negatives = -1: must be >= 0"),
         (lambda: PinSageConfig(session_hours=-1), r"pinsage.session_hours = -1: must be >= 0"),
-        (lambda: PinSageConfig(numbers="price"), r"pinsage.numbers = 'price': a tuple"),
+        (lambda: PinSageConfig(numbers="price"), r"pinsage.numbers = 'price': must be a tuple"),
         (lambda: PinSageConfig(neighbours=0), r"pinsage.neighbours = 0: must be >= 1"),
         (lambda: PinSageConfig(restart=1.0), r"pinsage.restart = 1.0: must be in \[0, 1\)"),
         (lambda: PinSageConfig(window_days=0), r"pinsage.window_days = 0: must be > 0"),
@@ -51,7 +54,7 @@ from pinnerformer_jax.config import (
         (lambda: DataConfig(evaluation_share=0.6, validation_share=0.5), r"no user is left to train"),
         (lambda: DataConfig(positives=()), r"data.positives"),
         (lambda: DataConfig(evaluation_days=-1), r"data.evaluation_days"),
-        (lambda: DataConfig(events="log.parquet"), r"data.events = 'log.parquet': a tuple"),
+        (lambda: DataConfig(events="log.parquet"), r"data.events = 'log.parquet': must be a tuple"),
         (
             lambda: DataConfig(sequence_actions=("view",), positives=(PositiveRule(action="like"),)),
             r"data.positives = 'like': is not in data.sequence_actions",
@@ -59,6 +62,18 @@ from pinnerformer_jax.config import (
         (lambda: PositiveRule(min_duration=-3), r"data.positives.min_duration"),
         (lambda: ItemsConfig(title="name"), r"items.table = '': name the table"),
         (lambda: EvaluationConfig(cutoffs=()), r"evaluation.cutoffs"),
+        (
+            lambda: ObjectiveConfig(horizon_days=36_500),
+            r"objective.horizon_days = 36500: .* at most 24,855 days",
+        ),
+        (lambda: ObjectiveConfig(horizon_days=1e-7), r"objective.horizon_days"),
+        (lambda: ObjectiveConfig(initial_temperature=float("inf")), r"initial_temperature = inf: .* finite"),
+        (lambda: ModelConfig(dropout=50), r"model.dropout = 50: a share"),
+        (lambda: ModelConfig(compute_dtype="float16"), r"model.compute_dtype = 'float16': must be one of"),
+        (lambda: DataConfig(time_unit="minutes"), r"data.time_unit = 'minutes': must be one of"),
+        (lambda: TrainingConfig(steps=1e4), r"training.steps = 10000.0: must be a whole number"),
+        (lambda: TrainingConfig(weight_decay=-1), r"training.weight_decay"),
+        (lambda: TrainingConfig(learning_rate="fast"), r"training.learning_rate = 'fast': must be a finite"),
     ],
 )
 def test_errors_name_the_field_and_the_cure(build, names):

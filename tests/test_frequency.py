@@ -43,3 +43,10 @@ def test_counts_follow_a_change_of_the_data_and_cannot_overflow():
 
 def test_an_empty_sketch_says_zero():
     assert frequency.frequency(frequency.empty(2, 16), jnp.asarray([1, 2])).tolist() == [0.0, 0.0]
+
+
+def test_a_counter_above_two_to_the_24_still_grows():
+    many = jnp.full((1, 16), 2.0**24, jnp.float32)
+    sketch = frequency.Sketch(many, jnp.float32(2.0**24))
+    sketch = frequency.update(sketch, jnp.full(1000, 3), jnp.ones(1000, bool), decay=1.0)
+    assert float(sketch.counts.max()) == float(sketch.total) == 2**24 + 1000

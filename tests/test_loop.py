@@ -15,7 +15,7 @@ from prepared import write_prepared
 
 from pinnerformer_jax.training import loop
 from pinnerformer_jax.training.checkpoint import Checkpoints, load_for_inference
-from pinnerformer_jax.training.loop import NonFiniteError, open_run, train
+from pinnerformer_jax.training.loop import NonFiniteError, NoPairsError, open_run, train
 from pinnerformer_jax.training.metrics_log import Meter
 from pinnerformer_jax.training.optimiser import learning_rate
 from pinnerformer_jax.training.sharding import make_mesh
@@ -155,6 +155,14 @@ def test_a_validation_loss_that_is_not_finite_is_not_saved(prepared, tmp_path, m
     monkeypatch.setattr(loop, "_validation", lambda *_: lambda state: {"validation_loss": float("nan")})
     with pytest.raises(NonFiniteError, match=r"^step 4: the validation loss .*There is no checkpoint yet"):
         train(*open_run(small_run.config(prepared), tmp_path))
+
+
+def test_nothing_to_learn_from_is_said_and_not_saved(prepared, tmp_path):
+    config = small_run.config(prepared)
+    objective = dataclasses.replace(config.objective, horizon_days=1 / 86_400)
+    with pytest.raises(NoPairsError, match=r"no user had a positive within objective\.horizon_days"):
+        train(*open_run(dataclasses.replace(config, objective=objective), tmp_path))
+    assert not list((tmp_path / "checkpoints").rglob("*state*"))
 
 
 def test_nothing_is_compiled_after_the_first_step(finished, prepared, tmp_path, monkeypatch, caplog):

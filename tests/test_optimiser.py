@@ -15,6 +15,11 @@ def test_schedule_warms_up_then_falls_to_zero():
     assert float(schedule(1000)) == pytest.approx(0.0, abs=1e-8)
 
 
+def test_a_warm_up_of_nearly_all_steps_leaves_one_to_decay():
+    schedule = learning_rate(TrainingConfig(steps=12, learning_rate=0.1, warmup_share=0.99))
+    assert float(schedule(11)) == pytest.approx(0.1)
+
+
 def test_matrices_decay_and_vectors_do_not(standard_promotion):
     config = TrainingConfig(steps=10, warmup_share=0.0, learning_rate=0.1, weight_decay=0.5)
     params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2), "log_temperature": jnp.ones(())}

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import pytest
@@ -66,6 +67,14 @@ def test_memory_is_not_kept_where_it_would_not_fit(monkeypatch):
 
 def test_free_memory_is_that_of_this_machine():
     assert 0 <= runtime._free_memory() < 1 << 50
+
+
+def test_what_a_container_uses_already_is_not_free(monkeypatch, tmp_path):
+    (tmp_path / "memory.max").write_text("5000\n")
+    (tmp_path / "memory.current").write_text("4000\n")
+    group = "/sys/fs/cgroup"
+    monkeypatch.setattr(runtime, "Path", lambda path: tmp_path if path == group else Path(path))
+    assert runtime._free_memory() == 1000
 
 
 @pytest.fixture

@@ -118,6 +118,21 @@ def test_validation_updates_nothing_and_equals_the_training_loss(one_device):
     jax.tree.map(np.testing.assert_array_equal, before.params, state.params)
 
 
+def test_no_positive_of_a_user_is_their_negative_though_they_stand_in_the_batch_twice():
+    config = dataclasses.replace(
+        small.config(), objective=dataclasses.replace(small.config().objective, random_negatives=0)
+    )
+    mesh = make_mesh(8)
+    graphdef, state = training_state.create(config, small.SIZES)
+    validate = make_validation_step(config, graphdef, mesh, CORPUS)
+    state, tables = replicate(mesh, (state, small.tables()))
+    batch = small.batch(seed=0)
+    one_user = batch._replace(user=jnp.zeros_like(batch.user))
+    losses = [float(validate(state, shard_batch(mesh, b), tables)["loss"]) for b in (batch, one_user)]
+    assert losses[0] > 1
+    assert losses[1] == pytest.approx(0, abs=1e-6)  # nothing is left to tell the positive from
+
+
 def test_another_seed_is_other_draws_of_the_same_program():
     losses, programs = [], []
     for seed in (0, 1):

@@ -52,7 +52,7 @@ def hand_written() -> Batch:
     # Positions 0 and 1 share a timestamp (one basket); item 14 is not positive; 21 is past 4's horizon.
     history = line((10, 0, 1), (11, 0, 1), (12, 2, 1), (13, 5, 1), (14, 6, 0), width=8)
     future = line((20, 8, 1), (21, 11.5, 1), width=3)
-    return Batch(history, jnp.asarray([5]), future, jnp.asarray([2]))
+    return Batch(history, jnp.asarray([5]), future, jnp.asarray([2]), jnp.asarray([0]))
 
 
 def weighed_pairs(targets: Targets) -> dict[tuple[int, int], float]:
@@ -165,7 +165,7 @@ def test_shipped_share_of_the_future_is_weighed_by_what_it_stands_for():
     # One positive in the history, four shipped of twelve after it: 12 / 13 of the draws are from the future.
     history = line((1, 0, 1), (2, 1, 1), width=4)
     future = line(*((30 + i, 2, 1) for i in range(4)), width=4)
-    batch = Batch(history, jnp.asarray([2]), future, jnp.asarray([12]))
+    batch = Batch(history, jnp.asarray([2]), future, jnp.asarray([12]), jnp.asarray([0]))
     counts = pairs_over_seeds(batch, ALL_POSITIVE, 2600)
     assert abs(counts[0, 2] - 200) < 60
     assert all(abs(counts[0, 30 + i] - 600) < 110 for i in range(4))
@@ -209,3 +209,10 @@ def test_draws_do_not_depend_on_who_shares_the_device():
     keys = user_keys(jax.random.key(0), 8 + jnp.arange(8))
     part = dense_all_action(keys, half, table, horizon=HORIZON, positions=4)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[8:], b), whole, part)
+
+
+def test_a_horizon_as_long_as_int32_sees_all_there_is():
+    history, future = line((1, 10_500, 1), (2, 10_501, 1), width=3), line((3, 10_502, 1), width=2)
+    batch = Batch(history, jnp.asarray([2]), future, jnp.asarray([1]), jnp.asarray([0]))
+    found = pairs_over_seeds(batch, ALL_POSITIVE, 40, horizon=2**31 - 1)
+    assert found.keys() == {(0, 2), (0, 3), (1, 3)}

@@ -57,6 +57,7 @@ def make_batch(config: Config, length: np.ndarray, items: int) -> Batch:
         length=length,
         future=_events(rng, count, future, items, NOW),
         future_count=count,
+        user=np.arange(users, dtype=np.int32),
     )
 
 

@@ -22,6 +22,8 @@ MAX_VECTOR_EVENTS = 25_000_000
 
 _BATCH = 1 << 14  # vectors written at a time
 
+_GIVEN = "__given"  # not the name of a column of anybody's table, which DuckDB would take instead
+
 
 def read_item_table(
     connection: duckdb.DuckDBPyConnection, items: ItemsConfig, item_type: str, folder: Path
@@ -58,8 +60,8 @@ def read_item_table(
             nullif(trim(CAST({column("items.title", items.title)} AS VARCHAR)), '') AS title,
             nullif(trim(CAST({column("items.topic", items.topic)} AS VARCHAR)), '') AS topic,
             concat_ws(' ', {", ".join([*texts, "''"])}) AS text,
-            {column("items.vector", items.vector)} AS given,
-            TRY_CAST(given AS FLOAT[]) AS vector
+            {column("items.vector", items.vector)} AS {_GIVEN},
+            TRY_CAST({_GIVEN} AS FLOAT[]) AS vector
         FROM item_files"""
     )
     _refuse(
@@ -85,7 +87,7 @@ def read_item_table(
 def _check_vectors(connection: duckdb.DuckDBPyConnection, setting: str) -> None:
     (dim,) = connection.execute("SELECT mode(len(vector)) FROM item_rows").fetchone()
     for condition, what in (
-        ("given IS NOT NULL AND vector IS NULL", "is no list of numbers"),
+        (f"{_GIVEN} IS NOT NULL AND vector IS NULL", "is no list of numbers"),
         (f"len(vector) <> {dim or 0}", f"has not the {dim} numbers that most have"),
         (
             "len(list_filter(vector, lambda x: x IS NULL OR NOT isfinite(x))) > 0",
@@ -110,20 +112,26 @@ def number_items(connection: duckdb.DuckDBPyConnection, split: int) -> None:
     """Create the table `items` (number, item_id, title, topic, text, trained) from `events` and
     `item_table`: items with events up to the split first, the most frequent first, ties by the id's text.
 
-    The item table's title and topic win. Those of the log are the first by time, so of the training period
-    where the item has any there; a later title is shown, and feeds the text vector, of new items only.
+    The item table's title and topic win. Those of the log are the first by time; of an item with events up to
+    the split they are of these alone, as later ones must not feed its vector.
     """
+    early = f"micros < {(split + 1) * 10**6}"
+    firsts = ", ".join(
+        f"arg_min({name}, (micros, {name})) FILTER ({name} IS NOT NULL AND {condition}) AS {when}_{name}"
+        for name in ("title", "topic")
+        for when, condition in (("any", "true"), ("early", early))
+    )
     connection.execute(
         f"""
         CREATE TABLE items AS
         WITH seen AS (
-            SELECT item_id, count(*) FILTER (micros < {(split + 1) * 10**6}) AS events,
-                arg_min(title, (micros, title)) FILTER (title IS NOT NULL) AS title,
-                arg_min(topic, (micros, topic)) FILTER (topic IS NOT NULL) AS topic
+            SELECT item_id, count(*) FILTER ({early}) AS events, {firsts}
             FROM events GROUP BY item_id
         ), known AS (
-            SELECT item_id, coalesce(events, 0) AS events, coalesce(t.title, s.title) AS title,
-                coalesce(t.topic, s.topic) AS topic, t.text AS text
+            SELECT item_id, coalesce(events, 0) AS events,
+                coalesce(t.title, CASE WHEN events > 0 THEN early_title ELSE any_title END) AS title,
+                coalesce(t.topic, CASE WHEN events > 0 THEN early_topic ELSE any_topic END) AS topic,
+                t.text AS text
             FROM seen AS s FULL JOIN item_table AS t USING (item_id)
         )
         SELECT row_number() OVER (ORDER BY events DESC, CAST(item_id AS VARCHAR)) - 1 AS number, item_id,

@@ -45,6 +45,7 @@ class Batch(NamedTuple, Generic[Array]):
     length: Array  # int32 [B] events of the history that are real; 0: the row itself is padding
     future: Events[Array]  # [B, F] events after it, within the horizon
     future_count: Array  # int32 [B] how many there are in truth; > F where only a random F were taken
+    user: Array  # int32 [B] whose; one who stands in a batch twice is no negative of themselves
 
 
 def part_bounds(rows: int, parts: int) -> list[int]:

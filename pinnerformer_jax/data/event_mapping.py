@@ -6,9 +6,11 @@ import difflib
 import re
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from pinnerformer_jax.config import DataConfig, PositiveRule
 from pinnerformer_jax.data import rejects
-from pinnerformer_jax.data.contracts import parse_time
+from pinnerformer_jax.data.contracts import parse_time, to_device_time
 from pinnerformer_jax.data.log_reader import BROKEN, FILE, ROW, first_line, literal
 
 if TYPE_CHECKING:
@@ -107,9 +109,7 @@ def stage(
     # A CASE evaluates only the rows it is for: an expression need not make sense out of scope.
     mapped = ", ".join(f"CASE WHEN __in_scope THEN {sql} END AS {name}" for name, sql in raw.items())
     micros = _micros("time", time_type, data)
-    first, last = (
-        parse_time(getattr(data, name), f"data.{name}") * 10**6 for name in ("time_min", "time_max")
-    )
+    first, last = (_bound(getattr(data, name), f"data.{name}") for name in ("time_min", "time_max"))
     vector_check = (
         f"WHEN item_id NOT IN (SELECT item_id FROM {with_vector}) THEN '{rejects.NO_VECTOR}'"
         if with_vector
@@ -174,6 +174,16 @@ def _missing(name: str, kind: str) -> str:
     if kind in ("FLOAT", "DOUBLE"):  # how pandas writes a missing whole number
         return f"({name} IS NULL OR isnan({name}))"
     return f"{name} IS NULL"
+
+
+def _bound(text: str, setting: str) -> int:
+    """Microseconds since 1970 of a bound that training can hold."""
+    seconds = parse_time(text, setting)
+    try:
+        to_device_time(np.array([seconds]))
+    except ValueError as error:
+        raise ValueError(f"{setting} = {text!r}: {error}") from None
+    return seconds * 10**6
 
 
 def _micros(time: str, kind: str, data: DataConfig) -> str:

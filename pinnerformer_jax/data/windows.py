@@ -58,7 +58,8 @@ class Windows:
         users, draws, phase = self._drawn(step)
         lengths = _assemble(self.timelines, users, self._lengths, draws)
         order = np.argsort(-lengths, kind="stable")  # before reading, so that nothing is copied twice
-        return _assemble(self.timelines, users[order], self._windows, draws[order], phase[order])
+        users = users[order]
+        return _assemble(self.timelines, users, self._windows, users, draws[order], phase[order])
 
     def part_lengths(self, parts: int, devices: int, steps: range) -> tuple[int, ...]:
         """Positions that each part of the sorted batches of these steps needs."""
@@ -90,7 +91,9 @@ class Windows:
         start, end, _ = self._spans(shard, users, draws)
         return end - start
 
-    def _windows(self, shard: Shard, users: np.ndarray, draws: np.ndarray, phase: np.ndarray) -> Batch:
+    def _windows(
+        self, shard: Shard, users: np.ndarray, numbers: np.ndarray, draws: np.ndarray, phase: np.ndarray
+    ) -> Batch:
         config, width = self.config, self.config.training.future_events
         start, end, last = self._spans(shard, users, draws)
         horizon = shard.time[end - 1] + round(config.objective.horizon_days * DAY)
@@ -102,6 +105,7 @@ class Windows:
             length=(end - start).astype(np.int32),
             future=_gather(shard, end, _subset(count, width, phase), np.minimum(count, width)),
             future_count=count.astype(np.int32),
+            user=numbers.astype(np.int32),
         )
 
 

@@ -18,11 +18,13 @@ def causal_attention(
 ) -> Float[Array, "b t n h"]:
     """Softmax attention of each position over itself and what came before; softmax in float32.
 
-    On a GPU in bfloat16 this is cuDNN's fused kernel, which wants heads a multiple of 8 wide. Elsewhere
+    On a GPU in bfloat16 this is cuDNN's fused kernel, for heads a multiple of 8 and at most 128 wide (before
+    Hopper it takes no wider ones). Elsewhere
     queries go in blocks, and a block never touches the keys beyond its own end: half of the full square.
     """
     platform = jax.default_backend()
-    if platform == "gpu" and query.dtype == jnp.bfloat16 and query.shape[-1] % 8 == 0:
+    head = query.shape[-1]
+    if platform == "gpu" and query.dtype == jnp.bfloat16 and head % 8 == 0 and head <= 128:
         return jax.nn.dot_product_attention(query, key, value, is_causal=True, implementation="cudnn")
     length, size = query.shape[1], TPU_QUERY_BLOCK if platform == "tpu" else QUERY_BLOCK
     blocks = []

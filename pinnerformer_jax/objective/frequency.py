@@ -1,8 +1,8 @@
 """Count-min sketch on the device: how often each item stands among the batch's positives.
 
-Memory does not grow with the catalogue, counts never fall below the truth. It lives in the train
-state, hence in the checkpoint. Counts decay, so that frequencies follow the data and float32 counts
-stay exact to rounding for ever.
+Memory does not grow with the catalogue, counts never fall below the truth but for rounding. It lives in the
+train state, hence in the checkpoint. Counts decay, so that frequencies follow the data and stay small enough
+for float32.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ def update(sketch: Sketch, items: Int[Array, " n"], valid: Bool[Array, " n"], *,
     """Decay what was counted, then count each valid item once."""
     one = valid.astype(jnp.float32)
     rows = jnp.arange(sketch.counts.shape[0])[:, None]
-    counts = (sketch.counts * decay).at[rows, _columns(sketch, items)].add(one[None, :])
-    return Sketch(counts, sketch.total * decay + jnp.sum(one))
+    # By themselves first: a float32 counter above 2^24 would not grow by ones.
+    new = jnp.zeros_like(sketch.counts).at[rows, _columns(sketch, items)].add(one[None, :])
+    return Sketch(sketch.counts * decay + new, sketch.total * decay + jnp.sum(one))
 
 
 def frequency(sketch: Sketch, items: Int[Array, " n"]) -> Float[Array, " n"]:

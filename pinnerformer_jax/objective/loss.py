@@ -22,7 +22,7 @@ class Rows(NamedTuple):
     """The R = B * P pairs of a step, but for their embeddings."""
 
     item: jax.Array  # int32 [R], the positive
-    user: jax.Array  # int32 [R], row of the global batch, the pool's numbering
+    user: jax.Array  # int32 [R], whose, in the pool's numbering
     weight: jax.Array  # float32 [R], 0: no pair
     log_q: jax.Array  # float32 [R], of the positive
 

@@ -17,7 +17,7 @@ class Pool(NamedTuple):
     """N candidates that every row is compared with, the same on every device."""
 
     item: jax.Array  # int32 [N]
-    user: jax.Array  # int32 [N] row of the global batch whose positive it is; NO_USER: a random item
+    user: jax.Array  # int32 [N] whose positive it is; NO_USER: a random item
     valid: jax.Array  # bool [N]
 
 
@@ -35,7 +35,7 @@ def mixed_pool(
 
     Args:
         key: the step's; the same on every device.
-        item, user, valid: positives of all devices, with the row of the global batch they belong to.
+        item, user, valid: positives of all devices, with the users they belong to.
         in_batch: of more than these, a random choice.
         random: drawn with replacement.
         corpus: random items are rows 0 : corpus of the catalogue.

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pinnerformer_jax.data.contracts import Batch, Events
+from pinnerformer_jax.data.contracts import NO_TIME, Batch, Events
 
 
 class Targets(NamedTuple):
@@ -166,8 +166,9 @@ class _LaterPositives:
         self.each = (batch.future_count / jnp.maximum(shipped, 1))[:, None]  # events a shipped one stands for
 
         start = history.time  # [B, T]
-        # Padding's time is the largest int32; keep start + horizon from wrapping there.
-        end = jnp.where(self.real, start, 0) + horizon
+        # Padding's time is the largest int32, and a long horizon ends after it: keep the sum from wrapping.
+        start_or_0 = jnp.where(self.real, start, 0)
+        end = start_or_0 + jnp.minimum(horizon, NO_TIME - 1 - jnp.maximum(start_or_0, 0))
         self.first, self.counted = self.history.within(start, end)
         self.first_future, self.counted_future = self.future.within(start, end)
         self.count = self.counted.astype(jnp.float32) + self.each * self.counted_future.astype(jnp.float32)

@@ -41,8 +41,16 @@ _SAMPLED_BATCHES = 64
 """Batches whose lengths decide how long the parts of a batch are computed."""
 
 
-class NonFiniteError(RuntimeError):
+class TrainingError(RuntimeError):
+    """Training cannot go on."""
+
+
+class NonFiniteError(TrainingError):
     """The loss or a gradient was NaN or infinite."""
+
+
+class NoPairsError(TrainingError):
+    """There was nothing to learn from."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,7 @@ def open_run(config: Config, workdir: Path) -> tuple[Run, TrainState]:
             f"training.batch_size = {config.training.batch_size}: must be a multiple of the "
             f"{mesh.size} devices"
         )
+    _ = Windows(timelines, config).users  # nobody to train on is an error here
     claim(workdir, RunRecord(config, sizes, data_digest(timelines.manifest)))
 
     replicated = NamedSharding(mesh, PartitionSpec())
@@ -104,9 +113,10 @@ def train(run: Run, state: TrainState) -> TrainState:
 
     Raises:
         NonFiniteError: names the step; nothing was saved since it.
+        NoPairsError: up to the first checkpoint there was nothing to learn from.
     """
     config = run.config.training
-    step = int(state.step)
+    step = first = int(state.step)
     if step == config.steps:
         print(f"all {config.steps} steps are done")
         return state
@@ -151,6 +161,12 @@ def train(run: Run, state: TrainState) -> TrainState:
                 log.write(meter.step, meter.take())
             if step % config.checkpoint_every == 0 or step == config.steps:
                 settle()
+                if not meter.pairs:
+                    raise NoPairsError(
+                        f"in {step - first} steps no user had a positive within objective.horizon_days = "
+                        f"{run.config.objective.horizon_days:g} of a position, and up to the split: nothing "
+                        "was learned; check data.positives, objective.horizon_days and target_actions"
+                    )
                 meter.pause()
                 loss = validate(state)
                 if not all(map(math.isfinite, loss.values())):
@@ -219,8 +235,8 @@ def _compiled_step(run: Run, state: TrainState, batch: Batch, parts: tuple[int, 
 
 
 def _validation(run: Run, state: TrainState, batch: Batch) -> Validate:
-    """The loss on users that never train: the same batches and the same draws each time, so that only the
-    parameters make a difference."""
+    """The loss on users that never train: the same batches and the same draws each time, so that the
+    parameters make the difference, and, early on, how well the sketch knows the frequencies."""
     config = run.config
     count = config.training.validation_batches
     if not any(((shard.role == VALIDATION) & (shard.cut >= 2)).any() for shard in run.timelines.shards):

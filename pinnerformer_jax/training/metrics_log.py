@@ -33,6 +33,8 @@ class Meter:
         """Steps whose metrics have been read."""
         self.failed_step = -1
         """The first step, from 0, whose loss or gradient was not finite; -1: none."""
+        self.pairs = 0
+        """Pairs of a user and a positive that those steps were trained on."""
         self._batch_size = batch_size
         self._unread: dict[str, jax.Array] | None = None
         self._since = 0.0
@@ -62,6 +64,7 @@ class Meter:
         values = jax.device_get(self._unread)
         self._unread = None
         self.failed_step = int(values.pop("failed_step"))
+        self.pairs += int(values["pairs"])
         self.step += 1
         self._steps += 1
         for name, value in values.items():
@@ -110,7 +113,7 @@ class MetricsLog:
         _drop_after(file, step)
         self._batch_size = batch_size
         self._lines = file.open("a", encoding="utf-8", buffering=1)
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else None)
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
         self._bar = tqdm(
             total=steps,
             initial=step,

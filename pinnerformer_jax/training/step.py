@@ -67,7 +67,8 @@ def device_loss(
     target_key, pool_key, dropout_key = jax.random.split(step_key, 3)
 
     targets = draw_targets(objective, user_keys(target_key, row), batch, tables.positive_table)
-    local = targets.item, jnp.broadcast_to(row[:, None], targets.item.shape), targets.valid  # [B / N, P]
+    owner = jnp.broadcast_to(batch.user[:, None], targets.item.shape)
+    local = targets.item, owner, targets.valid  # [B / N, P]
     positives = tuple(collect(values).reshape(-1) for values in local)  # [B * P]
     item, user, valid = (values.reshape(-1) for values in local)
     sketch = frequency.update(state.sketch, positives[0], positives[2], decay=objective.sketch_decay)
