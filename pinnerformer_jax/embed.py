@@ -11,7 +11,7 @@ carries the others over. Events after the end of DAY (UTC; default: today) are l
 already has is not taken twice, so that logs may overlap. The served day can be run again, later ones too,
 earlier ones only after a rollback. The same inputs give the same bytes (but for a ScaNN index of 20,000 items
 or more that is built anew, as on the first day of a model or with new items). Wrong input exits with 2 and
-changes nothing.
+changes nothing, but that deletions (--tombstones) stand.
 
 With --store, a feature store is brought to the state once that is published, by what changed where it has the
 state before. If that fails, the next run with --store repairs it.
@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"served: {new}\nno longer: {old}")
             if values["store"]:
                 with state.writing(values["snapshots"]):
-                    print(store.publish(store.open_store(values["store"]), values["snapshots"], new))
+                    served = state.current(values["snapshots"])  # perhaps another run's by now
+                    print(store.publish(store.open_store(values["store"]), values["snapshots"], served))
         return 0
     if values["workdir"] is None:
         _parser().error("--workdir DIR is needed")

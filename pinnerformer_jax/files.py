@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -30,24 +31,54 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path`; takes its place, synced, if the block ends without an error.
 
-    An old folder is moved aside just before and removed just after: one that is read meanwhile stays
-    readable to who has it open. What a killed run left is removed by the next.
+    An old folder is moved aside just before and removed just after. What a killed run left is removed by the
+    next, and an old folder that it had moved aside comes back.
+
+    Raises:
+        ValueError: another process is writing this folder.
     """
     temporary, old = (path.with_name(f".{path.name}.{kind}") for kind in ("tmp", "old"))
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        for inner in temporary.rglob("*"):
-            sync(inner)
-        shutil.rmtree(old, ignore_errors=True)
-        if path.exists():
-            os.rename(path, old)
-        os.rename(temporary, path)
+    with _only_writer(temporary, path):
+        if old.exists() and not path.exists():
+            os.rename(old, path)
+        try:
+            yield temporary
+            for inner in temporary.rglob("*"):
+                sync(inner)
+            shutil.rmtree(old, ignore_errors=True)
+            if path.exists():
+                os.rename(path, old)
+            try:
+                os.rename(temporary, path)
+            except OSError:
+                if old.exists():
+                    os.rename(old, path)
+                raise
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
         sync(path.parent)
         shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _only_writer(folder: Path, meant: Path) -> Iterator[None]:
+    """Hold `folder`, empty, for this process; the lock ends with the process, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = os.path.samestat(os.fstat(descriptor), folder.stat())
+        except (BlockingIOError, FileNotFoundError):
+            held = False  # or it was renamed to its place between the two lines above
+        if not held:
+            raise ValueError(f"{meant}: another process is writing it; wait until it has ended")
+        for left in folder.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        yield
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:

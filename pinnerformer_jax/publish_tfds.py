@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import tyro
 
+from pinnerformer_jax.command_line import errors_as_messages
 from pinnerformer_jax.data.tfds_out import publish
 
 
 def main(args: list[str] | None = None) -> None:
     """Run the verb."""
-    print(f"published: {tyro.cli(publish, args=args)}")
+    with errors_as_messages():
+        print(f"published: {tyro.cli(publish, args=args)}")
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ def _user_id(text: str, user_type: pa.DataType) -> Any:
 
 
 def _table(found: Recommendations) -> Table:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table()
@@ -73,7 +74,7 @@ def _table(found: Recommendations) -> Table:
     table.add_column("title")
     table.add_column("score", justify="right")
     for item in found.items:
-        table.add_row(str(item.id), item.title, "" if found.cold else f"{item.score:.3f}")
+        table.add_row(escape(str(item.id)), escape(item.title), "" if found.cold else f"{item.score:.3f}")
     return table
 
 

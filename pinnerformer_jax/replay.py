@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     values = parser.parse_args(argv)
     keep_compiled()
     with errors_as_messages():
+        if min(values.days, values.horizon) < 1:
+            raise ValueError(f"--days {values.days} --horizon {values.horizon}: at least 1 each")
         span = Span(values.first, values.days, values.horizon)
         lines = replay(values.workdir, values.out, span, tuple(values.events))
         write_json(values.out / "replay.json", lines)

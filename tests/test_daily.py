@@ -218,6 +218,46 @@ def test_deleted_users_leave_and_stay_out(copy):
     assert user not in users_of(snapshots)[0]
 
 
+def test_nothing_of_a_deleted_user_is_among_the_rejects(copy):
+    folder, _, snapshots = copy
+    (folder / "gone.txt").write_text("\ufeffu001\r\n", encoding="utf-8")  # as some editors write it
+    rows = of_days(ROWS, TRAINED, TRAINED + 1)
+    odd = [rows[0] | {"user": user, "item": "never heard of"} for user in ("u001", "u002")]
+    again = rows[0] | {"user": "u001"}
+    name = run_day(copy, TRAINED, [*rows, *odd, again, again], tombstones=folder / "gone.txt")
+    rejected = pq.read_table(snapshots / name / "rejects.parquet", partitioning=None)
+    assert rejected["user"].to_pylist() == ["u002"]
+
+
+def test_a_log_may_have_columns_named_like_our_folders(copy):
+    folder, workdir, snapshots = copy
+    rows = of_days(ROWS, TRAINED, TRAINED + 1)
+    lines = [",".join([*rows[0], "ds"])] + [",".join(map(str, [*row.values(), "app"])) for row in rows]
+    (folder / "day.csv").write_text("\n".join(lines) + "\n")
+    config = Model.load(workdir, "best").config
+    data = dataclasses.replace(config.data, where="CAST(ds AS VARCHAR) = 'app'", max_reject_share=1.0)
+    job = daily.Job(workdir, snapshots, day(TRAINED), events=(str(folder / "day.csv"),), dtype="float32")
+    model = dataclasses.replace(Model.load(workdir, "best"), config=dataclasses.replace(config, data=data))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Model, "load", classmethod(lambda *_: model))
+        name = daily.run(job, lambda text: None)
+    counts = state.read_manifest(snapshots, name).counts
+    assert (counts["out_of_scope"], counts["new_events"]) == (0, len(rows))
+
+
+def test_more_events_asked_of_a_user_than_are_kept(world, tmp_path):
+    model = Model.load(world[1], "best")
+    data = dataclasses.replace(model.config.data, min_user_events=1000)
+    model = dataclasses.replace(model, config=dataclasses.replace(model.config, data=data))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Model, "load", classmethod(lambda *_: model))
+        name = publish(world[1], tmp_path / "snapshots", date=day(TRAINED - 1))
+    full = [
+        u for u in {r["user"] for r in ROWS} if sum(r["user"] == u for r in of_days(ROWS, 0, TRAINED)) >= 24
+    ]
+    assert state.read_manifest(tmp_path / "snapshots", name).counts["embedded_users"] == len(full) > 0
+
+
 def test_a_new_model_embeds_everyone_and_rolls_back_as_one(copy, world):
     snapshots = copy[2]
     run_day(copy, TRAINED)

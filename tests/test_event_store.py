@@ -53,7 +53,7 @@ def load(connection, tmp_path, rows, end=START + 1000, data=DATA):
     write_parquet(tmp_path / "log.parquet", rows, user=pa.int64())
     return event_store.load_log(
         connection, [tmp_path / "log.parquet"], data, end * SECOND, tmp_path / "work",
-        tmp_path / "rejects.parquet", tmp_path / "failed.parquet",
+        tmp_path / "rejects.parquet", tmp_path / "failed.parquet", NONE,
     )  # fmt: skip
 
 
@@ -133,7 +133,7 @@ def test_ids_of_other_integers_do_and_of_other_types_do_not(connection, timeline
     event_store.load_stored(connection, None, timelines, 9, (START + 99) * SECOND, tmp_path)
     write_parquet(tmp_path / "text.parquet", [row(user="7")])
     write_parquet(tmp_path / "small.parquet", [row()], user=pa.int16())
-    arguments = (DATA, START * 10**9, tmp_path / "work", tmp_path / "rejects", tmp_path / "failed")
+    arguments = (DATA, START * 10**9, tmp_path / "work", tmp_path / "rejects", tmp_path / "failed", NONE)
     with pytest.raises(ValueError, match=r"'user' is of type VARCHAR, in the data .* it was BIGINT"):
         event_store.load_log(connection, [tmp_path / "text.parquet"], *arguments)
     connection.execute("DROP TABLE arrived; DROP VIEW log")

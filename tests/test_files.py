@@ -1,6 +1,7 @@
 """Files and folders that are whole or absent."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -69,3 +70,40 @@ def test_what_a_killed_run_left_is_removed(tmp_path):
     with atomic_folder(path) as temporary:
         fill(temporary, "new")
     assert [file.name for file in path.iterdir()] == ["inner"]
+
+
+def test_a_folder_that_a_killed_run_had_moved_aside_comes_back(tmp_path):
+    path = tmp_path / "prepared"
+    with atomic_folder(path) as temporary:
+        fill(temporary, "old")
+    path.rename(tmp_path / ".prepared.old")
+    with pytest.raises(FileNotFoundError), atomic_folder(path) as temporary:
+        (temporary / "none").read_text()
+    assert (path / "inner" / "a.txt").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_old_folder_stays_if_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    path = tmp_path / "prepared"
+    with atomic_folder(path) as temporary:
+        fill(temporary, "old")
+
+    def rename(source, target, real=os.rename):
+        if source == temporary:
+            raise OSError("no")
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(OSError, match="no"), atomic_folder(path):
+        pass
+    assert (path / "inner" / "a.txt").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_of_a_folder_do_not_mix(tmp_path):
+    path = tmp_path / "prepared"
+    with atomic_folder(path) as temporary:
+        fill(temporary, "first")
+        with pytest.raises(ValueError, match="another process is writing it"), atomic_folder(path):
+            pass
+    assert (path / "inner" / "a.txt").read_text() == "first"

@@ -39,8 +39,20 @@ def test_an_earlier_model_is_reused(tmp_path, arguments, capsys):
     first = [*arguments, "--method", "pinsage", "--pinsage.steps", "2"]
     main(first)
     assert "step 2: loss" in capsys.readouterr().out
-    main([*first, "--reuse", str(tmp_path / "p_pinsage"), "--out", str(tmp_path / "again")])
+    main(
+        [
+            *first,
+            "--pinsage.steps",
+            "9",
+            "--reuse",
+            str(tmp_path / "p_pinsage"),
+            "--out",
+            str(tmp_path / "again"),
+        ]
+    )
     assert "loss" not in capsys.readouterr().out
+    made_by = json.loads((tmp_path / "again/catalog/vectors.json").read_text())
+    assert (made_by["settings"]["steps"], len(made_by["model"])) == (2, 64)
     one, other = (Catalog.open(tmp_path / name).features for name in ("p_pinsage", "again"))
     assert one.tobytes() == other.tobytes()
 

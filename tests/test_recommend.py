@@ -2,9 +2,10 @@
 
 import pytest
 from daily_run import TRAINED, day, make_rows, make_run, of_days, publish
+from rich.console import Console
 
 from pinnerformer_jax import recommend
-from pinnerformer_jax.serving.recommender import Recommender
+from pinnerformer_jax.serving.recommender import Item, Recommendations, Recommender
 
 ROWS = make_rows()
 
@@ -24,6 +25,12 @@ def test_titles_are_shown(snapshots, capsys):
     for item in found.items:
         assert f"{item.title} " in output
         assert f"{item.score:.3f}" in output
+
+
+def test_a_title_with_brackets_is_shown_as_it_is(capsys):
+    found = Recommendations([Item("[b]1", "a [/foo] [red]dress", 0.5)], False, "m", "2026-01-01")
+    Console().print(recommend._table(found))
+    assert "a [/foo] [red]dress" in capsys.readouterr().out
 
 
 def test_seen_items_are_hidden(snapshots, capsys):

@@ -4,9 +4,11 @@ import shutil
 import threading
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from daily_run import ITEMS, TRAINED, day, make_rows, make_run, of_days, publish, write_log
 
+from pinnerformer_jax.retrieval.scann_index import ScannIndex
 from pinnerformer_jax.serving import snapshot, state
 from pinnerformer_jax.serving.recommender import Recommender
 from pinnerformer_jax.serving.store import open_store
@@ -187,6 +189,33 @@ def test_deleted_users_are_cold_even_after_a_roll_back(world, snapshots, tmp_pat
     state.rollback(snapshots)
     assert state.current(snapshots) != name
     assert Recommender.open(snapshots).recommend(USER).cold
+
+
+def test_who_is_deleted_while_it_is_open_is_cold_at_once(world, snapshots, tmp_path):
+    recommender = Recommender.open(snapshots)
+    assert not recommender.recommend(USER).cold
+    state.bury(snapshots, pa.array([USER]))
+    found = recommender.recommend(USER, ITEMS, exclude_seen=True)
+    assert found.cold
+    assert len(found.items) == ITEMS  # what they had seen is not asked for any more
+
+
+def test_a_state_without_users_serves_what_is_popular(world, snapshots, tmp_path):
+    everyone = snapshot.read(snapshots / state.current(snapshots) / "users.parquet")["user_id"].to_pylist()
+    (tmp_path / "gone.txt").write_text("\n".join(everyone))
+    publish(world[1][0], snapshots, tombstones=tmp_path / "gone.txt", store=f"lmdb:{tmp_path / 'store'}")
+    assert Recommender.open(snapshots).recommend(USER, 3).cold
+
+
+def test_where_scann_does_not_load_search_is_exact(snapshots, monkeypatch):
+    with_index = Recommender.open(snapshots).recommend(USER, 5)
+
+    def load(*_):
+        raise ImportError("no AVX here")
+
+    monkeypatch.setattr(ScannIndex, "load", load)
+    without = Recommender.open(snapshots).recommend(USER, 5)
+    assert [item.id for item in without.items] == [item.id for item in with_index.items]
 
 
 def test_without_a_pointer_the_old_state_serves_on(snapshots):

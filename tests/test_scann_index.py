@@ -69,12 +69,19 @@ def test_more_neighbours_than_items():
     assert sorted(rows[0, :3]) == [0, 1, 2]
 
 
+def test_partitions_of_a_few_items_are_left_out():
+    vectors = clustered(5)
+    index = ScannIndex.build(vectors, EvaluationConfig(scann_leaves=3))
+    assert index.settings.leaves == 0
+    assert sorted(index.search(vectors[:1], 5)[1][0].tolist()) == list(range(5))
+
+
 def test_settings_follow_the_size():
     default = EvaluationConfig()
     assert settings(19_999, default).leaves == 0
     assert settings(40_000, default) == Settings(leaves=200, leaves_searched=20, reorder=200, soar=False)
     assert settings(1_000_000, default) == Settings(leaves=1000, leaves_searched=100, reorder=200, soar=True)
-    assert settings(90, EvaluationConfig(scann_leaves=9, scann_leaves_searched=50)).leaves_searched == 9
+    assert settings(100, EvaluationConfig(scann_leaves=9, scann_leaves_searched=50)).leaves_searched == 9
 
 
 def test_save_and_load_give_the_same_answers(tree, tmp_path):

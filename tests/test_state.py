@@ -102,6 +102,15 @@ def test_roll_back_again_and_again(three):
     assert state.rollback(root, names[2]) == (names[0], names[2])
 
 
+def test_a_state_may_be_typed_in_several_ways(three):
+    root, names = three
+    for text in (f"{names[0]}/", f"./{names[0]}", f"{root / names[0]}/"):
+        assert state.rollback(root, text)[1] == state.current(root) == names[0]
+    with pytest.raises(ValueError, match=r"--rollback ds=5: write model_version="):
+        state.rollback(root, "ds=5")
+    assert state.current(root) == names[0]
+
+
 def test_no_roll_back_to_a_damaged_state(three):
     root, names = three
     (root / names[1] / "users.parquet").write_bytes(b"")

@@ -65,7 +65,7 @@ def open_log(
             f"FROM read_parquet({literal(parquet)}, union_by_name = true, filename = '{FILE}')"
         )
     if copies:
-        parts.append(f"FROM read_parquet({literal(copies)}, union_by_name = true)")
+        parts.append(f"FROM read_parquet({literal(copies)}, union_by_name = true, hive_partitioning = false)")
     try:
         connection.execute(f"CREATE VIEW {relation} AS {' UNION ALL BY NAME '.join(parts)}")
     except duckdb.Error as error:

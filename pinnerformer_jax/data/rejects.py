@@ -62,25 +62,29 @@ def count(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
             "SELECT reason, count(*) FROM staged WHERE reason IS NOT NULL GROUP BY reason"
         ).fetchall()
     )
-    found[DUPLICATE] = connection.execute("SELECT count(*) FROM duplicates").fetchone()[0]
+    [(found[DUPLICATE],)] = connection.execute("SELECT count(*) FROM duplicates").fetchall()
     return {reason: found[reason] for reason in REASONS if found.get(reason)}
 
 
-def write(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Write the rejects: file, row, reason, the raw user, item, time and duration, a broken line's text."""
+def write(
+    connection: duckdb.DuckDBPyConnection, path: Path, without: str = "SELECT NULL WHERE false"
+) -> None:
+    """Write the rejects: file, row, reason, the raw user, item, time and duration, a broken line's text; but
+    for users among `without`, a query that gives texts."""
     connection.execute(
         f"""
         COPY (
             SELECT file, row, reason, raw_user AS user, raw_item AS item, raw_time AS time,
                 raw_duration AS duration, broken AS line
-            FROM staged WHERE reason IS NOT NULL
+            FROM staged WHERE reason IS NOT NULL AND (raw_user IS NULL OR raw_user NOT IN ({without}))
             UNION ALL
             SELECT file, row, '{DUPLICATE}', user_id::VARCHAR, item_id::VARCHAR,
                 make_timestamp(micros)::VARCHAR, duration::VARCHAR, NULL
             FROM staged SEMI JOIN duplicates USING (file, row)
+            WHERE user_id::VARCHAR NOT IN ({without})
             ORDER BY file, row
         ) TO {literal(path)} (FORMAT parquet)"""
-    )
+    ).fetchall()  # to the end, or the connection stays busy
 
 
 def check_share(rejected: dict[str, int], rows: int, allowed: float, file: Path) -> None:

@@ -97,7 +97,7 @@ class Windows:
         config, width = self.config, self.config.training.future_events
         start, end, last = self._spans(shard, users, draws)
         horizon = shard.time[end - 1] + round(config.objective.horizon_days * DAY)
-        count = _bisect_right(shard.time, end, last, horizon) - end
+        count = bisect_right(shard.time, end, last, horizon) - end
         if config.objective.next_positive:
             count = np.minimum(count, width)  # the first F, where others get a random F
         return Batch(
@@ -204,8 +204,9 @@ def _subset(count: np.ndarray, width: int, phase: np.ndarray) -> np.ndarray:
     return ((np.arange(width)[None, :] + np.where(step > 1, phase[:, None], 0.0)) * step).astype(np.int64)
 
 
-def _bisect_right(values: np.ndarray, low: np.ndarray, high: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """For each row the first index in [low, high) whose value exceeds `wanted`; high if none does."""
+def bisect_right(values: np.ndarray, low: np.ndarray, high: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """For each row, whose values in [low, high) ascend, the first index there whose value exceeds `wanted`;
+    high if none does."""
     low, high = low.copy(), high.copy()
     while (open_ := low < high).any():
         middle = (low + high) // 2

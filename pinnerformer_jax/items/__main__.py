@@ -28,7 +28,7 @@ from pinnerformer_jax.command_line import errors_as_messages, parse
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.items.item_to_item import evaluate, table
 from pinnerformer_jax.items.methods import Method, make_vectors, open_sources, pinsage
-from pinnerformer_jax.items.publish import provenance, publish
+from pinnerformer_jax.items.publish import check_out, provenance, publish, reused
 from pinnerformer_jax.items.trained import load
 from pinnerformer_jax.training.checkpoint import check_ingested
 
@@ -50,13 +50,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_ingested(timelines.manifest, config)
         sources = open_sources(config, timelines)
         out = values.out or Path(f"{config.data.prepared.rstrip('/')}_{values.method}")
-        trained = load(values.reuse / "catalog" / "model.npz") if values.reuse else None
+        check_out(timelines, out)
+        made = provenance(values.method, config, timelines)
+        trained = None
+        if values.reuse:
+            trained, made = load(values.reuse / "catalog" / "model.npz"), reused(made, values.reuse)
         walks = out.with_name(f"{out.name}_walks.npz")
         if trained:
             vectors, _ = pinsage(sources, trained=trained, walks=walks)
         else:
             vectors, trained = make_vectors(values.method, sources, walks=walks)
-        publish(timelines, out, vectors, provenance(values.method, config, timelines), trained)
+        publish(timelines, out, vectors, made, trained)
     print(f"wrote {out}: {vectors.any(axis=1).sum():,} of {len(vectors):,} items have a vector")
     if values.evaluate:
         Console().print(table(evaluate(timelines, sources, {values.method: vectors})))

@@ -50,9 +50,8 @@ def publish(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    check_out(timelines, out)
     source, out = timelines.path.resolve(), out.resolve()
-    if out == source or (out.exists() and not (out / "manifest.json").is_file()):
-        raise ValueError(f"--out {out} is the prepared folder itself, or none at all: name another")
     kept = [name for name in timelines.manifest.files if name not in _NEW]
     with atomic_folder(out) as folder:
         for name in kept:
@@ -76,6 +75,17 @@ def publish(
         write_manifest(folder, manifest)
 
 
+def check_out(timelines: Timelines, out: Path) -> None:
+    """Whether `publish` may write there.
+
+    Raises:
+        ValueError: it is the prepared folder itself, or holds something else.
+    """
+    out = out.resolve()
+    if out == timelines.path.resolve() or (out.exists() and not (out / "manifest.json").is_file()):
+        raise ValueError(f"--out {out} is the prepared folder itself, or none at all: name another")
+
+
 def provenance(method: str, config: Config, timelines: Timelines) -> dict[str, Any]:
     """What vectors are a function of, for vectors.json."""
     of_method = to_dict(config.pinsage) if method.startswith("pinsage") else {"seed": config.pinsage.seed}
@@ -84,6 +94,12 @@ def provenance(method: str, config: Config, timelines: Timelines) -> dict[str, A
         "settings": of_method | {"dim": config.items.built_dim},
         "data": data_digest(timelines.manifest),
     }
+
+
+def reused(made: dict[str, Any], old: Path) -> dict[str, Any]:
+    """`provenance` of vectors that the model of an earlier folder gives: its settings, and which model."""
+    settings = (made_by(old) or {}).get("settings")
+    return made | {"settings": settings, "model": sha256(old / "catalog" / "model.npz")}
 
 
 def made_by(folder: Path) -> dict[str, Any] | None:

@@ -36,6 +36,7 @@ from pinnerformer_jax.retrieval import exact
 
 FORMAT = 1
 BRUTE_FORCE_ITEMS = 20_000
+TREE_ITEMS = 100  # of fewer no tree can be made
 SOAR_ITEMS = 100_000
 
 
@@ -51,7 +52,7 @@ class Settings:
 
 def settings(items: int, config: EvaluationConfig) -> Settings:
     """The parameters for so many items; see the head of this file."""
-    if items < BRUTE_FORCE_ITEMS and config.scann_leaves == 0:
+    if items < (TREE_ITEMS if config.scann_leaves else BRUTE_FORCE_ITEMS):
         return Settings(leaves=0, leaves_searched=0, reorder=0, soar=False)
     leaves = min(config.scann_leaves or round(math.sqrt(items)), items)
     searched = min(config.scann_leaves_searched or max(10, leaves // 10), leaves)

@@ -170,7 +170,8 @@ def read_ids(file: Path, user_type: pa.DataType) -> pa.Array:
     """
     import pyarrow as pa
 
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    text = file.read_text(encoding="utf-8-sig")
+    lines = [line for line in (line.rstrip("\r") for line in text.split("\n")) if line.strip()]
     try:
         return pa.array(lines, pa.string()).cast(user_type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -199,6 +200,8 @@ def _plan(job: Job, model: Model) -> _Plan:
         inputs["items"] = sha256(job.items / "manifest.json" if job.items.is_dir() else job.items)
     inputs |= {"users": sha256(job.users)} if job.users else {}
     inputs |= {"everyone": "yes"} if job.everyone else {}
+    if job.users:
+        read_ids(job.users, user_type)  # wrong ones are an error before anybody is deleted
     if job.tombstones:
         state.bury(root, read_ids(job.tombstones, user_type))
     inputs |= {f"tombstones {file.stem}": file.stem for file in state.tombstones(root)}
@@ -236,7 +239,7 @@ def _build(job: Job, model: Model, plan: _Plan, folder: Path, report: Callable[[
         todo = event_store.histories(
             connection,
             named if same_model and not job.everyone else None,
-            config.data.min_user_events,
+            min(config.data.min_user_events, config.model.max_length),  # no more are kept of anybody
             work / "timelines",
         )
         end = int(state.day_end(plan.date).timestamp())
@@ -251,6 +254,7 @@ def _build(job: Job, model: Model, plan: _Plan, folder: Path, report: Callable[[
     users = users if old is None else snapshot.merge_users(old, users, plan.gone)
     counts["users"] = len(users)
     snapshot.write(users, folder / "users.parquet")
+    counts["tombstones"] = len(plan.gone)
     counts |= {"new_items": len(new) - len(known), "items_after_training": len(new)}
     if same_model and len(new) == len(known):
         shutil.copy(base / "items.parquet", folder / "items.parquet")
@@ -297,7 +301,7 @@ def _merge_events(
         connection, base, model.timelines if anew else None, length, end, work
     )
     counts = event_store.load_log(
-        connection, plan.files, data, end, work / "log", folder / "rejects.parquet", failed
+        connection, plan.files, data, end, work / "log", folder / "rejects.parquet", failed, plan.gone
     )
     failed.unlink(missing_ok=True)  # of an earlier attempt
     counts |= event_store.merge(connection, plan.gone, length)
@@ -409,8 +413,9 @@ def _tell(report: Callable[[str], None], counts: dict[str, Any], index: dict[str
     if counts["items_after_training"]:
         total = counts["items_after_training"]
         report(f"items that came after the training: {counts['new_items']:,} new, {total:,} in all")
-    if counts["deleted_users"]:
-        report(f"users deleted: {counts['deleted_users']:,}")
+    if counts["tombstones"]:
+        named, found = counts["tombstones"], counts["deleted_users"]
+        report(f"users deleted, ever: {named:,}; of them the events of {found:,} were here and left now")
     if counts["named_without_vector"]:
         report(
             f"named users who are unknown, deleted or have too few events: {counts['named_without_vector']:,}"

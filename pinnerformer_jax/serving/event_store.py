@@ -33,6 +33,7 @@ from pinnerformer_jax.data import event_mapping, rejects
 from pinnerformer_jax.data.log_reader import literal, open_log
 from pinnerformer_jax.data.timeline_writer import write_shards
 from pinnerformer_jax.data.timelines import TRAIN, Shard, Timelines, open_shard
+from pinnerformer_jax.data.windows import bisect_right
 from pinnerformer_jax.evaluation.protocol import flat_ranges
 from pinnerformer_jax.serving import event_file
 
@@ -108,9 +109,9 @@ def load_stored(
     else:
         later = _load_timelines(connection, timelines, max_length, end)
         if base:
+            events = f"read_parquet({literal(base / 'events.parquet')}, hive_partitioning = false)"
             connection.execute(
-                f"INSERT INTO prepared SELECT {_FACTS} FROM read_parquet({literal(base / 'events.parquet')}) "
-                f"AS a ANTI JOIN prepared AS b ON {_SAME}"
+                f"INSERT INTO prepared SELECT {_FACTS} FROM {events} AS a ANTI JOIN prepared AS b ON {_SAME}"
             )
         without = _one(connection, "SELECT count(*) FROM prepared ANTI JOIN items USING (item_id)")
         left_out = {"without_item": without, "timelines_after_day": later}
@@ -119,7 +120,9 @@ def load_stored(
             f"ORDER BY user_id, {', '.join(_ORDER)}) TO {literal(file)} (FORMAT parquet)"
         )
         connection.execute("DROP TABLE prepared")
-    connection.execute(f"CREATE VIEW stored AS SELECT {_FACTS} FROM read_parquet({literal(file)})")
+    connection.execute(
+        f"CREATE VIEW stored AS SELECT {_FACTS} FROM read_parquet({literal(file)}, hive_partitioning = false)"
+    )
     return file, left_out
 
 
@@ -134,8 +137,9 @@ def _load_timelines(
     names = {kind: pa.array(getattr(timelines.manifest, f"{kind}s")) for kind in ("action", "surface")}
     later = 0
     for number, shard in enumerate(timelines.shards):
-        before = np.concatenate([[0], np.cumsum(shard.time * 10**6 < end)])
-        count = before[shard.offsets[1:]] - before[shard.offsets[:-1]]
+        first, last = shard.offsets[:-1], shard.offsets[1:]
+        wanted = np.full(len(first), end // 10**6 - 1)  # the last second before it
+        count = bisect_right(shard.time, first, last, wanted) - first
         later += len(shard.time) - int(count.sum())
         kept = np.minimum(count, max_length)
         owner, event = flat_ranges(shard.offsets[:-1] + count - kept, kept)
@@ -165,6 +169,7 @@ def load_log(
     work: Path,
     rejected: Path,
     failed: Path,
+    gone: pa.Array,
 ) -> dict[str, Any]:
     """Create the table `arrived` from the day's log, and write its rejects.
 
@@ -176,6 +181,7 @@ def load_log(
         work: folder for copies of CSV files.
         rejected: file for the rejects.
         failed: file for them if there are too many.
+        gone: ids of deleted users, of whom the rejects say nothing.
 
     Returns:
         Counts, which add up to `rows`, of what became of the log's rows.
@@ -184,6 +190,8 @@ def load_log(
         ValueError: the log does not fit the rules, its ids are of another type than the stored ones, or
             more than data.max_reject_share of it is bad (items that the catalogue has not aside).
     """
+    import pyarrow as pa
+
     connection.execute("CREATE TABLE arrived AS FROM stored LIMIT 0")
     if not files:
         return {}
@@ -195,7 +203,9 @@ def load_log(
     event_mapping.stage(connection, "log", dataclasses.replace(data, columns=columns), "items")
     rejects.mark_duplicates(connection)
     counts = rejects.count(connection)
-    rejects.write(connection, rejected)
+    connection.register("deleted", pa.table({"user_id": gone}))
+    rejects.write(connection, rejected, without="SELECT CAST(user_id AS VARCHAR) FROM deleted")
+    connection.unregister("deleted")
     [(rows, in_scope)] = connection.execute(
         "SELECT count(*), count(*) FILTER (in_scope) FROM staged"
     ).fetchall()

@@ -21,7 +21,7 @@ from pinnerformer_jax.config import ItemsConfig
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.catalog_writer import read_item_table, write_given
 from pinnerformer_jax.data.log_reader import literal
-from pinnerformer_jax.serving.snapshot import lists
+from pinnerformer_jax.serving.snapshot import lists, rows_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -86,8 +86,7 @@ def write(table: pa.Table, state: Path) -> None:
 
 def features_of(table: pa.Table) -> np.ndarray:
     """float16 [N, D_item]."""
-    column = table["features"].combine_chunks()
-    return column.flatten().to_numpy().reshape(len(column), column.type.list_size)
+    return rows_of(table, "features")
 
 
 def _check_origin(source: Path, found: pa.Table, row: pa.ChunkedArray, catalog: Catalog) -> None:

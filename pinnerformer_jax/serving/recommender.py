@@ -60,9 +60,11 @@ class Published:
             snapshot.check_same_version(
                 {"items.parquet": self.model_version, "the index": version_of(self.folder / "index")}
             )
-            self.index = ScannIndex.load(self.folder / "index", self.vectors)
+            try:
+                self.index = ScannIndex.load(self.folder / "index", self.vectors)
+            except ImportError as error:
+                _log.warning("%s: searched exactly, which is slower: %s", name, error)
         self.user_type = _type_of_users(self.folder)
-        self.deleted = set(state.deleted(root, self.user_type).to_pylist())
         self.users: snapshot.UserVectors
         if store is None:
             self.users = snapshot.SnapshotVectors.of(snapshot.read(self.folder / "users.parquet"))
@@ -98,6 +100,7 @@ class Recommender:
 
     def __init__(self, root: Path, published: Published, store: snapshot.UserStore | None = None) -> None:
         self._root, self._published, self._store = root, published, store
+        self._deleted: tuple[list[Path], set[Any]] = [], set()
         self._tried: tuple[str, int] | None = None
         self._loading = threading.Lock()
 
@@ -113,7 +116,6 @@ class Recommender:
         Raises:
             FileNotFoundError: nothing was published there.
             ConnectionError: the feature store is not there.
-            ImportError: ScaNN does not load on this machine, and the state has an index.
             ValueError: a file is damaged, or users, items and index are not of one model version.
         """
         root = Path(snapshots)
@@ -134,13 +136,15 @@ class Recommender:
 
         Raises:
             ConnectionError: the feature store is not there.
-            ValueError: k < 1, or the feature store has no more vectors of the items' model version.
+            ValueError: k < 1, the feature store has no more vectors of the items' model version, or the
+                list of deleted users is damaged.
         """
         if k < 1:
             raise ValueError(f"k = {k}: must be at least 1")
         published = self.refresh()
-        vector = None if user_id in published.deleted else published.users.get(user_id)
-        hidden = published.seen(user_id) if exclude_seen else set()
+        deleted = user_id in self._buried()
+        vector = None if deleted else published.users.get(user_id)
+        hidden = published.seen(user_id) if exclude_seen and not deleted else set()
         if vector is None:
             rows = published.popular[: k + len(hidden)]
             scores = np.full(len(rows), np.nan)
@@ -170,6 +174,19 @@ class Recommender:
         finally:
             self._loading.release()
         return self._published
+
+    def _buried(self) -> set[Any]:
+        """Who was deleted, in whatever state: read again when somebody else is.
+
+        Raises:
+            ValueError: a file of tombstones is damaged, so that nobody knows whom not to serve.
+        """
+        files, users = self._deleted
+        there = state.tombstones(self._root)
+        if there != files:
+            users = set(state.deleted(self._root, self._published.user_type).to_pylist())
+            self._deleted = there, users
+        return users
 
     def user_type(self) -> pa.DataType:
         """Of user ids."""

@@ -148,6 +148,7 @@ class RedisStore(Store):
             if _count(send, record.space) != contents.users:
                 return False
             self._switch(send, _Record(contents, record.space))
+            _sweep(send)
         return True
 
     def replace(self, contents: Contents, rows: Rows) -> None:
@@ -167,6 +168,7 @@ class RedisStore(Store):
     def delete(self, keys: list[bytes]) -> None:
         """See Store."""
         with self._failures(), self._publishing() as send:
+            _sweep(send)  # a publisher that was killed may have left a space, with these users in it
             [versions] = send([("SMEMBERS", f"{_PREFIX}versions")])
             for version in versions:
                 [raw] = send([("GET", _model(version.decode()))])

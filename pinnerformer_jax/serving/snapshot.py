@@ -182,8 +182,13 @@ def version_of(table: pa.Table) -> str:
 
 def vectors_of(table: pa.Table) -> np.ndarray:
     """[N, D], of the dtype they are kept in."""
-    column = table["embedding"].combine_chunks()
-    return column.flatten().to_numpy().reshape(len(column), -1)
+    return rows_of(table, "embedding")
+
+
+def rows_of(table: pa.Table, name: str) -> np.ndarray:
+    """[N, D] of a column of lists of one length."""
+    column = table[name].combine_chunks()
+    return column.flatten().to_numpy().reshape(len(column), column.type.list_size)
 
 
 @dataclass(frozen=True)
@@ -209,6 +214,7 @@ class SnapshotVectors:
 
 
 def lists(vectors: np.ndarray) -> pa.Array:
+    """[N, D] as lists of one length; `rows_of` is the inverse."""
     import pyarrow as pa
 
     return pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])

@@ -23,6 +23,7 @@ import dataclasses
 import datetime
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -203,18 +204,26 @@ def rollback(root: Path, to: str | None = None) -> tuple[str, str]:
 
     Raises:
         FileNotFoundError: nothing is served, or the state before was removed.
-        ValueError: there is no state before, or a file of it is damaged.
+        ValueError: there is no state before, `to` is no state's path, or a file of it is damaged.
     """
     with writing(root):
         name = current(root)
         if name is None:
             raise FileNotFoundError(f"{root / 'CURRENT'}: nothing was published here")
-        to = to or read_manifest(root, name).base
+        to = _named(root, to) if to else read_manifest(root, name).base
         if to is None:
             raise ValueError(f"{root / name}: built on no other state; there is nothing to roll back to")
         verify(root, to)
         publish(root, to)
     return name, to
+
+
+def _named(root: Path, text: str) -> str:
+    """A state's path below SNAPSHOTS as it is written everywhere, of how somebody typed it."""
+    path = Path(os.path.relpath(text if text.startswith(str(root)) else root / text, root))
+    if not path.match("model_version=*/ds=*/run=*") or len(path.parts) != 3:
+        raise ValueError(f"--rollback {text}: write model_version=.../ds=.../run=..., a folder below {root}")
+    return str(path)
 
 
 def bury(root: Path, user_ids: pa.Array) -> None:
@@ -263,7 +272,10 @@ def prune(root: Path, keep: int) -> None:
     name = current(root)
     while name is not None and len(kept) < keep and (root / name / "manifest.json").is_file():
         kept.append(name)
-        name = read_manifest(root, name).base
+        try:
+            name = read_manifest(root, name).base
+        except ValueError:  # damaged: nobody knows what it was built on
+            break
     for folder in root.glob("model_version=*/ds=*/run=*"):
         if str(folder.relative_to(root)) not in kept:
             shutil.rmtree(folder)
