@@ -101,7 +101,8 @@ def test_a_store_follows_the_states_and_a_failure_is_repaired(arguments, tmp_pat
         (["--date", "2026"], "--date '2026': write a day"),
         (["--date", day(0)], "of a later day is served"),
         (["--keep", "0"], "--keep 0: at least 2"),
-        (["--rollback", "model_version=x"], "this state is not there"),
+        (["--rollback", "model_version=x"], "write model_version=.../ds=.../run="),
+        (["--rollback", "model_version=x/ds=y/run=z"], "this state is not there"),
     ],
 )
 def test_wrong_input_is_one_line_and_changes_nothing(arguments, tmp_path, capsys, others, message):

@@ -180,7 +180,7 @@ def test_without_a_workdir_it_says_so(program, project, capsys):
 
 def test_a_loss_that_is_not_finite_exits_with_1(program, project, monkeypatch, capsys):
     def fail(run, state):
-        raise program.NonFiniteError("step 5: the loss is not finite")
+        raise program.TrainingError("step 5: the loss is not finite")
 
     monkeypatch.setattr(program, "train", fail)
     command = ["--config", str(project.config_file), "--workdir", str(project.folder / "failed")]
