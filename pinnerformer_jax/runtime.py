@@ -56,7 +56,9 @@ def _free_memory() -> int:
     text = limit.read_text().strip() if limit.is_file() else "max"
     if text == "max":
         return free
-    return min(free, int(text) - int((group / "memory.current").read_text()))
+    used, stat = int((group / "memory.current").read_text()), (group / "memory.stat").read_text().splitlines()
+    cached = next(int(line.split()[1]) for line in stat if line.startswith("inactive_file "))
+    return min(free, int(text) - used + cached)  # files that were read are given up when memory is wanted
 
 
 def keep_compiled() -> None:

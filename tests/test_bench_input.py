@@ -29,8 +29,8 @@ def test_every_stage_is_timed(tmp_path, capsys, monkeypatch, made_up):
     assert figures["batch_size"] == 16
     for way in figures["ways"].values():
         assert way["users_per_second"] == pytest.approx(16 / way["ms"] * 1e3)
-    # int32 item and time, float32 duration, two bytes, for 20 + 12 events; two int32 a user.
-    assert figures["batch_bytes"] == 16 * (32 * 14 + 12)  # length, count, user
+    # int32 item and time, float32 duration, two bytes, for 20 + 12 events; three int32 a user.
+    assert figures["batch_bytes"] == 16 * (32 * 14 + 12)
     bench.show(figures)
     assert "Grain, on the device" in capsys.readouterr().out
 

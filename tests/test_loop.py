@@ -157,6 +157,14 @@ def test_a_validation_loss_that_is_not_finite_is_not_saved(prepared, tmp_path, m
         train(*open_run(small_run.config(prepared), tmp_path))
 
 
+def test_nobody_to_train_on_is_said_before_anything_is_written(tmp_path):
+    one_event = {f"user-{k}": [(0, 1, 1, small_run.SPLIT - 9, 0.0)] for k in range(9)}
+    data = write_prepared(tmp_path / "data", one_event, small_run.SPLIT, items=50)
+    with pytest.raises(ValueError, match="no user of this role has two events before the split"):
+        open_run(small_run.config(data), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_nothing_to_learn_from_is_said_and_not_saved(prepared, tmp_path):
     config = small_run.config(prepared)
     objective = dataclasses.replace(config.objective, horizon_days=1 / 86_400)

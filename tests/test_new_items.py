@@ -151,8 +151,6 @@ def test_vectors_that_cannot_be_the_runs_are_refused(workdir, tmp_path):
     refused("has item 'x' more than once", item=["x"] * (ITEMS + 2))
     with pytest.raises(ValueError, match="were built, not given"):
         new_items.added(tmp_path / "items.parquet", dataclasses.replace(given, vector=""), catalog, before)
-    with pytest.raises(FileNotFoundError, match="neither an item table nor a prepared folder"):
-        new_items.added(tmp_path, given, catalog, before)
 
 
 def test_ids_of_another_type_are_refused(workdir, tmp_path):
@@ -166,6 +164,8 @@ def test_ids_of_another_type_are_refused(workdir, tmp_path):
         new_items.added(source, ItemsConfig(), catalog, new_items.stored(None, catalog))
 
 
-def test_no_such_table(workdir, snapshots):
-    with pytest.raises(FileNotFoundError, match="no such file or folder"):
-        publish(workdir, snapshots, items=snapshots / "nothing.parquet")
+@pytest.mark.parametrize("name", ["nothing.parquet", "tombstones"])
+def test_neither_a_table_nor_a_prepared_folder(workdir, snapshots, name):
+    (snapshots / "tombstones").mkdir()
+    with pytest.raises(FileNotFoundError, match="neither an item table nor a prepared folder"):
+        publish(workdir, snapshots, items=snapshots / name)

@@ -1,5 +1,6 @@
 """The verb that publishes."""
 
+import pytest
 import tensorflow_datasets as tfds
 from prepared import write_prepared
 
@@ -12,3 +13,10 @@ def test_publishes_and_says_where(tmp_path, capsys):
     folder = capsys.readouterr().out.splitlines()[-1].removeprefix("published: ")
     assert folder == str(tmp_path / "tfds" / "my_log" / "1.0.0")
     assert tfds.builder_from_directory(folder).as_data_source("train")[0]["user_id"] == b"a"
+
+
+def test_nothing_there_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--prepared", str(tmp_path / "none"), "--data-dir", str(tmp_path / "tfds")])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith("error: ")

@@ -72,9 +72,10 @@ def test_free_memory_is_that_of_this_machine():
 def test_what_a_container_uses_already_is_not_free(monkeypatch, tmp_path):
     (tmp_path / "memory.max").write_text("5000\n")
     (tmp_path / "memory.current").write_text("4000\n")
+    (tmp_path / "memory.stat").write_text("anon 3500\ninactive_file 500\n")
     group = "/sys/fs/cgroup"
     monkeypatch.setattr(runtime, "Path", lambda path: tmp_path if path == group else Path(path))
-    assert runtime._free_memory() == 1000
+    assert runtime._free_memory() == 1500
 
 
 @pytest.fixture

@@ -119,6 +119,15 @@ def test_no_roll_back_to_a_damaged_state(three):
     assert state.current(root) == names[2]
 
 
+def test_nothing_goes_while_a_manifest_of_the_chain_is_damaged(three):
+    root, names = three
+    (root / names[1] / "manifest.json").write_text("{")
+    state.prune(root, 3)
+    assert [(root / name).is_dir() for name in names] == [True, True, True]
+    state.prune(root, 1)  # no further than the served one
+    assert [(root / name).is_dir() for name in names] == [False, False, True]
+
+
 def test_prune_keeps_the_chain(three):
     root, names = three
     state.rollback(root)

@@ -183,7 +183,7 @@ def test_a_study_stopped_and_resumed_ends_as_one_that_was_not(tmp_path, monkeypa
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiled_once")
 @pytest.mark.parametrize(
-    ("error", "done"), [(study.NonFiniteError("step 2: diverged"), 2), (ValueError("full disk"), 1)]
+    ("error", "done"), [(study.TrainingError("step 2: diverged"), 2), (ValueError("full disk"), 1)]
 )
 def test_a_cell_that_fails_is_reported_and_the_study_goes_on(tmp_path, monkeypatch, capsys, error, done):
     config = small_study.prepared(tmp_path, steps=3, checkpoint_every=3)

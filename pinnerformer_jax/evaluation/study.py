@@ -40,7 +40,7 @@ from pinnerformer_jax.evaluation.study_tables import Part, StudyTable
 from pinnerformer_jax.files import write_json
 from pinnerformer_jax.runtime import keep_compiled, share_heap
 from pinnerformer_jax.training.checkpoint import check_ingested, data_digest
-from pinnerformer_jax.training.loop import NonFiniteError, open_run, train
+from pinnerformer_jax.training.loop import TrainingError, open_run, train
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ def finish(cell: Cell, ground: Ground) -> str:
             record["numbers"].setdefault(method, {}).update(values)
         record["parts"] = sorted(cell.parts | set(record["parts"]))
         outcome = f"recall@10 {record['numbers'][MODEL]['recall@10']:.4f}"
-    except NonFiniteError as error:
+    except TrainingError as error:
         record["failed"] = outcome = str(error)
     finally:
         jax.clear_caches()  # no later cell runs these programs

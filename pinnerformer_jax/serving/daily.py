@@ -194,14 +194,12 @@ def _plan(job: Job, model: Model) -> _Plan:
         raise ValueError(f"--events {' '.join(job.events)}: a day's log is files, not a TFDS data set")
     files = log_files("--events", job.events, root) if job.events else []
     inputs = {f"events {number}": sha256(file) for number, file in enumerate(files)}
-    if job.items and not job.items.exists():
-        raise FileNotFoundError(f"--items {job.items}: no such file or folder")
     if job.items:
-        inputs["items"] = sha256(job.items / "manifest.json" if job.items.is_dir() else job.items)
-    inputs |= {"users": sha256(job.users)} if job.users else {}
-    inputs |= {"everyone": "yes"} if job.everyone else {}
+        inputs["items"] = new_items.checksum(job.items)
     if job.users:
         read_ids(job.users, user_type)  # wrong ones are an error before anybody is deleted
+        inputs["users"] = sha256(job.users)
+    inputs |= {"everyone": "yes"} if job.everyone else {}
     if job.tombstones:
         state.bury(root, read_ids(job.tombstones, user_type))
     inputs |= {f"tombstones {file.stem}": file.stem for file in state.tombstones(root)}
@@ -256,15 +254,15 @@ def _build(job: Job, model: Model, plan: _Plan, folder: Path, report: Callable[[
     snapshot.write(users, folder / "users.parquet")
     counts["tombstones"] = len(plan.gone)
     counts |= {"new_items": len(new) - len(known), "items_after_training": len(new)}
-    if same_model and len(new) == len(known):
+    same_items = same_model and len(new) == len(known)
+    if same_items:
         shutil.copy(base / "items.parquet", folder / "items.parquet")
     else:
         _write_items(embedder, model, new, base if same_model else None, folder / "items.parquet")
     items = snapshot.read(folder / "items.parquet")
     snapshot.check_same_version({"the model": model.version, "items.parquet": snapshot.version_of(items)})
     _write_popular(popular, reachable, folder / "popular.npy")
-    indexed = base if same_model and len(new) == len(known) else None
-    index = _index(indexed, items, users, folder / "index", config.evaluation)
+    index = _index(base if same_items else None, items, users, folder / "index", config.evaluation)
     shutil.rmtree(work)
     state.write_manifest(
         folder,

@@ -21,6 +21,7 @@ from pinnerformer_jax.config import ItemsConfig
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.catalog_writer import read_item_table, write_given
 from pinnerformer_jax.data.log_reader import literal
+from pinnerformer_jax.files import sha256
 from pinnerformer_jax.serving.snapshot import lists, rows_of
 
 if TYPE_CHECKING:
@@ -30,6 +31,18 @@ FILE = "new_items.parquet"
 
 LEAST_COSINE = 0.5
 """Mean over the items that both sides know, of old and new vectors: below, they are of different making."""
+
+
+def checksum(source: Path) -> str:
+    """Of an item table, or of the manifest of a prepared folder, which has those of its files.
+
+    Raises:
+        FileNotFoundError: it is neither.
+    """
+    file = source / "manifest.json" if source.is_dir() else source
+    if not file.is_file():
+        raise FileNotFoundError(f"--items {source}: neither an item table nor a prepared folder")
+    return sha256(file)
 
 
 def stored(base: Path | None, catalog: Catalog) -> pa.Table:
@@ -52,7 +65,7 @@ def added(source: Path, items: ItemsConfig, catalog: Catalog, before: pa.Table) 
         before: see `stored`.
 
     Raises:
-        FileNotFoundError: no such table or folder.
+        FileNotFoundError: it is not there.
         ValueError: its vectors cannot be the run's: of another length, or unlike for items that both know;
             or what ingest says of an item table.
     """
@@ -108,8 +121,6 @@ def _check_origin(source: Path, found: pa.Table, row: pa.ChunkedArray, catalog: 
 def _of_folder(folder: Path) -> pa.Table:
     import pyarrow as pa
 
-    if not (folder / "catalog" / "items.parquet").is_file():
-        raise FileNotFoundError(f"--items {folder}: neither an item table nor a prepared folder")
     catalog = Catalog.open(folder)
     rows = np.flatnonzero(catalog.reachable)
     return _table(
@@ -123,8 +134,8 @@ def _of_table(file: Path, items: ItemsConfig, catalog: Catalog) -> pa.Table:
     if not items.vector:
         raise ValueError(
             f"--items {file}: the vectors of the run's items were built, not given, so a table has none that "
-            "would do; name a prepared folder with vectors of the same model, as python -m "
-            "pinnerformer_jax.items --reuse writes"
+            "would do; if --method pinsage made them, name the folder that python -m pinnerformer_jax.items "
+            "--reuse writes; no other method can give more of the same: train anew"
         )
     with duckdb.connect() as connection, tempfile.TemporaryDirectory() as work:
         known = literal(catalog.path / "items.parquet")

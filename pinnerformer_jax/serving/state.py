@@ -23,7 +23,6 @@ import dataclasses
 import datetime
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -219,11 +218,12 @@ def rollback(root: Path, to: str | None = None) -> tuple[str, str]:
 
 
 def _named(root: Path, text: str) -> str:
-    """A state's path below SNAPSHOTS as it is written everywhere, of how somebody typed it."""
-    path = Path(os.path.relpath(text if text.startswith(str(root)) else root / text, root))
-    if not path.match("model_version=*/ds=*/run=*") or len(path.parts) != 3:
+    """A state's path below SNAPSHOTS as it is written everywhere, of how somebody typed it: from elsewhere
+    too, or with a slash at the end."""
+    name = Path(*Path(text).parts[-3:])
+    if not name.match("model_version=*/ds=*/run=*"):
         raise ValueError(f"--rollback {text}: write model_version=.../ds=.../run=..., a folder below {root}")
-    return str(path)
+    return str(name)
 
 
 def bury(root: Path, user_ids: pa.Array) -> None:
@@ -274,8 +274,8 @@ def prune(root: Path, keep: int) -> None:
         kept.append(name)
         try:
             name = read_manifest(root, name).base
-        except ValueError:  # damaged: nobody knows what it was built on
-            break
+        except ValueError:  # damaged: nobody knows what it was built on, so all stay until it is out of reach
+            return
     for folder in root.glob("model_version=*/ds=*/run=*"):
         if str(folder.relative_to(root)) not in kept:
             shutil.rmtree(folder)

@@ -116,11 +116,12 @@ def train(run: Run, state: TrainState) -> TrainState:
         NoPairsError: up to the first checkpoint there was nothing to learn from.
     """
     config = run.config.training
-    step = first = int(state.step)
+    step = int(state.step)
+    resumed = step > 0
     if step == config.steps:
         print(f"all {config.steps} steps are done")
         return state
-    if step:
+    if resumed:
         print(f"resuming after step {step}")
     with (
         _stop_signal() as stop,
@@ -161,9 +162,9 @@ def train(run: Run, state: TrainState) -> TrainState:
                 log.write(meter.step, meter.take())
             if step % config.checkpoint_every == 0 or step == config.steps:
                 settle()
-                if not meter.pairs:
+                if not (resumed or meter.pairs):
                     raise NoPairsError(
-                        f"in {step - first} steps no user had a positive within objective.horizon_days = "
+                        f"in {step} steps no user had a positive within objective.horizon_days = "
                         f"{run.config.objective.horizon_days:g} of a position, and up to the split: nothing "
                         "was learned; check data.positives, objective.horizon_days and target_actions"
                     )
