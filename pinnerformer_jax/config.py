@@ -16,6 +16,7 @@ ObjectiveName = Literal["dense_all_action", "all_action", "next_action", "sasrec
 LossName = Literal["sampled_softmax", "binary_cross_entropy"]
 PinSageLoss = Literal["sampled_softmax", "max_margin"]
 PoolName = Literal["merged", "separate"]
+Attention = Literal["auto", "cudnn", "xla", "blocks"]
 ItemDtype = Literal["float16", "int8"]
 
 
@@ -200,6 +201,11 @@ class ModelConfig:
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of matmuls and activations; parameters, norms, softmax and loss stay float32. An accelerator multiplies
     float32 numbers, the loss's logits too, by its default: TF32 on a recent GPU, bfloat16 on a TPU."""
+    attention: Attention = "auto"
+    """How the blocks but the last compute attention: cudnn (a GPU's fused kernel, bfloat16), xla (jax's own
+    products and softmax over the whole square) or blocks (ours, half of the square, see model/attention.py).
+    auto: cudnn where there is one, else blocks. If the compiler refuses one, the run says so and takes the
+    next of cudnn, xla, blocks."""
     dropout: float = 0.0
     """Share dropped of the Transformer's input and of each sublayer's output, in training. The paper names
     none; logs of few users need some."""

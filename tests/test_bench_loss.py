@@ -30,6 +30,6 @@ def test_every_way_computes_the_same_and_chunks_hold_less(capsys, monkeypatch):
     assert ways["rows by 8"]["temporary_bytes"] < ways["rows by 32"]["temporary_bytes"]
     assert ways["rows by 32"]["temporary_bytes"] < ways["plain"]["temporary_bytes"]
     assert (figures["rows"], figures["negatives"]) == (96, 90)
-    assert loss.ROW_CHUNK == figures["default_row_chunk"] == 1024
+    assert loss.row_chunk() == figures["default_row_chunk"] == 1024
     bench.show(figures)
     assert "rows by 32" in capsys.readouterr().out

@@ -66,7 +66,7 @@ def enumerate_loss(case: dict) -> float:
 
 @pytest.fixture(params=[sampled_softmax, chunked_sampled_softmax], ids=["plain", "chunked"])
 def loss(request, monkeypatch):
-    monkeypatch.setattr(loss_module, "ROW_CHUNK", 5)  # does not divide the 12 rows
+    monkeypatch.setattr(loss_module, "row_chunk", lambda: 5)  # does not divide the 12 rows
     return request.param
 
 
@@ -79,7 +79,7 @@ def test_equals_enumeration_in_float64(loss, seed, logq):
 
 @pytest.mark.parametrize("chunk", [1, 5, 12, 1000])
 def test_chunks_equal_the_plain_twin_in_value_and_gradient(monkeypatch, chunk):
-    monkeypatch.setattr(loss_module, "ROW_CHUNK", chunk)
+    monkeypatch.setattr(loss_module, "row_chunk", lambda: chunk)
     c = case(4, logq=True)
     got, wanted = (
         jax.value_and_grad(lambda *args, f=f: 3.0 * f(*args), argnums=(0, 1, 2, 3))(*c.values())

@@ -17,6 +17,17 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _SCRATCH = re.compile(r"\bs8\[\d+\]")  # what a library's kernel may use, or not
 _VIEWS = ("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id")
 _RUNS = ("while", "call")
+_TARGET = re.compile(r'custom_call_target="([^"]*)"')
+_LIBRARIES = {"fmha": "attention", "cublas": "products"}
+_CONTRACTED = re.compile(r'"lhs_contracting_dimensions":\[([^\]]*)\]')
+_OP_NAME = re.compile(r'op_name="([^"]*)"')
+_SCOPE = re.compile(r"[a-z_]+")
+
+PARTS = (
+    "targets", "negatives", "input", "norm", "projections", "attention", "feed_forward", "last_block", "head",
+    "item_tower", "loss", "optimiser",
+)  # fmt: skip
+"""`jax.named_scope`s of the train step."""
 
 
 class Instruction(NamedTuple):
@@ -26,40 +37,84 @@ class Instruction(NamedTuple):
     kind: str
     result_bytes: int
     operand_bytes: int
+    flops: float  # of a library's matrix product or fused attention; 0: of anything else
+
+    @property
+    def name(self) -> str:
+        """As a profile has it."""
+        return _INSTRUCTION.match(self.line)["name"]
+
+    @property
+    def group(self) -> str:
+        """products, attention (a library's), or rest."""
+        target = _TARGET.search(self.line)
+        if target is None:
+            return "rest"
+        return next((group for word, group in _LIBRARIES.items() if word in target[1]), "rest")
+
+    @property
+    def part(self) -> str:
+        """Of the model: the named scopes in it, "last_block/attention", and whether it is of the backward
+        pass; "" where it has none."""
+        found = _OP_NAME.search(self.line)
+        path = found[1] if found else ""
+        scopes = [scope for scope in _SCOPE.findall(path) if scope in PARTS]
+        return "/".join(scopes) + (" backward" if scopes and "transpose(" in path else "")
 
 
-def total(hlo: str, cost: Callable[[Instruction], int]) -> int:
-    """Sum of what the instructions cost that the program runs, loops' as often as they go round.
-
-    Args:
-        hlo: text of the compiled program.
-        cost: of one instruction that is neither a view of memory nor a loop or call. What is inside a fusion
-            is no instruction of its own.
+def executed(hlo: str) -> list[tuple[Instruction, int]]:
+    """The instructions that the program runs and how often, a loop's as often as it goes round; no views of
+    memory, no loops or calls themselves, and nothing of what is inside a fusion.
 
     Raises:
         ValueError: the text has no entry, or a loop whose number of rounds the compiler does not know.
     """
     entry, computations = _computations(hlo)
-    sums: dict[str, int] = {}
+    found: list[tuple[Instruction, int]] = []
 
-    def of(name: str) -> int:
-        if name not in sums:
-            sums[name] = sum(
-                cost(instruction) if instruction.kind not in _RUNS else called(instruction.line)
-                for instruction in computations[name]
-                if instruction.kind not in _VIEWS
-            )
-        return sums[name]
+    def run(name: str, times: int) -> None:
+        for instruction in computations[name]:
+            if instruction.kind in _RUNS:
+                rounds = times * _rounds(instruction.line)
+                for called in _CALLED.findall(instruction.line):
+                    run(called, rounds)
+            elif instruction.kind not in _VIEWS:
+                found.append((instruction, times))
 
-    def called(line: str) -> int:
-        rounds = 1
-        if " while(" in line:
-            if not (trips := _TRIPS.search(line)):
-                raise ValueError(f"a loop without a known number of rounds: {line.strip()[:200]}")
-            rounds = int(trips[1])
-        return rounds * sum(of(name) for name in _CALLED.findall(line))
+    run(entry, 1)
+    return found
 
-    return of(entry)
+
+def total(hlo: str, cost: Callable[[Instruction], int]) -> int:
+    """Sum of what the instructions cost that the program runs.
+
+    Raises:
+        ValueError: as `executed`.
+    """
+    return sum(times * cost(instruction) for instruction, times in executed(hlo))
+
+
+def roofline(hlo: str, flops_per_second: float, bytes_per_second: float) -> dict[str, dict[str, float]]:
+    """By group, and over all: kernels, FLOPs, bytes and the least seconds they can take, each kernel's being
+    the larger of its FLOPs over the one rate and its bytes over the other."""
+    groups: dict[str, dict[str, float]] = {}
+    for instruction, times in executed(hlo):
+        moved = moved_bytes(instruction)
+        least = max(instruction.flops / flops_per_second, moved / bytes_per_second)
+        costs = {"kernels": 1, "flops": instruction.flops, "moved_bytes": moved, "seconds": least}
+        for group in (instruction.group, "all"):
+            sums = groups.setdefault(group, dict.fromkeys(costs, 0))
+            for name, cost in costs.items():
+                sums[name] += times * cost
+    return groups
+
+
+def _rounds(line: str) -> int:
+    if " while(" not in line:
+        return 1
+    if not (trips := _TRIPS.search(line)):
+        raise ValueError(f"a loop without a known number of rounds: {line.strip()[:200]}")
+    return int(trips[1])
 
 
 def array_bytes(shape: str) -> int:
@@ -84,18 +139,35 @@ def moved_bytes(instruction: Instruction) -> int:
 
 def _computations(hlo: str) -> tuple[str, dict[str, list[Instruction]]]:
     entry, computations = "", {}
-    sizes: dict[str, int] = {}
+    shapes: dict[str, str] = {}
     lines: list[Instruction] = []
     for line in hlo.splitlines():
         if head := _HEAD.match(line):
-            lines, sizes = computations.setdefault(head["name"], []), {}
+            lines, shapes = computations.setdefault(head["name"], []), {}
             entry = head["name"] if head["entry"] else entry
         elif found := _INSTRUCTION.match(line):
             shape = _SCRATCH.sub("", found["type"]) if found["kind"] == "custom-call" else found["type"]
-            sizes[found["name"]] = array_bytes(shape)
-            operands = re.findall(r"%([\w.\-]+)", found["rest"].split(")")[0])
-            read = sum(sizes.get(operand, 0) for operand in operands)
-            lines.append(Instruction(line, found["kind"], sizes[found["name"]], read))
+            shapes[found["name"]] = shape
+            operands = [shapes.get(name, "") for name in re.findall(r"%([\w.\-]+)", found["rest"].split(")")[0])]
+            read = sum(map(array_bytes, operands))
+            flops = _flops(line, shape, operands)
+            lines.append(Instruction(line, found["kind"], array_bytes(shape), read, flops))
     if not entry:
         raise ValueError("the text is no compiled program: it has no ENTRY")
     return entry, computations
+
+
+def _flops(line: str, result: str, operands: list[str]) -> float:
+    """Of a product 2 m k n; of fused causal attention half of each product's, two forward and five backward
+    (which computes the scores again)."""
+    target = _TARGET.search(line)
+    if target is None or not operands or not (first := _ARRAY.search(operands[0])):
+        return 0.0
+    dims = [int(size) for size in first["dims"].split(",") if size]
+    if "fmha" in target[1] and len(dims) == 4:
+        users, length, heads, width = dims
+        return (5 if "Backward" in target[1] else 2) * users * heads * length**2 * width
+    if (contracted := _CONTRACTED.search(line)) and (written := _ARRAY.search(result)):
+        inner = math.prod(dims[int(axis)] for axis in re.findall(r"\d+", contracted[1]))
+        return 2.0 * inner * math.prod(int(size) for size in written["dims"].split(",") if size)
+    return 0.0

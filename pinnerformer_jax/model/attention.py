@@ -5,34 +5,90 @@ With right padding and a causal mask a real position never sees padding, so no o
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from functools import cache, partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from pinnerformer_jax.config import Attention
 
 QUERY_BLOCK = 64
 TPU_QUERY_BLOCK = 128  # its registers are so wide
 
 
 def causal_attention(
-    query: Float[Array, "b t n h"], key: Float[Array, "b t n h"], value: Float[Array, "b t n h"]
+    query: Float[Array, "b t n h"],
+    key: Float[Array, "b t n h"],
+    value: Float[Array, "b t n h"],
+    attention: Attention = "auto",
 ) -> Float[Array, "b t n h"]:
     """Softmax attention of each position over itself and what came before; softmax in float32.
 
-    On a GPU in bfloat16 this is cuDNN's fused kernel, for heads a multiple of 8 and at most 128 wide (before
-    Hopper it takes no wider ones). Elsewhere
-    queries go in blocks, and a block never touches the keys beyond its own end: half of the full square.
+    Args:
+        query, key, value: B users, T positions, N heads of width H.
+        attention: the config's `model.attention`. Whether cuDNN or XLA takes these shapes is tried once in a
+            process, by compiling attention alone.
     """
-    platform = jax.default_backend()
+    if attention == "auto":
+        attention = "cudnn" if _suits_cudnn(query) else "blocks"
+    ways = list(WAYS)[list(WAYS).index(attention) :]
+    shape = query.shape, query.dtype.name
+    way = next(way for way in ways if way == "blocks" or compiles(way, *shape))
+    return WAYS[way](query, key, value)
+
+
+def _suits_cudnn(query: jax.Array) -> bool:
+    """Heads a multiple of 8 and at most 128 wide: before Hopper it takes no wider ones."""
     head = query.shape[-1]
-    if platform == "gpu" and query.dtype == jnp.bfloat16 and head % 8 == 0 and head <= 128:
-        return jax.nn.dot_product_attention(query, key, value, is_causal=True, implementation="cudnn")
-    length, size = query.shape[1], TPU_QUERY_BLOCK if platform == "tpu" else QUERY_BLOCK
+    on_gpu = jax.default_backend() == "gpu"
+    return on_gpu and query.dtype == jnp.bfloat16 and head % 8 == 0 and head <= 128
+
+
+def in_blocks(
+    query: Float[Array, "b t n h"], key: Float[Array, "b t n h"], value: Float[Array, "b t n h"]
+) -> Float[Array, "b t n h"]:
+    """Queries in blocks: a block never touches the keys beyond its own end, half of the full square."""
+    length, size = query.shape[1], TPU_QUERY_BLOCK if jax.default_backend() == "tpu" else QUERY_BLOCK
     blocks = []
     for start in range(0, length, size):
         end = min(start + size, length)
         visible = jnp.arange(end)[None, :] <= jnp.arange(start, end)[:, None]  # [block, end]
         blocks.append(_attend(query[:, start:end], key[:, :end], value[:, :end], visible[None, None]))
     return jnp.concatenate(blocks, axis=1)
+
+
+def _library(implementation: str) -> Callable[..., jax.Array]:
+    return partial(jax.nn.dot_product_attention, is_causal=True, implementation=implementation)
+
+
+WAYS: dict[str, Callable[..., jax.Array]] = {
+    "cudnn": _library("cudnn"),
+    "xla": _library("xla"),
+    "blocks": in_blocks,
+}
+"""In the order in which they are tried."""
+
+
+@cache
+def compiles(way: str, shape: tuple[int, ...], dtype: str) -> bool:
+    """Whether this machine's compiler takes attention of these shapes, forward and backward; says so if it
+    does not."""
+
+    def forward_and_backward(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+        mixed, backward = jax.vjp(WAYS[way], *arrays)
+        return backward(mixed)
+
+    array = jax.ShapeDtypeStruct(shape, dtype)
+    try:
+        jax.jit(forward_and_backward).lower(array, array, array).compile()
+    except Exception as error:  # each library refuses in its own way
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        print(f"model.attention = {way} does not compile here, the next is taken: {reason}", file=sys.stderr)
+        return False
+    return True
 
 
 def chosen_attention(
@@ -47,7 +103,28 @@ def chosen_attention(
 
 
 def _attend(query: jax.Array, key: jax.Array, value: jax.Array, visible: jax.Array) -> jax.Array:
-    scores = jnp.einsum("bqnh,bknh->bnqk", query, key, preferred_element_type=jnp.float32)
-    scores = scores * query.shape[-1] ** -0.5
+    scores = _scores(query, key) * query.shape[-1] ** -0.5
     weights = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf), axis=-1)
     return jnp.einsum("bnqk,bknh->bqnh", weights.astype(value.dtype), value)
+
+
+@jax.custom_vjp
+def _scores(query: jax.Array, key: jax.Array) -> jax.Array:
+    """float32 [B, N, Q, K]. Their gradient is taken in the inputs' dtype: in float32 it would be multiplied
+    with keys and queries made float32 for it, which a GPU does slower and with more bytes moved."""
+    return jnp.einsum("bqnh,bknh->bnqk", query, key, preferred_element_type=jnp.float32)
+
+
+def _scores_forward(query: jax.Array, key: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _scores(query, key), (query, key)
+
+
+def _scores_backward(
+    operands: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    query, key = operands
+    gradient = gradient.astype(query.dtype)
+    return jnp.einsum("bnqk,bknh->bqnh", gradient, key), jnp.einsum("bnqk,bqnh->bknh", gradient, query)
+
+
+_scores.defvjp(_scores_forward, _scores_backward)

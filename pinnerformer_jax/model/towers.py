@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from pinnerformer_jax.config import ModelConfig
 from pinnerformer_jax.data.contracts import Events
 from pinnerformer_jax.model.attention import causal_attention, chosen_attention
-from pinnerformer_jax.model.features import ActionEncoder
+from pinnerformer_jax.model.features import ActionEncoder, look_up
 
 
 class Sizes(NamedTuple):
@@ -59,11 +59,34 @@ class Dropout:
 
 
 class Linear(nnx.Linear):
-    """nnx.Linear as a matrix product, for the reason that `features.project` gives."""
+    """nnx.Linear as a matrix product, for the reason that `features.project` gives, and with a bias whose
+    gradient is summed in float32."""
 
     def __call__(self, inputs: Float[Array, "*dims i"]) -> Float[Array, "*dims o"]:
         """Apply to the last axis."""
-        return super().__call__(inputs.reshape(-1, inputs.shape[-1])).reshape(*inputs.shape[:-1], -1)
+        rows = inputs.reshape(-1, inputs.shape[-1]).astype(self.dtype)
+        product = rows @ self.kernel[...].astype(self.dtype)
+        if self.bias is not None:
+            product = add_bias(product, self.bias[...])
+        return product.reshape(*inputs.shape[:-1], -1)
+
+
+@jax.custom_vjp
+def add_bias(rows: Float[Array, "r o"], bias: Float[Array, " o"]) -> Float[Array, "r o"]:
+    """rows + bias, in the rows' dtype. The bias's gradient is the sum over all rows, in float32: terms that
+    nearly cancel, as the item tower's do, would be lost in bfloat16."""
+    return rows + bias.astype(rows.dtype)[None, :]
+
+
+def _add_bias_forward(rows: jax.Array, bias: jax.Array) -> tuple[jax.Array, None]:
+    return add_bias(rows, bias), None
+
+
+def _add_bias_backward(_: None, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return gradient, jnp.sum(gradient.astype(jnp.float32), axis=0)
+
+
+add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 
 class MLP(nnx.Module):
@@ -75,19 +98,15 @@ class MLP(nnx.Module):
 
     def __call__(self, inputs: Float[Array, "*dims i"]) -> Float[Array, "*dims o"]:
         """Apply to the last axis."""
-        rows, up = inputs.reshape(-1, inputs.shape[-1]), self.up
-        product, bias = rows @ up.kernel[...].astype(up.dtype), up.bias[...].astype(up.dtype)
-        return self.down(_gelu_of_sum(product, bias)).reshape(*inputs.shape[:-1], -1)
+        rows = inputs.reshape(-1, inputs.shape[-1])
+        return self.down(_gelu(self.up(rows))).reshape(*inputs.shape[:-1], -1)
 
 
-def _gelu_of_sum(product: Float[Array, "r o"], bias: Float[Array, " o"]) -> Float[Array, "r o"]:
-    """GELU(product + bias), of which the backward pass keeps `product` alone. XLA would keep what is halfway
-    to the gradient too, as large again; but not on a TPU, where GELU is part of the products around it."""
-
-    def gelu(product: jax.Array, bias: jax.Array) -> jax.Array:
-        return jax.nn.gelu(product + bias[None, :])
-
-    return (gelu if jax.default_backend() == "tpu" else jax.checkpoint(gelu))(product, bias)
+def _gelu(rows: Float[Array, "r o"]) -> Float[Array, "r o"]:
+    """GELU, of which the backward pass keeps the input alone. XLA would keep what is halfway to the gradient
+    too, as large again; but not on a TPU, where GELU is part of the products around it. On a GPU bias and
+    GELU are then part of the product before them, which writes its input beside it."""
+    return (jax.nn.gelu if jax.default_backend() == "tpu" else jax.checkpoint(jax.nn.gelu))(rows)
 
 
 class Block(nnx.Module):
@@ -95,7 +114,7 @@ class Block(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         width, dtype = config.width, jnp.dtype(config.compute_dtype)
-        self.heads, self.dtype = config.heads, dtype
+        self.heads, self.attention, self.dtype = config.heads, config.attention, dtype
         self.attention_norm = nnx.LayerNorm(width, dtype=jnp.float32, rngs=rngs)
         # Three products, as the result of one would be cut and its gradient put together again, which a GPU
         # does by copying. A bias of the keys would cancel in the softmax.
@@ -108,9 +127,12 @@ class Block(nnx.Module):
 
     def __call__(self, stream: Float[Array, "b t h"], dropout: Dropout) -> Float[Array, "b t h"]:
         """All positions."""
-        normed = self.attention_norm(stream).astype(self.dtype)
-        query, key, value = self.query(normed), self.key(normed), self.value(normed)
-        mixed = causal_attention(self._heads(query), self._heads(key), self._heads(value))
+        normed = self._normed(self.attention_norm, stream)
+        with jax.named_scope("projections"):
+            query, key, value = self.query(normed), self.key(normed), self.value(normed)
+        with jax.named_scope("attention"):
+            heads = self._heads(query), self._heads(key), self._heads(value)
+            mixed = causal_attention(*heads, self.attention)
         return self._finish(stream, mixed, dropout)
 
     def chosen(
@@ -118,10 +140,12 @@ class Block(nnx.Module):
     ) -> Float[Array, "b p h"]:
         """Only the given positions, exactly as `__call__` would have them: keys and values are needed
         everywhere, queries, output projection and FFN only there."""
-        normed = self.attention_norm(stream).astype(self.dtype)
+        normed = self._normed(self.attention_norm, stream)
         there = jnp.take_along_axis(normed, position[:, :, None], axis=1)
-        query, key, value = self.query(there), self.key(normed), self.value(normed)
-        mixed = chosen_attention(self._heads(query), self._heads(key), self._heads(value), position)
+        with jax.named_scope("projections"):
+            query, key, value = self.query(there), self.key(normed), self.value(normed)
+        with jax.named_scope("attention"):
+            mixed = chosen_attention(self._heads(query), self._heads(key), self._heads(value), position)
         return self._finish(jnp.take_along_axis(stream, position[:, :, None], axis=1), mixed, dropout)
 
     def _heads(self, part: Float[Array, "b q h"]) -> Float[Array, "b q n d"]:
@@ -130,8 +154,15 @@ class Block(nnx.Module):
     def _finish(
         self, stream: Float[Array, "b q h"], mixed: Float[Array, "b q n d"], dropout: Dropout
     ) -> Float[Array, "b q h"]:
-        stream = stream + dropout(self.out(mixed.reshape(stream.shape)))
-        return stream + dropout(self.ffn(self.ffn_norm(stream).astype(self.dtype)))
+        with jax.named_scope("projections"):
+            stream = stream + dropout(self.out(mixed.reshape(stream.shape)))
+        normed = self._normed(self.ffn_norm, stream)
+        with jax.named_scope("feed_forward"):
+            return stream + dropout(self.ffn(normed))
+
+    def _normed(self, norm: nnx.LayerNorm, stream: Float[Array, "b q h"]) -> Float[Array, "b q h"]:
+        with jax.named_scope("norm"):
+            return norm(stream).astype(self.dtype)
 
 
 class UserTower(nnx.Module):
@@ -175,15 +206,18 @@ class UserTower(nnx.Module):
         index = jnp.arange(events.item.shape[1])[None, :]  # [1, T]
         if not self.strictly_causal:  # 0 is the newest action, so that the served position is always 0
             index = jnp.maximum(length[:, None] - 1 - index, 0)  # [B, T]
-        stream = self.encoder(events, length, item_features)
-        if self.positions:
-            stream = stream + self.position_table[...].astype(self.dtype)[index]
+        with jax.named_scope("input"):
+            stream = self.encoder(events, length, item_features)
+            if self.positions:
+                stream = stream + look_up(self.position_table[...].astype(self.dtype), index)
         dropout = Dropout(self.dropout, dropout_keys)
         stream = dropout(stream)
         for block in self.blocks[:-1]:
             stream = block(stream, dropout)
-        chosen = self.blocks[-1].chosen(stream, position, dropout)
-        return unit(self.head(self.norm(chosen).astype(self.dtype)))
+        with jax.named_scope("last_block"):
+            chosen = self.blocks[-1].chosen(stream, position, dropout)
+        with jax.named_scope("head"):
+            return unit(self.head(self.norm(chosen).astype(self.dtype)))
 
 
 class PinnerFormer(nnx.Module):
@@ -200,4 +234,6 @@ class PinnerFormer(nnx.Module):
     def items(self, features: Float[Array, "*dims d"]) -> Float[Array, "*dims o"]:
         """Item embeddings of feature vectors (unit rows), float32, unit rows. An MLP on the item's vector
         and on nothing else, as in the paper."""
-        return unit(self.item((features.astype(jnp.float32) * features.shape[-1] ** 0.5).astype(self.dtype)))
+        with jax.named_scope("item_tower"):
+            scaled = features.astype(jnp.float32) * features.shape[-1] ** 0.5
+            return unit(self.item(scaled.astype(self.dtype)))

@@ -12,7 +12,8 @@ B users, T actions, F events after the window, P positions.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import partial
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -200,9 +201,7 @@ class _Counter:
         """(positives up to `start`, positives in (start, end]), [B, T] each."""
 
         def up_to(moment: jax.Array) -> jax.Array:
-            event = jax.vmap(lambda time, m: jnp.searchsorted(time, m, side="right"))(
-                self.events.time, moment
-            )
+            event = _search(self.events.time, moment, side="right")
             return jnp.take_along_axis(self.before, event, axis=1)
 
         first = up_to(start)
@@ -211,7 +210,16 @@ class _Counter:
     def nth(self, first: jax.Array, spot: Float[Array, "b p"], count: Int[Array, "b p"]) -> jax.Array:
         """Item of the positive number floor(spot) after the first `first`, [B, P]."""
         number = first + jnp.clip(spot.astype(jnp.int32), 0, jnp.maximum(count - 1, 0)) + 1
-        event = jax.vmap(lambda before, n: jnp.searchsorted(before, n, side="left"))(self.before, number) - 1
+        event = _search(self.before, number, side="left") - 1
         return jnp.take_along_axis(
             self.events.item, jnp.clip(event, 0, self.events.item.shape[1] - 1), axis=1
         )
+
+
+def _search(
+    ascending: Int[Array, "b n"], wanted: Int[Array, "b t"], *, side: Literal["left", "right"]
+) -> Int[Array, "b t"]:
+    """`searchsorted` of each row. Halving again and again is a loop of small kernels; an accelerator compares
+    all with all in one."""
+    method = "scan" if jax.default_backend() == "cpu" else "compare_all"
+    return jax.vmap(partial(jnp.searchsorted, side=side, method=method))(ascending, wanted)

@@ -66,12 +66,14 @@ def device_loss(
     step_key = jax.random.fold_in(jax.random.key(tables.seed), state.step)
     target_key, pool_key, dropout_key = jax.random.split(step_key, 3)
 
-    targets = draw_targets(objective, user_keys(target_key, row), batch, tables.positive_table)
+    with jax.named_scope("targets"):
+        targets = draw_targets(objective, user_keys(target_key, row), batch, tables.positive_table)
     owner = jnp.broadcast_to(batch.user[:, None], targets.item.shape)
     local = targets.item, owner, targets.valid  # [B / N, P]
     positives = tuple(collect(values).reshape(-1) for values in local)  # [B * P]
     item, user, valid = (values.reshape(-1) for values in local)
-    sketch = frequency.update(state.sketch, positives[0], positives[2], decay=objective.sketch_decay)
+    with jax.named_scope("negatives"):
+        sketch = frequency.update(state.sketch, positives[0], positives[2], decay=objective.sketch_decay)
 
     counts = jnp.stack([jnp.sum(jnp.any(targets.valid, axis=1)), jnp.sum(valid), jnp.sum(batch.length)])
     with_pairs, pairs, tokens = jax.lax.psum(counts, AXIS)
@@ -83,7 +85,8 @@ def device_loss(
         negatives = jax.lax.psum(jnp.sum(counted & valid), AXIS)
     else:
         rows = Rows(item, user, weights, jnp.zeros(item.shape))
-        contrasts = draw_contrasts(objective, pool_key, rows, positives, sketch, corpus)
+        with jax.named_scope("negatives"):
+            contrasts = draw_contrasts(objective, pool_key, rows, positives, sketch, corpus)
         negatives = sum(jnp.sum(contrast.pool.valid) for contrast in contrasts)
 
     def loss_of(params: Any, *, training: bool) -> jax.Array:
@@ -95,18 +98,13 @@ def device_loss(
         if objective.loss == "binary_cross_entropy":
             against = model.items(tables.item_features[negative])
             return binary_cross_entropy(embedding, positive, against, tau, weights, counted)
-        losses = [
-            chunked_sampled_softmax(
-                embedding,
-                positive,
-                model.items(tables.item_features.common(pool.item)),
-                tau,
-                rows,
-                pool,
-                pool_log_q,
-            )
-            for rows, pool, pool_log_q in contrasts
-        ]
+        losses = []
+        for rows, pool, pool_log_q in contrasts:
+            against = model.items(tables.item_features.common(pool.item))
+            with jax.named_scope("loss"):
+                losses.append(
+                    chunked_sampled_softmax(embedding, positive, against, tau, rows, pool, pool_log_q)
+                )
         return sum(losses[1:], losses[0])
 
     metrics = {"users": with_pairs, "pairs": pairs, "tokens": tokens, "negatives": negatives}
@@ -222,7 +220,8 @@ def device_step(
     """One device's part of a train step."""
     loss_of, sketch, metrics = device_loss(config, graphdef, corpus, state, batch, tables, parts)
     loss, gradient = jax.lax.pmean(jax.value_and_grad(partial(loss_of, training=True))(state.params), AXIS)
-    with jax.numpy_dtype_promotion("standard"):  # optax computes float ** int
+    # optax computes float ** int
+    with jax.named_scope("optimiser"), jax.numpy_dtype_promotion("standard"):
         updates, opt_state = make_optimiser(config.training).update(gradient, state.opt_state, state.params)
         rate = learning_rate(config.training)(state.step)
     norm = optax.tree.norm(gradient)
