@@ -1,14 +1,17 @@
 # make demo   environment, then ingest, train, evaluate on the synthetic world; prints the result table
 # make test   environment, then the tests
-# make accelerator   on a GPU, with the PYTHON whose jax (and torch, for the rival) sees it: all that is measured
-#                    there, cut to take less than nine minutes, as JSON and a curve in benchmarks/
+# make accelerator         on a GPU, with the PYTHON whose jax sees it: all that is measured there, in LIMIT seconds;
+#                          everything it leaves is in the folder OUT, whole at every moment
+# make accelerator-rival   the same for the contest with PyTorch (needs torch)
 PYTHON ?= python3
 BIN := .venv/bin
 CONFIG ?= configs/paper.py
 SIZE ?= paper
+OUT ?= benchmarks/accelerator
+LIMIT ?= 400
 FLAGS ?= --model.compute-dtype bfloat16
 
-.PHONY: demo test accelerator lint clean
+.PHONY: demo test accelerator accelerator-rival lint clean
 
 demo: .venv/installed
 	$(BIN)/python -m pinnerformer_jax.synthetic --out data/demo/raw
@@ -20,8 +23,10 @@ test: .venv/installed
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 accelerator:
-	$(PYTHON) -m pinnerformer_jax.bench accelerator --config $(CONFIG) --limit 270 $(FLAGS)
-	$(PYTHON) -m benchmarks.torch_rival --size $(SIZE) --seconds 60 --json benchmarks/rival-$(SIZE).json \
+	$(PYTHON) -m pinnerformer_jax.bench accelerator --config $(CONFIG) --folder $(OUT) --limit $(LIMIT) $(FLAGS)
+
+accelerator-rival:
+	$(PYTHON) -m benchmarks.torch_rival --size $(SIZE) --limit $(LIMIT) --folder $(OUT) \
 		--only ours 'ours, whole step' 'torch eager' 'torch compiled'
 
 lint: .venv/installed

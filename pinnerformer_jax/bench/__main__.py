@@ -24,13 +24,17 @@ from pinnerformer_jax.bench import (
     accelerator,
     attention,
     collectives,
+    correctness,
+    device,
     embed,
     items,
     loss,
+    profile,
     retrieval,
     step,
     store,
     sweep,
+    train,
 )
 from pinnerformer_jax.bench import compile as compile_ahead
 from pinnerformer_jax.bench import input as host_input
@@ -99,20 +103,36 @@ def _parser() -> argparse.ArgumentParser:
     collectives_verb.add_argument(
         "--devices", type=int, default=8, help="1, 2, 4 ... up to so many, simulated on a CPU (%(default)s)"
     )
-    accelerator_verb = add_verb("accelerator", accelerator, items=100_000, seconds=8.0)
-    add_sizes(accelerator_verb, 64)
+    add_verb("device", device, seconds=5.0)
+    correctness_verb = add_verb("correctness", correctness, items=10_000)
+    correctness_verb.add_argument(
+        "--only", nargs="+", choices=correctness.KINDS, default=correctness.KINDS, help="of the checks; all"
+    )
+    profile_verb = add_verb("profile", profile, items=100_000)
+    profile_verb.add_argument("--trace", type=Path, metavar="FILE", help="keep the trace, FILE.xplane.pb.gz")
+    train_verb = add_verb("train", train)
+    train_verb.add_argument("--steps", type=int, default=100, help="of the training (%(default)s)")
+    train_verb.add_argument("--prepared", metavar="DIR", help="prepared timelines; without: made-up ones")
+    accelerator_verb = add_verb("accelerator", accelerator, seconds=6.0)
     accelerator_verb.add_argument(
-        "--limit", type=float, default=420.0, help="seconds after which no part begins (%(default)s)"
+        "--small", default="configs/demo.py", metavar="FILE", help="sizes of the checks (%(default)s)"
     )
     accelerator_verb.add_argument(
-        "--folder", type=Path, default=Path("benchmarks"), help="for JSON and PNG (%(default)s)"
+        "--sizes", nargs="+", type=int, default=[512, 1024, 2048, 256, 128, 64],
+        help="users a step; the first is the main one (%(default)s)",
+    )  # fmt: skip
+    accelerator_verb.add_argument(
+        "--limit", type=float, default=400.0, help="seconds after which what runs is ended (%(default)s)"
+    )
+    accelerator_verb.add_argument(
+        "--folder", type=Path, default=Path("benchmarks/accelerator"), help="for all it leaves (%(default)s)"
     )
     for verb, kind in ((step_verb, "full"), (sweep_verb, "full"), (embed_verb, "uniform")):
         verb.add_argument(
             "--lengths", dest="kind", default=kind,
             help="full, uniform (1 to T), or a folder of prepared timelines (%(default)s)",
         )  # fmt: skip
-    for verb in (step_verb, sweep_verb, accelerator_verb):
+    for verb in (step_verb, sweep_verb):
         verb.add_argument(
             "--peak-tflops", type=float, help="of one device, by its vendor: a second MFU against it"
         )
@@ -128,6 +148,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     values, others = _parser().parse_known_args(argv)
     keywords = vars(values)
     verb, module, file, json_file = (keywords.pop(name) for name in ("verb", "module", "config", "json"))
+    if module is accelerator:  # its parts are processes: this one must not take the device
+        with errors_as_messages():
+            override(load_config(file), others)  # a wrong setting is said now
+            small = keywords.pop("small")
+            summary = module.measure(config_file=file, small_file=small, overrides=others, **keywords)
+        module.show(summary, keywords["folder"])
+        return
     share_heap()
     if "devices" in keywords:
         jax.config.update("jax_num_cpu_devices", keywords["devices"])

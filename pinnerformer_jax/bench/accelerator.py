@@ -1,90 +1,203 @@
-"""All that matters on a GPU or TPU in nine minutes, written down after every part.
+"""All that matters on a GPU or TPU, the most telling first, in a folder that is whole at every moment.
 
-jax takes three quarters of a GPU's memory: XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 lets the sweep go further.
+Each part is a process of its own with a deadline of its own: one that fails, hangs or is killed leaves the
+others, and what it had written. A part leaves NAME.json (its figures) and NAME.log (what it printed);
+summary.json says after each part how all of them ended. The same command goes on where it was stopped: what
+has its figures in the folder is not measured again.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
-
-from pinnerformer_jax.bench import attention, embed, loss, step, sweep
-from pinnerformer_jax.bench.report import record
-from pinnerformer_jax.config import Config
 from pinnerformer_jax.files import write_json
+
+CUBLAS = "--xla_gpu_enable_triton_gemm=false"
+"""Products by the vendor's library alone: nothing else has to be compiled and timed first."""
+
+NO_GRAPHS = f"{CUBLAS} --xla_gpu_enable_command_buffer="
+
+
+class Part(NamedTuple):
+    """One process: `python -m pinnerformer_jax.bench VERB ...`."""
+
+    name: str
+    verb: str
+    deadline: float  # seconds
+    arguments: tuple[str, ...] = ()
+    flags: str = CUBLAS  # of XLA
+    small: bool = False  # at the small config's sizes
+
+
+def parts(folder: Path, sizes: Sequence[int], seconds: float) -> list[Part]:
+    """What is measured, by worth.
+
+    Args:
+        folder: for the traces and XLA's choice of kernels.
+        sizes: users a step: the first is the main one.
+        seconds: to spend on each measurement, beside compiling.
+    """
+    main, *others = sizes
+    spend = ("--seconds", f"{seconds:g}")
+
+    def users(size: int) -> tuple[str, ...]:
+        return ("--training.batch-size", str(size))
+
+    chosen = folder / "kernels.txt"
+    step = (*users(main), *spend)
+    return [
+        Part("device", "device", 60, ("--seconds", "3")),
+        Part("gradients", "correctness", 90, ("--only", "gradients"), small=True),
+        Part("attention-check", "correctness", 40, ("--only", "attention")),
+        Part(f"step-{main}", "step", 100, step),
+        Part("profile", "profile", 100, (*users(main), "--trace", str(folder / "profile.xplane.pb.gz")), NO_GRAPHS),
+        Part("heads-6", "step", 80, (*step, "--model.heads", "6")),
+        *(Part(f"step-{size}", "step", 80, (*users(size), *spend)) for size in others),
+        Part("heads-12", "step", 80, (*step, "--model.heads", "12")),
+        Part("attention", "attention", 60, step),
+        Part("loss", "loss", 60, step),
+        Part("resume", "correctness", 90, ("--only", "resume"), small=True),
+        Part("deterministic", "step", 80, (*step, "--training.deterministic", "true")),
+        Part("train", "train", 100, (*users(main), "--steps", "100")),
+        Part("embed", "embed", 90, step),
+        Part(
+            "triton",
+            "step",
+            150,
+            step,
+            f"--xla_gpu_dump_autotune_results_to={chosen}",
+        ),
+        Part("length-parts", "step", 100, (*step, "--lengths", "uniform")),
+    ]  # fmt: skip
 
 
 def measure(
-    config: Config,
     *,
+    config_file: str,
+    small_file: str,
+    overrides: Sequence[str],
     folder: Path,
-    items: int,
-    first: int,
-    last: int | None,
-    limit: float,
+    sizes: Sequence[int],
     seconds: float,
-    peak_tflops: float | None,
+    limit: float,
 ) -> dict[str, Any]:
-    """Attention, loss, sweep and embedding.
-
-    A part that fails is named with its error and the others still run. Each part begins only before the
-    limit, and the file is written anew after each, so that a machine that is taken away leaves what there
-    was.
+    """Run the parts one after the other.
 
     Args:
-        config: sizes.
-        folder: for CONFIG-DEVICE.json and .png.
-        items: in the catalogue.
-        first: batch size the sweep begins with.
-        last: and ends with; None: until memory ends.
-        limit: seconds after which no part is begun, and after three quarters of it no size of the sweep.
-        seconds: to spend on each measurement.
-        peak_tflops: of the vendor.
+        config_file: sizes, such as configs/paper.py.
+        small_file: sizes of the correctness checks, such as configs/demo.py.
+        overrides: `--section.setting value ...`, for every part but the small ones.
+        folder: for all that is left.
+        sizes: users a step; the first is the main one.
+        seconds: to spend on each measurement, beside compiling.
+        limit: seconds after which whatever runs is ended.
 
-    Raises:
-        ValueError: no `last` on a CPU.
+    Returns:
+        By part: how it ended (done, left out, failed), the reason, and its seconds.
     """
-    sweep.check_end(last)
-    started = time.perf_counter()
-    of_step = {"kind": "full", "items": items, "peak_tflops": peak_tflops}
-    parts: dict[str, tuple[Callable[[], dict[str, Any]], Callable[[dict[str, Any]], None]]] = {
-        "attention": (lambda: attention.measure(config, seconds=seconds), attention.show),
-        "loss": (lambda: loss.measure(config, items=items, seconds=seconds), loss.show),
-        "sweep": (
-            lambda: sweep.measure(
-                config, first=first, last=last, seconds=seconds, png=file.with_suffix(".png"),
-                deadline=started + 0.75 * limit, **of_step,
-            ),
-            sweep.show,
-        ),
-        "embed": (lambda: embed.measure(config, items=items, seconds=seconds), embed.show),
-    }  # fmt: skip
-    device = "-".join(jax.devices()[0].device_kind.lower().split())
-    file = folder / f"{config.name}-{device}.json"
-    figures: dict[str, Any] = {}
-    for part, (run, show) in parts.items():
-        if time.perf_counter() - started > limit:
-            figures[part] = {"left_out": "time was up"}
-        else:
-            try:
-                figures[part] = run()
-                show(figures[part])
-            except Exception as error:  # whatever it is, the machine is still there for the others
-                figures[part] = {"failed": f"{type(error).__name__}: {error}"[:500]}
-        for outcome in ("left_out", "failed"):
-            if outcome in figures[part]:
-                print(f"{part} {outcome.replace('_', ' ')}: {figures[part][outcome]}")
-        figures["seconds"] = time.perf_counter() - started
-        write_json(file, record("accelerator", config, figures))
-    print(f"written: {file}")
-    return figures
+    folder.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + limit
+    summary: dict[str, dict[str, Any]] = {}
+    for part in parts(folder, sizes, seconds):
+        summary[part.name] = _run(part, config_file, small_file, overrides, folder, end)
+        write_json(folder / "summary.json", summary)
+    return summary
 
 
-def show(figures: dict[str, Any]) -> None:
-    """The parts of the best step; the rest was shown as it came."""
-    if sizes := figures["sweep"].get("sizes"):
-        step.show(max(sizes, key=lambda size: size["users_per_second"]))
+def _run(
+    part: Part, config_file: str, small_file: str, overrides: Sequence[str], folder: Path, end: float
+) -> dict[str, Any]:
+    figures, log = folder / f"{part.name}.json", folder / f"{part.name}.log"
+    if figures.is_file():
+        return {"ended": "done", "reason": "its figures were there", "seconds": 0.0}
+    left = min(part.deadline, end - time.monotonic())
+    if left <= 0:
+        return {"ended": "left out", "reason": "time was up", "seconds": 0.0}
+    file, settings = (small_file, ()) if part.small else (config_file, overrides)
+    command = [sys.executable, "-m", "pinnerformer_jax.bench", part.verb, "--config", file]
+    command += ["--json", str(figures), *part.arguments, *settings]
+    environment = os.environ | {
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {part.flags}".strip(),
+        "PYTHONUNBUFFERED": "1",
+    }
+    started = time.monotonic()
+    print(f"{part.name} ...", flush=True)
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
+        try:
+            code = process.wait(left)
+            reason = "" if code == 0 else f"ended with code {code}: {_last_line(log)}"
+        except subprocess.TimeoutExpired:
+            reason = f"ended after {left:.0f} s, its time: {_last_line(log)}"
+        finally:
+            _end(process)
+    seconds = time.monotonic() - started
+    ended = "done" if not reason and figures.is_file() else "failed"
+    print(f"{part.name}: {ended} in {seconds:.0f} s {reason}", flush=True)
+    return {"ended": ended, "reason": reason, "seconds": round(seconds, 1)}
+
+
+def _end(process: subprocess.Popen) -> None:
+    """The process and all it began."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return next((line.strip()[:300] for line in reversed(lines) if not line.startswith("{")), "")
+
+
+def lines(folder: Path) -> Iterator[str]:
+    """`name: value` of what the folder holds."""
+    for file in sorted(folder.glob("*.json")):
+        record = json.loads(file.read_text())
+        figures = record.get("figures") if isinstance(record, dict) else None
+        if not isinstance(figures, dict):
+            continue
+        for name in HEADLINES.get(record["benchmark"], ()):
+            value = figures.get(name)
+            if value is not None:
+                text = f"{value:.4g}" if isinstance(value, float) else value
+                yield f"{file.stem}.{name}: {text}"
+
+
+HEADLINES = {
+    "device": (
+        "device_kind", "bfloat16_tflops_per_second", "float32_tflops_per_second", "copy_bytes_per_second",
+    ),
+    "correctness": ("passed",),
+    "step": (
+        "users_per_second", "tokens_per_second", "ms", "model_tflops_per_second", "mfu", "mfu_of_vendor_peak",
+        "peak_bytes_in_use", "compile_seconds",
+    ),
+    "profile": ("ms_a_step", "busy_ms_a_step", "kernels_a_step", "idle_share"),
+    "train": ("users_per_second", "tokens_per_second", "input_wait_share"),
+}  # fmt: skip
+"""Of each verb's figures, what the last block says."""
+
+
+def show(summary: dict[str, Any], folder: Path) -> None:
+    """The parts that did not end well, and a last block of `name: value`."""
+    for name, part in summary.items():
+        if part["ended"] != "done":
+            print(f"{name} {part['ended']}: {part['reason']}")
+    print()
+    for line in lines(folder):
+        print(line)
+    done = sum(part["ended"] == "done" for part in summary.values())
+    print(f"parts: {done} of {len(summary)} done")
+    print(f"folder: {folder}")

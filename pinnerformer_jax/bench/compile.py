@@ -10,8 +10,8 @@ import dataclasses
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from contextlib import ExitStack, contextmanager
+from typing import Any
 from unittest.mock import patch
 
 import jax
@@ -20,6 +20,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pinnerformer_jax.bench import program, workload
+from pinnerformer_jax.bench.chips import CHIPS, REACHED_BANDWIDTH, REACHED_FLOPS, Chip
 from pinnerformer_jax.bench.report import table
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.model import attention
@@ -28,27 +29,6 @@ from pinnerformer_jax.training.state import create
 from pinnerformer_jax.training.step import make_train_step
 
 
-class Chip(NamedTuple):
-    """One device."""
-
-    memory: int  # bytes
-    bandwidth: int = 0  # of a GPU: bytes a second from its memory
-    slice: str = ""  # of a TPU: the smallest there is
-
-    @property
-    def platform(self) -> str:
-        """As jax names it."""
-        return "tpu" if self.slice else "cuda"
-
-
-CHIPS = {
-    "h100": Chip(84_942_979_072, bandwidth=3_352_320_000_000),
-    "h200": Chip(151_397_597_184, bandwidth=4_800_000_000_000),
-    "v4": Chip(32 << 30, slice="v4:2x2x1"),
-    "v5e": Chip(16 << 30, slice="v5e:2x2"),
-    "v5p": Chip(95 << 30, slice="v5p:2x2x1"),
-    "v6e": Chip(32 << 30, slice="v6e:2x2"),
-}
 _HOPPER = """
 gpu_device_info {{
   cuda_compute_capability {{ major: 9 feature_extension: ACCELERATED_FEATURES }}
@@ -83,8 +63,9 @@ def measure(config: Config, *, chip: str, items: int, first: int, last: int) -> 
 
     Returns:
         Figures by batch size: what the step takes beside its arguments (`temporary_bytes`), both together
-        (`bytes`) and whether the chip holds that; of a GPU's program also how many kernels it starts and what
-        they read and write (`program.moved_bytes`). A TPU's does not say how often its loops go round.
+        (`bytes`) and whether the chip holds that; of a GPU's program also how many kernels it starts, what
+        they read and write (`program.moved_bytes`) and the least time that takes (`program.roofline`, at the
+        shares of the data sheet in `chips`). A TPU's does not say how often its loops go round.
 
     Raises:
         ValueError: the chip's compiler is not installed.
@@ -125,6 +106,9 @@ def _compile(config: Config, mesh: Mesh, chip: Chip, items: int) -> dict[str, An
         text = compiled.as_text()
         figures["kernels"] = program.total(text, program.kernel)
         figures["moved_bytes"] = program.total(text, program.moved_bytes)
+        figures["roofline"] = program.roofline(
+            text, REACHED_FLOPS * 1e12 * chip.tflops, REACHED_BANDWIDTH * chip.bandwidth
+        )
     return figures
 
 
@@ -155,7 +139,7 @@ def _devices(name: str) -> list[Any]:
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu would ask the network where it is
         options = {"topology_name": chip.slice}
     else:
-        target = _HOPPER.format(name=name, memory=chip.memory, bandwidth=chip.bandwidth)
+        target = _HOPPER.format(name=name, memory=chip.memory, bandwidth=int(chip.bandwidth))
         options = {"topology_name": name, "target_config": target, "topology": "1x1x1"}
     try:
         return topologies.get_topology_desc(platform=chip.platform, **options).devices
@@ -165,24 +149,29 @@ def _devices(name: str) -> list[Any]:
 
 
 @contextmanager
-def seen_as(platform: str) -> Iterator[None]:
-    """Within, what asks jax where it runs is told: on that platform (cuda, tpu or cpu)."""
-    with (
-        patch.object(jax, "default_backend", lambda: "gpu" if platform == "cuda" else platform),
-        patch.object(attention, "compiles", lambda *_: True),  # which would ask this machine's compiler
-    ):
-        if platform != "cuda":
-            yield
-            return
-        # `dot_product_attention` asks the GPU itself whether its cuDNN will do; nothing public answers.
-        from jax._src.cudnn import fused_attention_stablehlo as cudnn
+def seen_as(platform: str, *, ahead: bool = True) -> Iterator[None]:
+    """Within, what asks jax where it runs is told: on that platform (cuda, tpu or cpu).
 
-        with (
-            patch.object(cudnn, "check_cudnn_version", lambda: 91000),
-            patch.object(cudnn, "check_compute_capability", lambda capability: float(capability) <= 9.0),
-            patch.object(cudnn, "is_cuda_compute_capability_equal", lambda capability: capability == "9.0"),
-        ):
-            yield
+    Args:
+        platform: what is told.
+        ahead: and the machine has no such device, so that no library can be asked what it takes.
+    """
+    patches = [patch.object(jax, "default_backend", lambda: "gpu" if platform == "cuda" else platform)]
+    if ahead:
+        patches.append(patch.object(attention, "compiles", lambda *_: True))
+        if platform == "cuda":
+            # `dot_product_attention` asks the GPU itself whether its cuDNN will do; nothing public answers.
+            from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+            patches += [
+                patch.object(cudnn, "check_cudnn_version", lambda: 91000),
+                patch.object(cudnn, "check_compute_capability", lambda capability: float(capability) <= 9.0),
+                patch.object(cudnn, "is_cuda_compute_capability_equal", lambda capability: capability == "9.0"),
+            ]
+    with ExitStack() as stack:
+        for replaced in patches:
+            stack.enter_context(replaced)
+        yield
 
 
 def show(figures: dict[str, Any]) -> None:
@@ -197,11 +186,22 @@ def show(figures: dict[str, Any]) -> None:
                 ("moved_bytes", gib), ("moved_bytes", mib * users),
             )
         ]  # fmt: skip
+        least = size["roofline"]["all"]["seconds"] * 1e3 if "roofline" in size else None
         fits = "yes" if size["fits"] else "no"
-        rows.append([users, fits, *scaled, size.get("kernels"), size.get("compile_seconds")])
+        rows.append([users, fits, *scaled, size.get("kernels"), least, size.get("compile_seconds")])
     table(
         f"Train step compiled for one {figures['chip']} ({figures['memory_bytes'] / 2**30:.0f} GiB)",
         ("users a step", "fits", "temp GiB", "in all GiB", "temp MiB a user", "moved GiB", "moved MiB a user",
-         "kernels", "compile s"),
+         "kernels", "roofline ms", "compile s"),
         rows,
     )  # fmt: skip
+    if roofline := figures["sizes"][0].get("roofline"):
+        table(
+            f"Its kernels at {figures['sizes'][0]['batch_size']} users, at {REACHED_FLOPS:.0%} of the data sheet's "
+            f"products and {REACHED_BANDWIDTH:.0%} of its memory's pace",
+            ("kernels", "how many", "TFLOP", "moved GiB", "least ms"),
+            [
+                [group, sums["kernels"], sums["flops"] / 1e12, sums["moved_bytes"] / 2**30, 1e3 * sums["seconds"]]
+                for group, sums in roofline.items()
+            ],
+        )

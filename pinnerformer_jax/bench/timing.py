@@ -23,6 +23,10 @@ class Timing(NamedTuple):
     upper: float
     repeats: int
 
+    def each(self, calls: int) -> Timing:
+        """Of one of so many calls that were timed together."""
+        return Timing(self.median / calls, self.lower / calls, self.upper / calls, self.repeats)
+
     def milliseconds(self) -> dict[str, float]:
         """For the JSON line."""
         return {

@@ -22,7 +22,7 @@ from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.training.item_table import place
 from pinnerformer_jax.training.sharding import make_mesh, replicate, shard_batch
 from pinnerformer_jax.training.state import Tables, TrainState, create
-from pinnerformer_jax.training.step import make_train_step
+from pinnerformer_jax.training.step import compiler_options, make_train_step
 
 NOW = 10_000 * DAY  # seconds since EPOCH
 SIZES = Sizes(item_dim=256, actions=9, surfaces=9)
@@ -137,7 +137,8 @@ def prepare(config: Config, kind: str, items: int, devices: int | None = None) -
     state = jax.jit(lambda: create(config, SIZES)[1])()
     state, tables = replicate(mesh, state), make_tables(config, mesh, items)
     started = time.perf_counter()
-    compiled = make_train_step(config, graphdef, mesh, items).lower(state, batch, tables).compile()
+    lowered = make_train_step(config, graphdef, mesh, items).lower(state, batch, tables)
+    compiled = lowered.compile(compiler_options(config.training))
     seconds = time.perf_counter() - started
     return Workload(
         config, mesh, graphdef, state, batch, tables, compiled, seconds, int(np.asarray(length).sum()), items
@@ -153,7 +154,8 @@ def in_parts(work: Workload) -> tuple[Workload, tuple[int, ...]]:
     parts = computed_lengths(longest_in_parts(lengths, count, devices), config.model.max_length)
     step = make_train_step(config, work.graphdef, work.mesh, work.items, parts)
     started = time.perf_counter()
-    compiled = step.lower(work.state, work.batch, work.tables).compile()
+    lowered = step.lower(work.state, work.batch, work.tables)
+    compiled = lowered.compile(compiler_options(config.training))
     seconds = time.perf_counter() - started
     own = jax.tree.map(jnp.copy, work.state)  # a step reuses its state's memory
     return dataclasses.replace(work, state=own, compiled=compiled, compile_seconds=seconds), parts

@@ -32,7 +32,12 @@ from pinnerformer_jax.training.item_table import place
 from pinnerformer_jax.training.metrics_log import Meter, MetricsLog
 from pinnerformer_jax.training.sharding import make_mesh, replicate, shard_batch
 from pinnerformer_jax.training.state import Tables, TrainState, create
-from pinnerformer_jax.training.step import Metrics, make_train_step, make_validation_step
+from pinnerformer_jax.training.step import (
+    Metrics,
+    compiler_options,
+    make_train_step,
+    make_validation_step,
+)
 
 Step = Callable[[TrainState, Batch, Tables], tuple[TrainState, Metrics]]
 Validate = Callable[[TrainState], dict[str, float]]
@@ -174,11 +179,13 @@ def train(run: Run, state: TrainState) -> TrainState:
                     raise _not_finite(step, "the validation loss", checkpoints)
                 log.write(step, loss)
                 log.flush()
-                checkpoints.save(state, **loss)
+                with jax.transfer_guard_device_to_host("allow"):  # Orbax reads arrays without asking
+                    checkpoints.save(state, **loss)
                 meter.start()
         if step < config.steps:
             settle()
-            checkpoints.save(state)
+            with jax.transfer_guard_device_to_host("allow"):
+                checkpoints.save(state)
             log.say(f"stopped after step {step}, which is saved; resume with the same command")
     return state
 
@@ -221,7 +228,7 @@ def _part_lengths(run: Run) -> tuple[int, ...]:
 def _compiled_step(run: Run, state: TrainState, batch: Batch, parts: tuple[int, ...]) -> Step:
     started = time.perf_counter()
     step = make_train_step(run.config, run.graphdef, run.mesh, run.corpus, parts)
-    compiled = step.lower(state, batch, run.tables).compile()
+    compiled = step.lower(state, batch, run.tables).compile(compiler_options(run.config.training))
     memory, flops = compiled.memory_analysis(), compiled.cost_analysis()["flops"]
     if jax.default_backend() == "cpu":
         keep_heap(memory.temp_size_in_bytes * run.mesh.size)

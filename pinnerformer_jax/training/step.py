@@ -208,6 +208,21 @@ def temperature(config: Config, params: Any) -> jax.Array:
     return config.objective.min_temperature + jnp.exp(params["log_temperature"])
 
 
+def device_gradient(
+    config: Config,
+    graphdef: nnx.GraphDef,
+    corpus: int,
+    state: TrainState,
+    batch: Batch,
+    tables: Tables,
+    parts: tuple[int, ...] = (),
+) -> tuple[jax.Array, Any, frequency.Sketch, Metrics]:
+    """The loss of the global batch and its gradient, and what else `device_loss` gives."""
+    loss_of, sketch, metrics = device_loss(config, graphdef, corpus, state, batch, tables, parts)
+    loss, gradient = jax.lax.pmean(jax.value_and_grad(partial(loss_of, training=True))(state.params), AXIS)
+    return loss, gradient, sketch, metrics
+
+
 def device_step(
     config: Config,
     graphdef: nnx.GraphDef,
@@ -218,8 +233,7 @@ def device_step(
     parts: tuple[int, ...] = (),
 ) -> tuple[TrainState, Metrics]:
     """One device's part of a train step."""
-    loss_of, sketch, metrics = device_loss(config, graphdef, corpus, state, batch, tables, parts)
-    loss, gradient = jax.lax.pmean(jax.value_and_grad(partial(loss_of, training=True))(state.params), AXIS)
+    loss, gradient, sketch, metrics = device_gradient(config, graphdef, corpus, state, batch, tables, parts)
     # optax computes float ** int
     with jax.named_scope("optimiser"), jax.numpy_dtype_promotion("standard"):
         updates, opt_state = make_optimiser(config.training).update(gradient, state.opt_state, state.params)
@@ -269,6 +283,24 @@ def make_train_step(
     """
     function = partial(device_step, config, graphdef, corpus, parts=parts)
     return _map(function, mesh, config.training, donate=True)
+
+
+def make_gradient(
+    config: Config, graphdef: nnx.GraphDef, mesh: Mesh, corpus: int
+) -> Callable[[TrainState, Batch, Tables], tuple[jax.Array, Any]]:
+    """Like `make_train_step`, without an update: gradient(state, batch, tables) -> (loss, gradient)."""
+
+    def function(state: TrainState, batch: Batch, tables: Tables) -> tuple[jax.Array, Any]:
+        return device_gradient(config, graphdef, corpus, state, batch, tables)[:2]
+
+    return _map(function, mesh, config.training, donate=False)
+
+
+def compiler_options(config: TrainingConfig) -> dict[str, bool] | None:
+    """What `jax.stages.Lowered.compile` is told for a train step."""
+    if config.deterministic and jax.default_backend() == "gpu":
+        return {"xla_gpu_deterministic_ops": True}
+    return None
 
 
 def make_validation_step(

@@ -1,0 +1,84 @@
+"""The device: versions, its peak of matrix products and its memory's pace."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pinnerformer_jax.bench.chips import chip_of
+from pinnerformer_jax.bench.report import table
+from pinnerformer_jax.bench.timing import alternate
+from pinnerformer_jax.bench.workload import matmul
+from pinnerformer_jax.config import Config
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "torch")
+
+
+def measure(config: Config, *, seconds: float) -> dict[str, Any]:
+    """Versions, and the paces of a big product in bfloat16 and float32 (at the device's default precision)
+    and of a copy.
+
+    Args:
+        config: not read; every verb has one.
+        seconds: to spend.
+    """
+    device = jax.devices()[0]
+    chip = chip_of(device.device_kind)
+    runs: dict[str, Any] = {}
+    flops: dict[str, float] = {}
+    for dtype in ("bfloat16", "float32"):
+        runs[dtype], flops[dtype] = matmul(dtype)
+    runs["copy"], moved = _copy()
+    timings = alternate(runs, seconds)
+    peaks = {f"{name}_tflops_per_second": flops[name] / timings[name].median / 1e12 for name in flops}
+    return {
+        "device_kind": device.device_kind,
+        "devices": jax.device_count(),
+        "compute_capability": getattr(device, "compute_capability", None),
+        "memory_bytes": (device.memory_stats() or {}).get("bytes_limit"),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "platform_version": device.client.platform_version,
+        **peaks,
+        "copy_bytes_per_second": moved / timings["copy"].median,
+        "data_sheet_tflops_per_second": chip.tflops if chip else None,
+        "data_sheet_bytes_per_second": chip.bandwidth if chip else None,
+        "timings": {name: timing.milliseconds() for name, timing in timings.items()},
+    }
+
+
+def _copy() -> tuple[Any, float]:
+    """Reads and writes an array some times that no cache holds; the bytes it moves."""
+    megabytes, count = (64, 1) if jax.default_backend() == "cpu" else (2048, 4)
+    values = jnp.arange(megabytes << 18, dtype=jnp.float32)
+
+    @jax.jit
+    def run(values: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, count, lambda _, now: -now, values)
+
+    return (lambda: run(values)), 2.0 * count * values.nbytes
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def show(figures: dict[str, Any]) -> None:
+    """Peaks beside the data sheet's."""
+    sheet = figures["data_sheet_tflops_per_second"], figures["data_sheet_bytes_per_second"]
+    table(
+        f"{figures['devices']} x {figures['device_kind']}",
+        ("peak", "measured", "data sheet"),
+        [
+            ["bfloat16 products, TFLOP/s", figures["bfloat16_tflops_per_second"], sheet[0]],
+            ["float32 products, TFLOP/s", figures["float32_tflops_per_second"], None],
+            ["copy, GB/s", figures["copy_bytes_per_second"] / 1e9, sheet[1] and sheet[1] / 1e9],
+        ],
+    )
