@@ -142,7 +142,7 @@ def _run(
         finally:
             _end(process)
     seconds = time.monotonic() - started
-    ended = "done" if not reason and figures.is_file() else "failed"
+    ended = "done" if figures.is_file() else "failed"
     print(f"{part.name}: {ended} in {seconds:.0f} s {reason}", flush=True)
     return {"ended": ended, "reason": reason, "seconds": round(seconds, 1)}
 

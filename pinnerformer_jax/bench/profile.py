@@ -44,7 +44,7 @@ def measure(config: Config, *, items: int, trace: Path | None = None) -> dict[st
     Args:
         config: sizes.
         items: in the catalogue.
-        trace: keep the trace here (.xplane.pb.gz), for XProf.
+        trace: keep the trace here (.xplane.pb.gz), for XProf, and the program beside it, program.hlo.gz.
 
     Returns:
         Milliseconds a step, all and by group, part and kernel, each kernel beside the least that it could
@@ -52,6 +52,7 @@ def measure(config: Config, *, items: int, trace: Path | None = None) -> dict[st
         ran nothing.
     """
     work = prepare(config, "full", items)
+    text = work.compiled.as_text()
     keep_heap_of([work.compiled], work.mesh.size)
     jax.block_until_ready([work() for _ in range(2)])
     with tempfile.TemporaryDirectory() as folder:
@@ -62,8 +63,10 @@ def measure(config: Config, *, items: int, trace: Path | None = None) -> dict[st
             trace.parent.mkdir(parents=True, exist_ok=True)
             with file.open("rb") as source, gzip.open(trace, "wb") as target:
                 shutil.copyfileobj(source, target)
+            with gzip.open(trace.with_name("program.hlo.gz"), "wt") as target:
+                target.write(text)
         kernels = list(read(ProfileData.from_file(str(file))))
-    return summarise(kernels, work.compiled.as_text(), STEPS)
+    return summarise(kernels, text, STEPS)
 
 
 def read(profile: ProfileData) -> Iterator[Kernel]:
