@@ -1,4 +1,6 @@
-"""Write a synthetic world: python -m pinnerformer_jax.synthetic --out data/demo/raw [--users ... --seed ...]
+"""Write a synthetic world, an event log and an item table.
+
+    python -m pinnerformer_jax.synthetic --out data/demo/raw [--users ... --seed ...]
 
 What is in it and how it comes about: pinnerformer_jax/data/synthetic.py.
 """

@@ -2,7 +2,7 @@
 
     export KUAIRAND=DIR
     python -m pinnerformer_jax.ingest --config configs/kuairand.py
-    python -m pinnerformer_jax.evaluation.study --config configs/studies/kuairand.py
+    python -m pinnerformer_jax.study --config configs/studies/kuairand.py
 
 90 cells with three seeds, 2.3 hours on one core of a busy machine. See docs/studies.md.
 """

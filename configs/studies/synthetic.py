@@ -2,7 +2,7 @@
 
     python -m pinnerformer_jax.synthetic --out data/demo/raw
     python -m pinnerformer_jax.ingest --config configs/demo.py
-    python -m pinnerformer_jax.evaluation.study --config configs/studies/synthetic.py --training.steps 200
+    python -m pinnerformer_jax.study --config configs/studies/synthetic.py --training.steps 200
 
 105 cells with three seeds, 2.4 hours on one core of a busy machine, at a third of the demo's steps. See
 docs/studies.md.
