@@ -1,6 +1,6 @@
 """Evaluate a trained run: python evaluate.py --workdir runs/demo
 
-The same as `pinnerformer evaluate` and `python -m pinnerformer_jax.evaluate`, which see.
+The same as `pinnerformer evaluate`; pinnerformer_jax/evaluate.py says what it reads, does and leaves.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Train on a prepared event log: python train.py --config configs/demo.py --workdir runs/demo
 
-The same as `pinnerformer train` and `python -m pinnerformer_jax.train`, which see.
+The same as `pinnerformer train`; pinnerformer_jax/train.py says what it reads, does and leaves.
 """
 
 import sys

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import get_args
 
 from pinnerformer_jax.command_line import errors_as_messages, parse
-from pinnerformer_jax.evaluation.study import Stopped
-from pinnerformer_jax.items.compare import GIVEN, compare, write
 from pinnerformer_jax.items.methods import Method
 from pinnerformer_jax.runtime import keep_compiled, share_heap
+from pinnerformer_jax.studies.compare_items import GIVEN, compare, write
+from pinnerformer_jax.studies.study import Stopped
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pinnerformer_jax.command_line import errors_as_messages, parse
-from pinnerformer_jax.evaluation.study import Study, load_tables, run
 from pinnerformer_jax.runtime import keep_compiled, share_heap
+from pinnerformer_jax.studies.study import Study, load_tables, run
 
 
 def main(argv: Sequence[str] | None = None) -> int:

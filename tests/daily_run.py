@@ -13,8 +13,8 @@ from logs import COLUMNS, write_items, write_parquet
 
 from pinnerformer_jax.config import Config, DataConfig, ItemsConfig, ModelConfig, TrainingConfig
 from pinnerformer_jax.data.contracts import DAY, parse_time
-from pinnerformer_jax.data.ingest import prepare
 from pinnerformer_jax.data.timelines import read_manifest
+from pinnerformer_jax.ingestion.ingest import prepare
 from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.serving.daily import Job, run
 from pinnerformer_jax.training.checkpoint import Checkpoints, RunRecord, claim, data_digest

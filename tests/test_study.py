@@ -12,8 +12,8 @@ from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from pinnerformer_jax import study as verb
 from pinnerformer_jax.config import DataConfig, EvaluationConfig, PinSageConfig
 from pinnerformer_jax.config_files import to_dict
-from pinnerformer_jax.evaluation import study
-from pinnerformer_jax.evaluation.study_tables import BASE, RECALL, Line, StudyTable, Variant
+from pinnerformer_jax.studies import study
+from pinnerformer_jax.studies.study_tables import BASE, RECALL, Line, StudyTable, Variant
 from pinnerformer_jax.training import loop
 
 

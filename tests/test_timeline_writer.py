@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from pinnerformer_jax.config import DataConfig
-from pinnerformer_jax.data.timeline_writer import name_ids, number_users, write_shards
 from pinnerformer_jax.data.timelines import EVALUATION, TRAIN, VALIDATION, open_shard
+from pinnerformer_jax.ingestion.timeline_writer import name_ids, number_users, write_shards
 
 SPLIT = 100
 

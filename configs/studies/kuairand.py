@@ -11,7 +11,7 @@ import dataclasses
 from pathlib import Path
 
 from pinnerformer_jax.config_files import load_config
-from pinnerformer_jax.evaluation import study_tables
+from pinnerformer_jax.studies import study_tables
 
 kuairand = load_config(Path(__file__).parents[1] / "kuairand.py")
 config = dataclasses.replace(kuairand, name="KuaiRand-Pure, two weeks")

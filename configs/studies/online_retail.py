@@ -15,7 +15,7 @@ import dataclasses
 from pathlib import Path
 
 from pinnerformer_jax.config_files import load_config
-from pinnerformer_jax.evaluation import study_tables
+from pinnerformer_jax.studies import study_tables
 
 online_retail = load_config(Path(__file__).parents[1] / "online_retail.py")
 config = dataclasses.replace(online_retail, name="Online Retail II")

@@ -12,7 +12,7 @@ import dataclasses
 from pathlib import Path
 
 from pinnerformer_jax.config_files import load_config
-from pinnerformer_jax.evaluation import study_tables
+from pinnerformer_jax.studies import study_tables
 
 demo = load_config(Path(__file__).parents[1] / "demo.py")
 config = dataclasses.replace(demo, name="The synthetic world")

@@ -24,15 +24,16 @@ from pinnerformer_jax.config import Config, EvaluationConfig
 from pinnerformer_jax.config_files import digest
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import DAY
-from pinnerformer_jax.data.ingest import set_up_engine
-from pinnerformer_jax.data.log_reader import first_line, log_files
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.data.windows import newest
 from pinnerformer_jax.files import atomic_folder, sha256
+from pinnerformer_jax.ingestion.ingest import set_up_engine
+from pinnerformer_jax.ingestion.log_reader import first_line, log_files
 from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.retrieval import exact
 from pinnerformer_jax.retrieval.scann_index import ScannIndex, recall, version_of
 from pinnerformer_jax.serving import event_store, new_items, snapshot, state, store
+from pinnerformer_jax.serving.stores import open_store
 from pinnerformer_jax.training.checkpoint import data_digest, load_for_inference, open_data
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def run(job: Job, report: Callable[[str], None] = print) -> str:
 
     if job.keep < 2:
         raise ValueError(f"--keep {job.keep}: at least 2, the served state and the one it was built on")
-    vectors = store.open_store(job.store) if job.store else None
+    vectors = open_store(job.store) if job.store else None
     model, root = Model.load(job.workdir, job.checkpoint), job.snapshots
     with state.writing(root):
         plan = _plan(job, model)

@@ -29,12 +29,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pinnerformer_jax.config import DataConfig, PositiveRule
-from pinnerformer_jax.data import event_mapping, rejects
-from pinnerformer_jax.data.log_reader import literal, open_log
-from pinnerformer_jax.data.timeline_writer import write_shards
+from pinnerformer_jax.data.ragged import flat_ranges
 from pinnerformer_jax.data.timelines import TRAIN, Shard, Timelines, open_shard
 from pinnerformer_jax.data.windows import bisect_right
-from pinnerformer_jax.evaluation.protocol import flat_ranges
+from pinnerformer_jax.ingestion import event_mapping, rejects
+from pinnerformer_jax.ingestion.log_reader import literal, open_log
+from pinnerformer_jax.ingestion.timeline_writer import write_shards
 from pinnerformer_jax.serving import event_file
 
 if TYPE_CHECKING:

@@ -17,13 +17,13 @@ import numpy as np
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.evaluation.comparison import MODEL
-from pinnerformer_jax.evaluation.measure import Ground
-from pinnerformer_jax.evaluation.study import Cell, cell_key, finish, missing, read_cell
-from pinnerformer_jax.evaluation.study_summary import spread
 from pinnerformer_jax.files import write_json, write_text
 from pinnerformer_jax.items.item_to_item import CUTOFF, evaluate
 from pinnerformer_jax.items.methods import Sources, make_vectors, open_sources
 from pinnerformer_jax.items.publish import made_by, provenance, publish
+from pinnerformer_jax.studies.measure import Ground
+from pinnerformer_jax.studies.study import Cell, cell_key, finish, missing, read_cell
+from pinnerformer_jax.studies.study_summary import spread
 from pinnerformer_jax.training.checkpoint import check_ingested, data_digest
 
 GIVEN = "given"

@@ -25,11 +25,11 @@ from tqdm import tqdm
 from pinnerformer_jax.config import Config, DataConfig, EvaluationConfig, ItemsConfig, PinSageConfig
 from pinnerformer_jax.config_files import differences, to_dict
 from pinnerformer_jax.evaluation.comparison import MODEL
-from pinnerformer_jax.evaluation.measure import Ground, measure
-from pinnerformer_jax.evaluation.study_report import write_study
-from pinnerformer_jax.evaluation.study_summary import Outcomes, summarise
-from pinnerformer_jax.evaluation.study_tables import Part, StudyTable
 from pinnerformer_jax.files import write_json
+from pinnerformer_jax.studies.measure import Ground, measure
+from pinnerformer_jax.studies.study_report import write_study
+from pinnerformer_jax.studies.study_summary import Outcomes, summarise
+from pinnerformer_jax.studies.study_tables import Part, StudyTable
 from pinnerformer_jax.training.checkpoint import check_ingested, data_digest
 from pinnerformer_jax.training.loop import TrainingError, open_run, train
 

@@ -24,10 +24,10 @@ from pinnerformer_jax.evaluation.pinnersage import (
     oracle_recall,
 )
 from pinnerformer_jax.evaluation.protocol import Protocol, decide, with_history
-from pinnerformer_jax.evaluation.ranker import Impressions, cosines, rank, read_impressions
 from pinnerformer_jax.evaluation.staleness import staleness
 from pinnerformer_jax.evaluation.topics import item_topics
 from pinnerformer_jax.model.inference import Embedder
+from pinnerformer_jax.studies.ranker import Impressions, cosines, rank, read_impressions
 from pinnerformer_jax.training.checkpoint import load_for_inference
 
 ORACLE_CLUSTERS = (1, 5, 20)

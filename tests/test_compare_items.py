@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pinnerformer_jax import compare_items as verb
-from pinnerformer_jax.items import compare
+from pinnerformer_jax.studies import compare_items as compare
 from tests.items_world import write_world
 
 CONFIG = """
