@@ -1,7 +1,7 @@
 """Evaluate a trained run on users it has never seen, beside the baselines.
 
     python -m pinnerformer_jax.evaluate --workdir runs/demo [--checkpoint best|last] [--staleness]
-        [--evaluation.setting value]
+        [--evaluation.cutoffs 10 50] [--index.leaves 500] [--embedding.batch-size 256]
 
 Prints the tables and writes results.json and report.html into the workdir. --staleness also embeds the users
 daily and before every event, to tell what a daily batch loses (paper, Table 2). Wrong input exits with 2.
@@ -22,7 +22,7 @@ import numpy as np
 from rich.console import Console
 
 from pinnerformer_jax.command_line import errors_as_messages
-from pinnerformer_jax.config import Config, EvaluationConfig
+from pinnerformer_jax.config import Config, EmbeddingConfig, EvaluationConfig, IndexConfig
 from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.evaluation.baselines import baselines
 from pinnerformer_jax.evaluation.comparison import MODEL, compare, inner_products
@@ -46,6 +46,13 @@ class Settings:
     """What may be set anew after training."""
 
     evaluation: EvaluationConfig
+    embedding: EmbeddingConfig
+    index: IndexConfig
+
+    @classmethod
+    def of(cls, config: Config) -> Settings:
+        """Those of a run."""
+        return cls(config.evaluation, config.embedding, config.index)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,7 +72,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config]:
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         description=__doc__,
-        usage="%(prog)s --workdir DIR [--checkpoint best|last] [--staleness] [--evaluation.setting value]",
+        usage="%(prog)s --workdir DIR [--checkpoint best|last] [--staleness] [--section.setting value]",
         add_help=False,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -75,12 +82,12 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config]:
     parser.add_argument("--staleness", action="store_true", help="users embedded once, daily, in real time")
     if {"-h", "--help"} & set(argv):
         parser.print_help()
-        tyro.cli(Settings, default=Settings(EvaluationConfig()), args=["--help"], description="Settings:")
+        tyro.cli(Settings, default=Settings.of(Config()), args=["--help"], description="Settings:")
     values, overrides = parser.parse_known_args(argv)
     with errors_as_messages():
         config = read_record(values.workdir).config
-    settings = tyro.cli(Settings, default=Settings(config.evaluation), args=overrides)
-    return values, dataclasses.replace(config, evaluation=settings.evaluation)
+    settings = tyro.cli(Settings, default=Settings.of(config), args=overrides)
+    return values, dataclasses.replace(config, **vars(settings))
 
 
 def evaluate(workdir: Path, checkpoint: str, config: Config, with_staleness: bool = False) -> dict[str, Any]:
@@ -97,7 +104,9 @@ def evaluate(workdir: Path, checkpoint: str, config: Config, with_staleness: boo
     protocol = decide(timelines, catalog.reachable, rules, settings)
 
     embedder = Embedder(graphdef, params, catalog.features)
-    users = embed_users(embedder, timelines, protocol.users, config.model.max_length, settings.batch_size)
+    users = embed_users(
+        embedder, timelines, protocol.users, config.model.max_length, config.embedding.batch_size
+    )
     items = embedder.items()
     scorers = {MODEL: inner_products(users, items)}
     with console.status("fitting the baselines"):
@@ -107,7 +116,7 @@ def evaluate(workdir: Path, checkpoint: str, config: Config, with_staleness: boo
     results = compare(scorers, protocol, topics, settings)
     results["protocol"]["topics"] = origin
     with console.status("building and searching the ScaNN index"):
-        results["scann"] = retrieval(users, items[catalog.reachable], settings)
+        results["scann"] = retrieval(users, items[catalog.reachable], max(settings.cutoffs), config.index)
     results["config"], results["checkpoint"] = to_dict(config), checkpoint
     if with_staleness:
         with console.status("embedding the users daily and in real time"):
@@ -123,14 +132,13 @@ def evaluate(workdir: Path, checkpoint: str, config: Config, with_staleness: boo
     return results
 
 
-def retrieval(users: np.ndarray, items: np.ndarray, config: EvaluationConfig) -> dict[str, Any]:
-    """Exact search beside ScaNN; {"error": ...} where ScaNN does not load."""
-    k = min(max(config.cutoffs), len(items))
+def retrieval(users: np.ndarray, items: np.ndarray, k: int, config: IndexConfig) -> dict[str, Any]:
+    """Exact search of the k nearest beside ScaNN; {"error": ...} where ScaNN does not load."""
     try:
         index = ScannIndex.build(items, config)
     except ImportError as error:
         return {"error": str(error)}
-    facts = against_exact(index, items, users[:RETRIEVAL_QUERIES], k)
+    facts = against_exact(index, items, users[:RETRIEVAL_QUERIES], min(k, len(items)))
     device = jax.devices()[0].device_kind
     return {**facts, **dataclasses.asdict(index.settings), "items": len(items), "device": device}
 

@@ -10,7 +10,7 @@ import small_study
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from pinnerformer_jax import study as verb
-from pinnerformer_jax.config import DataConfig, EvaluationConfig, PinSageConfig
+from pinnerformer_jax.config import DataConfig, EmbeddingConfig, EvaluationConfig, IndexConfig, PinSageConfig
 from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.studies import study
 from pinnerformer_jax.studies.study_tables import BASE, RECALL, Line, StudyTable, Variant
@@ -54,6 +54,8 @@ def test_what_decides_a_training_decides_its_cell():
         config,
         data=DataConfig(prepared="there"),
         evaluation=EvaluationConfig(max_users=3),
+        embedding=EmbeddingConfig(batch_size=3),
+        index=IndexConfig(leaves=3),
         pinsage=PinSageConfig(steps=3),
         name="other",
     )
@@ -73,6 +75,9 @@ def test_other_evaluation_settings_measure_anew(tmp_path):
         "evaluation": to_dict(EvaluationConfig()),
     }
     (tmp_path / "measured.json").write_text(json.dumps(record))
+    assert study.missing(cell) == {"staleness"}
+    old = record["evaluation"] | {"scann_leaves": 0, "scann_leaves_searched": 0, "scann_reorder": 200}
+    (tmp_path / "measured.json").write_text(json.dumps(record | {"evaluation": old}))
     assert study.missing(cell) == {"staleness"}
     (tmp_path / "measured.json").write_text(json.dumps(record | {"failed": "diverged"}))
     assert study.missing(cell) == set()

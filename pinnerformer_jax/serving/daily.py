@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from pinnerformer_jax.config import Config, EvaluationConfig
+from pinnerformer_jax.config import Config, IndexConfig
 from pinnerformer_jax.config_files import digest
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import DAY
@@ -263,7 +263,7 @@ def _build(job: Job, model: Model, plan: _Plan, folder: Path, report: Callable[[
     items = snapshot.read(folder / "items.parquet")
     snapshot.check_same_version({"the model": model.version, "items.parquet": snapshot.version_of(items)})
     _write_popular(popular, reachable, folder / "popular.npy")
-    index = _index(base if same_items else None, items, users, folder / "index", config.evaluation)
+    index = _index(base if same_items else None, items, users, folder / "index", config.index)
     shutil.rmtree(work)
     state.write_manifest(
         folder,
@@ -318,7 +318,7 @@ def _embed(
             lambda users, width: newest(todo.events, users, length[users], width),
             length,
             config.model.max_length,
-            config.evaluation.batch_size,
+            config.embedding.batch_size,
         )
     created = state.day_end(date)
     return snapshot.user_table(todo.user_ids, todo.newest, created, vectors.astype(dtype), length, version)
@@ -360,7 +360,7 @@ def _write_popular(popular: np.ndarray, reachable: np.ndarray, file: Path) -> No
 
 
 def _index(
-    base: Path | None, items: pa.Table, users: pa.Table, folder: Path, config: EvaluationConfig
+    base: Path | None, items: pa.Table, users: pa.Table, folder: Path, config: IndexConfig
 ) -> dict[str, Any]:
     """The index of the same items of a model is built once and copied from state to state: ScaNN does not
     build the same partitions twice. Its settings, and its recall on users of this state.

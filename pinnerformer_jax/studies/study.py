@@ -22,8 +22,16 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from pinnerformer_jax.config import Config, DataConfig, EvaluationConfig, ItemsConfig, PinSageConfig
-from pinnerformer_jax.config_files import differences, to_dict
+from pinnerformer_jax.config import (
+    Config,
+    DataConfig,
+    EmbeddingConfig,
+    EvaluationConfig,
+    IndexConfig,
+    ItemsConfig,
+    PinSageConfig,
+)
+from pinnerformer_jax.config_files import differences, in_sections_of_today, to_dict
 from pinnerformer_jax.evaluation.comparison import MODEL
 from pinnerformer_jax.files import write_json
 from pinnerformer_jax.studies.measure import Ground, measure
@@ -161,6 +169,8 @@ def cell_key(config: Config, data: str) -> str:
         name=data,
         data=DataConfig(positives=config.data.positives),
         items=ItemsConfig(),
+        embedding=EmbeddingConfig(),
+        index=IndexConfig(),
         evaluation=EvaluationConfig(),
         pinsage=PinSageConfig(),
     )
@@ -186,7 +196,8 @@ def read_cell(cell: Cell) -> dict[str, Any]:
         return empty
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-        return record if record["evaluation"] == empty["evaluation"] else empty
+        measured_with = in_sections_of_today({"evaluation": record["evaluation"]})["evaluation"]
+        return record if measured_with == empty["evaluation"] else empty
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: not the record of a cell ({error}); delete it") from error
 

@@ -35,6 +35,8 @@ _MAY_CHANGE = (
     *_WHERE,
     "name:",
     "evaluation.",
+    "embedding.",
+    "index.",
     "pinsage.",
     "training.log_every:",
     "training.checkpoint_every:",
