@@ -240,7 +240,7 @@ def _scann() -> Any:
         from scann import scann_ops_pybind
     except ImportError as error:
         raise ImportError(
-            "ScaNN does not load here: it has wheels for Linux only and needs a CPU with AVX and FMA "
-            f"(pip install scann); exact search works without it [{error}]"
+            "ScaNN does not load here: it has wheels for Linux on x86-64 and Python up to 3.13, and needs a "
+            f"CPU with AVX and FMA (pip install scann); exact search works without it [{error}]"
         ) from error
     return scann_ops_pybind
