@@ -506,7 +506,7 @@ class PinSageConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One experiment."""
+    """One experiment: every setting, by section. Files in configs/ build one each."""
 
     name: str = "pinnerformer"
     """For people: shown in logs and reports."""

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     share_heap()
     keep_compiled()
     with errors_as_messages():
-        evaluate(values.workdir, values.checkpoint, config, values.staleness)
+        evaluate_run(values.workdir, values.checkpoint, config, values.staleness)
     return 0
 
 
@@ -90,15 +90,32 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config]:
     return values, dataclasses.replace(config, **vars(settings))
 
 
-def evaluate(workdir: Path, checkpoint: str, config: Config, with_staleness: bool = False) -> dict[str, Any]:
-    """Embed, compare, report; what is in results.json.
+def evaluate_run(
+    workdir: str | Path,
+    checkpoint: Literal["best", "last"] = "best",
+    config: Config | None = None,
+    with_staleness: bool = False,
+) -> dict[str, Any]:
+    """Evaluate a trained run on users it has never seen, beside the baselines.
+
+    Prints the tables, and writes results.json and report.html into the workdir.
+
+    Args:
+        workdir: of the run; its prepared folder must still be there.
+        checkpoint: of the lowest validation loss, or the last.
+        config: the run's with other settings of evaluation, embedding or index; None: as it was trained.
+        with_staleness: also embed the users daily and before every event (paper, Table 2).
+
+    Returns:
+        What is in results.json; "rows" has a number a method, protocol and metric.
 
     Raises:
         FileNotFoundError: no run, checkpoint or prepared data.
         ValueError: the prepared data are not those of the training, or nobody can be evaluated.
     """
-    console = Console()
-    _, graphdef, params = load_for_inference(workdir, checkpoint)
+    console, workdir = Console(), Path(workdir)
+    trained_with, graphdef, params = load_for_inference(workdir, checkpoint)
+    config = config or trained_with
     timelines, catalog = open_data(workdir)
     settings, rules = config.evaluation, config.data.positives
     protocol = decide(timelines, catalog.reachable, rules, settings)

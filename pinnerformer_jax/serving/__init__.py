@@ -8,4 +8,5 @@ store.py                          the feature store: interface, values, publishi
 lmdb_store.py, redis_store.py     in files; on a server
 stores.py                         one of them, by its URL
 recommender.py                    from a user to items
+embed_events.py                   vectors from a table of events, without a state
 """

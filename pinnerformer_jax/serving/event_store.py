@@ -81,6 +81,20 @@ def load_catalogue(connection: duckdb.DuckDBPyConnection, timelines: Timelines, 
             connection.executemany(f"INSERT INTO {kind}_ids VALUES (?, ?)", rows)
 
 
+def store_nothing(connection: duckdb.DuckDBPyConnection, timelines: Timelines) -> None:
+    """Create the table `stored` without events, with ids of the types that they have in the timelines.
+
+    Args:
+        connection: where `items` is.
+        timelines: of the run.
+    """
+    users = literal(timelines.shards[0].path / "users.parquet")
+    connection.execute(
+        "CREATE TABLE stored AS SELECT user_id, item_id, '' AS action, '' AS surface, 0::BIGINT AS micros, "
+        f"0::FLOAT AS duration FROM read_parquet({users}), items LIMIT 0"
+    )
+
+
 def load_stored(
     connection: duckdb.DuckDBPyConnection,
     base: Path | None,

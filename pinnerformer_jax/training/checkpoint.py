@@ -229,6 +229,10 @@ def load_for_inference(
 ) -> tuple[Config, nnx.GraphDef, Any]:
     """A trained model, without what only training needs.
 
+    Args:
+        workdir: of the run.
+        which: the last checkpoint, or the one of the lowest validation loss.
+
     Returns:
         Config, structure and parameters: `nnx.merge(graphdef, params)` is the model.
 
