@@ -384,6 +384,36 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class EmbeddingConfig:
+    """Vectors of users from a trained model, in the evaluation and in the daily job."""
+
+    batch_size: int = 256
+    """Users embedded at a time."""
+
+    def __post_init__(self) -> None:
+        _require_types(self, "embedding")
+        _require(self.batch_size >= 1, "embedding.batch_size", self.batch_size, "must be >= 1")
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """The served index of items, by ScaNN."""
+
+    leaves: int = 0
+    """Partitions; 0: about sqrt(items), and brute force below 20,000 items."""
+    leaves_searched: int = 0
+    """Partitions a query looks into; 0: a tenth, at least ten."""
+    reorder: int = 200
+    """Candidates re-scored exactly; at least four times the neighbours wanted, or recall falls."""
+
+    def __post_init__(self) -> None:
+        _require_types(self, "index")
+        for name in ("leaves", "leaves_searched"):
+            _require(getattr(self, name) >= 0, f"index.{name}", getattr(self, name), "must be >= 0")
+        _require(self.reorder >= 1, "index.reorder", self.reorder, "must be >= 1")
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """Unseen users, embedded as of t, against what they did in the days after it."""
 
@@ -401,12 +431,6 @@ class EvaluationConfig:
     """Evaluate on a random sample of so many users; 0: all."""
     seed: int = 0
     """Of the index sample, the user sample and k-means."""
-    scann_leaves: int = 0
-    """Partitions of the ScaNN index; 0: about sqrt(items), and brute force below 20,000 items."""
-    scann_leaves_searched: int = 0
-    """Partitions a query looks into; 0: a tenth, at least ten."""
-    scann_reorder: int = 200
-    """Candidates re-scored exactly; at least four times the neighbours wanted, or recall falls."""
 
     def __post_init__(self) -> None:
         _require_types(self, "evaluation")
@@ -416,10 +440,9 @@ class EvaluationConfig:
             self.cutoffs,
             "needs k >= 1",
         )
-        for name in ("index_size", "batch_size", "topics", "scann_reorder"):
+        for name in ("index_size", "batch_size", "topics"):
             _require(getattr(self, name) >= 1, f"evaluation.{name}", getattr(self, name), "must be >= 1")
-        for name in ("max_users", "scann_leaves", "scann_leaves_searched"):
-            _require(getattr(self, name) >= 0, f"evaluation.{name}", getattr(self, name), "must be >= 0")
+        _require(self.max_users >= 0, "evaluation.max_users", self.max_users, "must be >= 0")
 
 
 @dataclass(frozen=True)
@@ -493,7 +516,7 @@ class PinSageConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One experiment."""
+    """One experiment: every setting, by section. Files in configs/ build one each."""
 
     name: str = "pinnerformer"
     """For people: shown in logs and reports."""
@@ -502,5 +525,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+    index: IndexConfig = field(default_factory=IndexConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     pinsage: PinSageConfig = field(default_factory=PinSageConfig)

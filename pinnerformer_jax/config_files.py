@@ -13,7 +13,9 @@ from pinnerformer_jax.config import (
     ColumnsConfig,
     Config,
     DataConfig,
+    EmbeddingConfig,
     EvaluationConfig,
+    IndexConfig,
     ItemsConfig,
     ModelConfig,
     ObjectiveConfig,
@@ -46,12 +48,27 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`.
+    """The inverse of `to_dict`, also for what an older version saved.
 
     Raises:
         ValueError: a field is unknown, with its name.
     """
-    return _build(Config, values, "")
+    return _build(Config, in_sections_of_today(values), "")
+
+
+def in_sections_of_today(values: dict[str, Any]) -> dict[str, Any]:
+    """A `to_dict` in which the settings of the index and of the embedding stand in sections of their own.
+    In older ones they are `evaluation.scann_*`, and `evaluation.batch_size` is that of the embedding too."""
+    evaluation = values.get("evaluation", {})
+    moved = {name: value for name, value in evaluation.items() if name.startswith("scann_")}
+    if not moved:
+        return values
+    return {
+        **values,
+        "evaluation": {name: value for name, value in evaluation.items() if name not in moved},
+        "embedding": {name: value for name, value in evaluation.items() if name == "batch_size"},
+        "index": {name.removeprefix("scann_"): value for name, value in moved.items()},
+    }
 
 
 _SECTIONS: dict[str, type] = {
@@ -61,6 +78,8 @@ _SECTIONS: dict[str, type] = {
     "model": ModelConfig,
     "objective": ObjectiveConfig,
     "training": TrainingConfig,
+    "embedding": EmbeddingConfig,
+    "index": IndexConfig,
     "evaluation": EvaluationConfig,
     "pinsage": PinSageConfig,
 }

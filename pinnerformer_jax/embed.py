@@ -35,6 +35,7 @@ from pinnerformer_jax.command_line import errors_as_messages
 from pinnerformer_jax.runtime import keep_compiled
 from pinnerformer_jax.serving import state, store
 from pinnerformer_jax.serving.daily import Job, run
+from pinnerformer_jax.serving.stores import open_store
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if values["store"]:
                 with state.writing(values["snapshots"]):
                     served = state.current(values["snapshots"])  # perhaps another run's by now
-                    print(store.publish(store.open_store(values["store"]), values["snapshots"], served))
+                    print(store.publish(open_store(values["store"]), values["snapshots"], served))
         return 0
     if values["workdir"] is None:
         _parser().error("--workdir DIR is needed")

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from pinnerformer_jax.command_line import errors_as_messages, parse
 from pinnerformer_jax.data.contracts import format_time
-from pinnerformer_jax.data.ingest import prepare
 from pinnerformer_jax.data.timelines import Manifest
+from pinnerformer_jax.ingestion.ingest import prepare
 
 if TYPE_CHECKING:
     from rich.table import Table

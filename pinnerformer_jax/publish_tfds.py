@@ -2,7 +2,7 @@
 
     python -m pinnerformer_jax.publish_tfds --prepared DIR --data-dir OUT
 
-What it looks like and how to read it: pinnerformer_jax/data/tfds_out.py.
+What it looks like and how to read it: pinnerformer_jax/ingestion/tfds_out.py.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import tyro
 
 from pinnerformer_jax.command_line import errors_as_messages
-from pinnerformer_jax.data.tfds_out import publish
+from pinnerformer_jax.ingestion.tfds_out import publish
 
 
 def main(args: list[str] | None = None) -> None:

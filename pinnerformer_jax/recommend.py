@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pinnerformer_jax.command_line import errors_as_messages
 from pinnerformer_jax.serving.recommender import Recommendations, Recommender
-from pinnerformer_jax.serving.store import open_store
+from pinnerformer_jax.serving.stores import open_store
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -17,7 +17,7 @@ from pathlib import Path
 from pinnerformer_jax.command_line import errors_as_messages
 from pinnerformer_jax.files import write_json
 from pinnerformer_jax.runtime import keep_compiled
-from pinnerformer_jax.serving.replay import Span, draw, replay
+from pinnerformer_jax.studies.replay import Span, draw, replay
 
 
 def main(argv: Sequence[str] | None = None) -> int:

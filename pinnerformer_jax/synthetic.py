@@ -1,6 +1,8 @@
-"""Write a synthetic world: python -m pinnerformer_jax.synthetic --out data/demo/raw [--users ... --seed ...]
+"""Write a synthetic world, an event log and an item table.
 
-What is in it and how it comes about: pinnerformer_jax/data/synthetic.py.
+    python -m pinnerformer_jax.synthetic --out data/demo/raw [--users ... --seed ...]
+
+What is in it and how it comes about: pinnerformer_jax/ingestion/synthetic.py.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from pinnerformer_jax.data.synthetic import SyntheticConfig, write
+from pinnerformer_jax.ingestion.synthetic import SyntheticConfig, write
 
 
 @dataclass(frozen=True)

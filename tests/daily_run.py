@@ -11,10 +11,17 @@ import jax
 import numpy as np
 from logs import COLUMNS, write_items, write_parquet
 
-from pinnerformer_jax.config import Config, DataConfig, ItemsConfig, ModelConfig, TrainingConfig
+from pinnerformer_jax.config import (
+    Config,
+    DataConfig,
+    EmbeddingConfig,
+    ItemsConfig,
+    ModelConfig,
+    TrainingConfig,
+)
 from pinnerformer_jax.data.contracts import DAY, parse_time
-from pinnerformer_jax.data.ingest import prepare
 from pinnerformer_jax.data.timelines import read_manifest
+from pinnerformer_jax.ingestion.ingest import prepare
 from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.serving.daily import Job, run
 from pinnerformer_jax.training.checkpoint import Checkpoints, RunRecord, claim, data_digest
@@ -94,7 +101,7 @@ def make_run(folder: Path, rows: list[Row], seed: int = 0, **model: Any) -> Path
         ),
         training=TrainingConfig(seed=seed),
     )  # fmt: skip
-    config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, batch_size=8))
+    config = dataclasses.replace(config, embedding=EmbeddingConfig(batch_size=8))
     if not prepared.exists():
         prepare(config, lambda text: None)
     manifest = read_manifest(prepared)

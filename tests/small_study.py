@@ -9,12 +9,12 @@ import small_run
 from logs import given, make_events, write_parquet
 
 from pinnerformer_jax.config import Config, EvaluationConfig, PositiveRule
-from pinnerformer_jax.data.ingest import prepare
+from pinnerformer_jax.ingestion.ingest import prepare
 
 STUDY = """
 from pathlib import Path
 from pinnerformer_jax.config_files import from_dict
-from pinnerformer_jax.evaluation.study_tables import BASE, COVERAGE, RECALL, Line, StudyTable, Variant
+from pinnerformer_jax.studies.study_tables import BASE, COVERAGE, RECALL, Line, StudyTable, Variant
 import json
 
 config = from_dict(json.loads(Path(__file__).with_name("config.json").read_text()))

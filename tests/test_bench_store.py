@@ -3,7 +3,7 @@ import small
 from redis_server import redis_server
 
 from pinnerformer_jax.bench import store
-from pinnerformer_jax.serving.store import open_store
+from pinnerformer_jax.serving.stores import open_store
 
 
 def test_lmdb_alone(capsys):

@@ -8,10 +8,10 @@ import pytest
 from prepared import write_prepared
 
 from pinnerformer_jax.config import ItemsConfig
-from pinnerformer_jax.data import catalog_writer, item_vectors
 from pinnerformer_jax.data.catalog import Catalog
-from pinnerformer_jax.data.catalog_writer import number_items, read_item_table, write_catalog
 from pinnerformer_jax.data.timelines import EVALUATION, open_shard
+from pinnerformer_jax.ingestion import catalog_writer, item_vectors
+from pinnerformer_jax.ingestion.catalog_writer import number_items, read_item_table, write_catalog
 
 SPLIT = 100
 

@@ -2,7 +2,9 @@ import pytest
 
 from pinnerformer_jax.config import (
     DataConfig,
+    EmbeddingConfig,
     EvaluationConfig,
+    IndexConfig,
     ItemsConfig,
     ModelConfig,
     ObjectiveConfig,
@@ -62,6 +64,10 @@ from pinnerformer_jax.config import (
         (lambda: PositiveRule(min_duration=-3), r"data.positives.min_duration"),
         (lambda: ItemsConfig(title="name"), r"items.table = '': name the table"),
         (lambda: EvaluationConfig(cutoffs=()), r"evaluation.cutoffs"),
+        (lambda: EvaluationConfig(max_users=-1), r"evaluation.max_users = -1: must be >= 0"),
+        (lambda: EmbeddingConfig(batch_size=0), r"embedding.batch_size = 0: must be >= 1"),
+        (lambda: IndexConfig(leaves=-1), r"index.leaves = -1: must be >= 0"),
+        (lambda: IndexConfig(reorder=0), r"index.reorder = 0: must be >= 1"),
         (
             lambda: ObjectiveConfig(horizon_days=36_500),
             r"objective.horizon_days = 36500: .* at most 24,855 days",

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from pinnerformer_jax.config import Config, ModelConfig
+from pinnerformer_jax.config import Config, IndexConfig, ModelConfig
 from pinnerformer_jax.config_files import differences, digest, from_dict, load_config, to_dict
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
@@ -21,6 +21,19 @@ def test_unknown_settings_are_named():
     values["model"]["depth"] = 3
     with pytest.raises(ValueError, match=r"model.depth = 3: no such setting"):
         from_dict(values)
+
+
+def test_an_older_config_keeps_its_settings_in_sections_of_today():
+    saved = to_dict(Config())
+    del saved["embedding"], saved["index"]
+    saved["evaluation"] |= {
+        "batch_size": 64, "scann_leaves": 500, "scann_leaves_searched": 50, "scann_reorder": 100,
+    }  # fmt: skip
+    config = from_dict(saved)
+    assert config.index == IndexConfig(leaves=500, leaves_searched=50, reorder=100)
+    assert (config.embedding.batch_size, config.evaluation.batch_size) == (64, 64)
+    assert from_dict(to_dict(config)) == config
+    assert "scann_leaves" in saved["evaluation"]
 
 
 def test_differences_and_digest():

@@ -15,7 +15,7 @@ from daily_run import TRAINED, day, make_rows, make_run, publish, write_log
 from pinnerformer_jax import embed, recommend
 from pinnerformer_jax.serving import state
 from pinnerformer_jax.serving.lmdb_store import LmdbStore
-from pinnerformer_jax.serving.store import open_store
+from pinnerformer_jax.serving.stores import open_store
 
 ROWS = make_rows()
 

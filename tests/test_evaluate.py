@@ -1,9 +1,6 @@
-"""evaluate.py as a user runs it, on a run of a tiny model."""
+"""The verb `evaluate` as a user runs it, on a run of a tiny model."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,17 +8,13 @@ import pytest
 import small_run
 from prepared import write_prepared
 
+from pinnerformer_jax import evaluate
 from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.data.timelines import EVALUATION, TRAIN, read_manifest
 from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.training.checkpoint import Checkpoints, RunRecord, claim, data_digest
 from pinnerformer_jax.training.sharding import make_mesh, replicate
 from pinnerformer_jax.training.state import create
-
-spec = importlib.util.spec_from_file_location("evaluate", Path(__file__).parent.parent / "evaluate.py")
-evaluate = importlib.util.module_from_spec(spec)
-sys.modules[spec.name] = evaluate  # dataclasses look themselves up there
-spec.loader.exec_module(evaluate)
 
 SIZES = Sizes(8, 3, 3)
 

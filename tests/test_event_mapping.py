@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pinnerformer_jax.config import ColumnsConfig, DataConfig
-from pinnerformer_jax.data import rejects
-from pinnerformer_jax.data.event_mapping import stage
-from pinnerformer_jax.data.log_reader import open_log
+from pinnerformer_jax.ingestion import rejects
+from pinnerformer_jax.ingestion.event_mapping import stage
+from pinnerformer_jax.ingestion.log_reader import open_log
 
 T = 1_700_000_000
 BIG = 2**63 - 1

@@ -15,12 +15,12 @@ from logs import COLUMNS, DAYS, START, given, make_events, without_vectors, writ
 
 from pinnerformer_jax.config import ColumnsConfig, PositiveRule
 from pinnerformer_jax.config_files import to_dict
-from pinnerformer_jax.data import rejects, tfds_in
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import DAY, format_time
-from pinnerformer_jax.data.ingest import prepare
 from pinnerformer_jax.data.timelines import EVALUATION, ROLES, TRAIN, VALIDATION, Timelines
 from pinnerformer_jax.ingest import main, summary
+from pinnerformer_jax.ingestion import rejects, tfds_in
+from pinnerformer_jax.ingestion.ingest import prepare
 
 
 def quiet(text):

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from pinnerformer_jax.data import item_vectors
-from pinnerformer_jax.data.item_vectors import build, ppmi, project_texts, text_basis
+from pinnerformer_jax.ingestion import item_vectors
+from pinnerformer_jax.ingestion.item_vectors import build, ppmi, project_texts, text_basis
 
 
 def clusters(users=300, clusters=4, size=10, per_user=6, seed=0):

@@ -7,7 +7,7 @@ import pytest
 
 from pinnerformer_jax.config import Config, ItemsConfig, PinSageConfig
 from pinnerformer_jax.data.catalog import Catalog
-from pinnerformer_jax.data.item_vectors import text_basis
+from pinnerformer_jax.ingestion.item_vectors import text_basis
 from pinnerformer_jax.items.content import content_features, item_numbers, item_texts, scale_of, standardise
 from tests.prepared import write_prepared
 

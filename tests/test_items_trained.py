@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from pinnerformer_jax.data.item_vectors import TextBasis
+from pinnerformer_jax.ingestion.item_vectors import TextBasis
 from pinnerformer_jax.items.content import Scale
 from pinnerformer_jax.items.pinsage import ItemGraph, PinSage
 from pinnerformer_jax.items.spread import Spread

@@ -148,7 +148,8 @@ def test_killed_at_any_moment_the_old_version_is_served_and_the_next_run_complet
     code = f"""
 import sys
 from pathlib import Path
-from pinnerformer_jax.serving.store import open_store, publish
+from pinnerformer_jax.serving.store import publish
+from pinnerformer_jax.serving.stores import open_store
 print("ready", flush=True)
 publish(open_store({str(place)!r}), Path({str(tmp_path)!r}), {name!r})
 """
@@ -191,7 +192,7 @@ def test_a_reader_need_not_write_the_data(place, tmp_path):
     [file] = (tmp_path / "store").glob("a-*/data.mdb")
     file.chmod(0o400)
     code = (
-        "from pinnerformer_jax.serving.store import open_store; "
+        "from pinnerformer_jax.serving.stores import open_store; "
         f"print(open_store({str(place)!r}).of('a').get('u1')[0])"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

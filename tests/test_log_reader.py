@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pinnerformer_jax.data import tfds_in
-from pinnerformer_jax.data.log_reader import open_log
+from pinnerformer_jax.ingestion import tfds_in
+from pinnerformer_jax.ingestion.log_reader import open_log
 
 HEADER = "user,item,time\n"
 LONG = "x" * 3_000_000  # more than either reader takes for one line

@@ -15,7 +15,7 @@ from prepared import write_prepared
 
 from pinnerformer_jax.training import loop
 from pinnerformer_jax.training.checkpoint import Checkpoints, load_for_inference
-from pinnerformer_jax.training.loop import NonFiniteError, NoPairsError, open_run, train
+from pinnerformer_jax.training.loop import NonFiniteError, NoPairsError, fit, open_run, train
 from pinnerformer_jax.training.metrics_log import Meter
 from pinnerformer_jax.training.optimiser import learning_rate
 from pinnerformer_jax.training.sharding import make_mesh
@@ -45,7 +45,7 @@ def compile_once(tmp_path_factory):
 def finished(prepared, tmp_path_factory):
     """(workdir, final state) of a run that went through."""
     workdir = tmp_path_factory.mktemp("run")
-    return workdir, jax.device_get(train(*open_run(small_run.config(prepared), workdir)))
+    return workdir, jax.device_get(fit(small_run.config(prepared), workdir))
 
 
 def lines_of(workdir):
@@ -96,7 +96,7 @@ def test_what_is_saved_is_the_final_state(finished, prepared):
 
 def test_a_finished_run_is_left_alone(finished, prepared, capsys):
     before = (finished[0] / "metrics.jsonl").read_bytes()
-    state = train(*open_run(small_run.config(prepared), finished[0]))
+    state = fit(small_run.config(prepared), str(finished[0]))
     assert "all 12 steps are done" in capsys.readouterr().out
     assert_equal(jax.device_get(state), finished[1])
     assert (finished[0] / "metrics.jsonl").read_bytes() == before

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pinnerformer_jax.evaluation import paper
+from pinnerformer_jax.studies import paper
 
 PACKAGE = Path(paper.__file__).parent.parent
 

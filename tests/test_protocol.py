@@ -6,7 +6,7 @@ from pinnerformer_jax.config import EvaluationConfig, PositiveRule
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import DAY, positive_table
 from pinnerformer_jax.data.timelines import EVALUATION, TRAIN, VALIDATION, Timelines
-from pinnerformer_jax.evaluation.protocol import decide, flat_ranges, with_history
+from pinnerformer_jax.evaluation.protocol import decide, with_history
 
 T = 1_795_000_000
 VIEW, LIKE, HOME, SEARCH = 1, 2, 1, 2
@@ -122,9 +122,3 @@ def test_nobody_to_evaluate_is_an_error_with_a_cure(tmp_path):
     prepared = write_prepared(tmp_path / "p", {"a": [event(0, -1), event(1, 1)]}, T)
     with pytest.raises(ValueError, match=r"of 0 evaluation users none .* raise data\.evaluation_share"):
         read(prepared)
-
-
-def test_flat_ranges():
-    owner, number = flat_ranges(np.array([5, 0, 9]), np.array([2, 0, 3]))
-    assert owner.tolist() == [0, 0, 2, 2, 2]
-    assert number.tolist() == [5, 6, 9, 10, 11]

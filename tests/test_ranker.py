@@ -7,10 +7,10 @@ from logs import START, given, write_parquet
 from pinnerformer_jax.config import PositiveRule
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import DAY
-from pinnerformer_jax.data.ingest import prepare
 from pinnerformer_jax.data.timelines import EVALUATION, Timelines
-from pinnerformer_jax.evaluation import ranker
-from pinnerformer_jax.evaluation.ranker import FEATURES, NO_VECTOR, Impressions, cosines, metrics, rank
+from pinnerformer_jax.ingestion.ingest import prepare
+from pinnerformer_jax.studies import ranker
+from pinnerformer_jax.studies.ranker import FEATURES, NO_VECTOR, Impressions, cosines, metrics, rank
 
 T = START + 30 * DAY
 ONCE = np.ones(4)

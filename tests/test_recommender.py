@@ -11,8 +11,8 @@ from daily_run import ITEMS, TRAINED, day, make_rows, make_run, of_days, publish
 from pinnerformer_jax.retrieval.scann_index import ScannIndex
 from pinnerformer_jax.serving import snapshot, state
 from pinnerformer_jax.serving.recommender import Recommender
-from pinnerformer_jax.serving.store import open_store
 from pinnerformer_jax.serving.store import publish as bring
+from pinnerformer_jax.serving.stores import open_store
 
 ROWS = make_rows()
 USER = "u001"

@@ -4,7 +4,7 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from pinnerformer_jax.data import rejects
+from pinnerformer_jax.ingestion import rejects
 
 ROW = {
     "file": "a", "row": 1, "in_scope": True, "user_id": "u", "item_id": "i", "micros": 5_000_000,

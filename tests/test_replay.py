@@ -1,4 +1,4 @@
-"""Days replayed: python -m pinnerformer_jax.replay, over pinnerformer_jax/serving/replay.py."""
+"""Days replayed: python -m pinnerformer_jax.replay, over pinnerformer_jax/studies/replay.py."""
 
 import json
 
@@ -8,8 +8,9 @@ from daily_run import TRAINED, day, make_rows, make_run, of_days
 from logs import write_parquet
 
 from pinnerformer_jax import replay as verb
-from pinnerformer_jax.serving import replay, snapshot, state
-from pinnerformer_jax.serving.replay import Span
+from pinnerformer_jax.serving import snapshot, state
+from pinnerformer_jax.studies import replay
+from pinnerformer_jax.studies.replay import Span
 
 ROWS = make_rows()
 

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from pinnerformer_jax.config import EvaluationConfig
+from pinnerformer_jax.config import IndexConfig
 from pinnerformer_jax.retrieval import exact
 from pinnerformer_jax.retrieval.scann_index import ScannIndex, Settings, against_exact, settings
 
@@ -21,12 +21,12 @@ def clustered(items, seed=0):
 @pytest.fixture(scope="module")
 def tree():
     vectors = clustered(4000)
-    return vectors, ScannIndex.build(vectors, EvaluationConfig(scann_leaves=60))
+    return vectors, ScannIndex.build(vectors, IndexConfig(leaves=60))
 
 
 def test_small_catalogues_are_searched_by_brute_force_and_exactly():
     vectors, queries = clustered(500), clustered(20, seed=1)
-    index = ScannIndex.build(vectors, EvaluationConfig())
+    index = ScannIndex.build(vectors, IndexConfig())
     scores, rows = index.search(queries, 10)
     expected_scores, expected_rows = exact.search(queries, vectors, 10)
     assert index.settings.leaves == 0
@@ -55,7 +55,7 @@ def test_recall_counts_what_is_missed(tree):
 
 def test_rows_that_are_not_found_are_named():
     vectors = clustered(3000)
-    config = EvaluationConfig(scann_leaves=300, scann_leaves_searched=1)
+    config = IndexConfig(leaves=300, leaves_searched=1)
     scores, rows = ScannIndex.build(vectors, config).search(vectors[:4], 400)
     assert ((rows == -1) == np.isneginf(scores)).all()
     assert 0 < (rows == -1).sum() < rows.size
@@ -63,7 +63,7 @@ def test_rows_that_are_not_found_are_named():
 
 
 def test_more_neighbours_than_items():
-    scores, rows = ScannIndex.build(clustered(3), EvaluationConfig()).search(clustered(2, seed=1), 5)
+    scores, rows = ScannIndex.build(clustered(3), IndexConfig()).search(clustered(2, seed=1), 5)
     assert rows.shape == scores.shape == (2, 5)
     assert (rows[:, 3:] == -1).all()
     assert sorted(rows[0, :3]) == [0, 1, 2]
@@ -71,17 +71,17 @@ def test_more_neighbours_than_items():
 
 def test_partitions_of_a_few_items_are_left_out():
     vectors = clustered(5)
-    index = ScannIndex.build(vectors, EvaluationConfig(scann_leaves=3))
+    index = ScannIndex.build(vectors, IndexConfig(leaves=3))
     assert index.settings.leaves == 0
     assert sorted(index.search(vectors[:1], 5)[1][0].tolist()) == list(range(5))
 
 
 def test_settings_follow_the_size():
-    default = EvaluationConfig()
+    default = IndexConfig()
     assert settings(19_999, default).leaves == 0
     assert settings(40_000, default) == Settings(leaves=200, leaves_searched=20, reorder=200, soar=False)
     assert settings(1_000_000, default) == Settings(leaves=1000, leaves_searched=100, reorder=200, soar=True)
-    assert settings(100, EvaluationConfig(scann_leaves=9, scann_leaves_searched=50)).leaves_searched == 9
+    assert settings(100, IndexConfig(leaves=9, leaves_searched=50)).leaves_searched == 9
 
 
 def test_save_and_load_give_the_same_answers(tree, tmp_path):
@@ -119,9 +119,9 @@ def test_load_refuses_what_is_not_its_own(tree, tmp_path):
 
 def test_bad_vectors_are_refused():
     with pytest.raises(ValueError, match="0 item vectors"):
-        ScannIndex.build(np.zeros((0, 4)), EvaluationConfig())
+        ScannIndex.build(np.zeros((0, 4)), IndexConfig())
     with pytest.raises(ValueError, match="finite"):
-        ScannIndex.build(np.full((2, 4), np.nan), EvaluationConfig())
+        ScannIndex.build(np.full((2, 4), np.nan), IndexConfig())
 
 
 def test_without_scann_the_error_says_what_to_do(monkeypatch):
@@ -134,4 +134,4 @@ def test_without_scann_the_error_says_what_to_do(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match="exact search works without it"):
-        ScannIndex.build(clustered(5), EvaluationConfig())
+        ScannIndex.build(clustered(5), IndexConfig())

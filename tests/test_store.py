@@ -11,7 +11,8 @@ from redis_server import redis_server
 from states import DIM, make_state, vector
 
 from pinnerformer_jax.serving import state, store
-from pinnerformer_jax.serving.store import Contents, encode, key, open_store, publish
+from pinnerformer_jax.serving.store import Contents, encode, key, publish
+from pinnerformer_jax.serving.stores import open_store
 
 
 @pytest.fixture(scope="module")

@@ -9,17 +9,18 @@ import pytest
 import small_study
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
-from pinnerformer_jax.config import DataConfig, EvaluationConfig, PinSageConfig
+from pinnerformer_jax import study as verb
+from pinnerformer_jax.config import DataConfig, EmbeddingConfig, EvaluationConfig, IndexConfig, PinSageConfig
 from pinnerformer_jax.config_files import to_dict
-from pinnerformer_jax.evaluation import study
-from pinnerformer_jax.evaluation.study_tables import BASE, RECALL, Line, StudyTable, Variant
+from pinnerformer_jax.studies import study
+from pinnerformer_jax.studies.study_tables import BASE, RECALL, Line, StudyTable, Variant
 from pinnerformer_jax.training import loop
 
 
 @pytest.fixture(autouse=True)
 def settled(monkeypatch):
-    monkeypatch.setattr(study, "keep_compiled", lambda: None)
-    monkeypatch.setattr(study, "share_heap", lambda: None)
+    monkeypatch.setattr(verb, "keep_compiled", lambda: None)
+    monkeypatch.setattr(verb, "share_heap", lambda: None)
 
 
 def tables():
@@ -53,6 +54,8 @@ def test_what_decides_a_training_decides_its_cell():
         config,
         data=DataConfig(prepared="there"),
         evaluation=EvaluationConfig(max_users=3),
+        embedding=EmbeddingConfig(batch_size=3),
+        index=IndexConfig(leaves=3),
         pinsage=PinSageConfig(steps=3),
         name="other",
     )
@@ -72,6 +75,9 @@ def test_other_evaluation_settings_measure_anew(tmp_path):
         "evaluation": to_dict(EvaluationConfig()),
     }
     (tmp_path / "measured.json").write_text(json.dumps(record))
+    assert study.missing(cell) == {"staleness"}
+    old = record["evaluation"] | {"scann_leaves": 0, "scann_leaves_searched": 0, "scann_reorder": 200}
+    (tmp_path / "measured.json").write_text(json.dumps(record | {"evaluation": old}))
     assert study.missing(cell) == {"staleness"}
     (tmp_path / "measured.json").write_text(json.dumps(record | {"failed": "diverged"}))
     assert study.missing(cell) == set()
@@ -100,7 +106,7 @@ def test_data_that_were_never_prepared_are_an_error(tmp_path, capsys):
     config = study.Config(data=DataConfig(prepared=str(tmp_path / "nothing")))
     (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
     with pytest.raises(SystemExit, match="2"):
-        study.main(["--config", str(tmp_path / "x.py"), "--workdir", str(tmp_path / "work")])
+        verb.main(["--config", str(tmp_path / "x.py"), "--workdir", str(tmp_path / "work")])
     assert "run python -m pinnerformer_jax.ingest" in capsys.readouterr().err
 
 
@@ -138,7 +144,7 @@ def test_a_study_stopped_and_resumed_ends_as_one_that_was_not(tmp_path, monkeypa
 
     def run(workdir):
         arguments = ["--config", str(tmp_path / "x.py"), "--workdir", str(tmp_path / workdir), "--seeds", "2"]
-        assert study.main(arguments) == 0
+        assert verb.main(arguments) == 0
         return capsys.readouterr().out
 
     whole = run("whole")
@@ -198,12 +204,12 @@ def test_a_cell_that_fails_is_reported_and_the_study_goes_on(tmp_path, monkeypat
     (tmp_path / "x.py").write_text(small_study.STUDY)
     (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
     arguments = ["--config", str(tmp_path / "x.py"), "--workdir", str(tmp_path / "w"), "--seeds", "1"]
-    assert study.main(arguments) == 1
+    assert verb.main(arguments) == 1
     capsys.readouterr()
     found = json.loads((tmp_path / "w" / "study.json").read_text())
     assert str(error) in found["failed"]["objectives: next, seed 0"]
     next_line, dense = found["tables"][0]["lines"]
     assert next_line["cells"][0]["mean"] is None
     assert dense["cells"][0]["mean"] is not None
-    study.main(arguments)
+    verb.main(arguments)
     assert f"2 cells of 3 steps, {done} of them done" in capsys.readouterr().out

@@ -5,9 +5,9 @@ import pytest
 
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.config_files import to_dict
-from pinnerformer_jax.evaluation import study_tables
-from pinnerformer_jax.evaluation.study_report import figure, held, study_page, write_study
-from pinnerformer_jax.evaluation.study_summary import summarise
+from pinnerformer_jax.studies import study_tables
+from pinnerformer_jax.studies.study_report import figure, held, study_page, write_study
+from pinnerformer_jax.studies.study_summary import summarise
 
 
 def outcomes(table, seeds=2):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pinnerformer_jax.config import Config
-from pinnerformer_jax.evaluation.study_summary import (
+from pinnerformer_jax.studies.study_summary import (
     FAILS,
     HOLDS,
     NOISE,
@@ -17,7 +17,7 @@ from pinnerformer_jax.evaluation.study_summary import (
     spread,
     summarise,
 )
-from pinnerformer_jax.evaluation.study_tables import RECALL, Claim, Line, StudyTable, Variant
+from pinnerformer_jax.studies.study_tables import RECALL, Claim, Line, StudyTable, Variant
 
 CLAIM = Claim(("a", RECALL.title), ("b", RECALL.title))
 EQUAL = Claim(("a", RECALL.title), ("b", RECALL.title), same=True)

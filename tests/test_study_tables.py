@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from pinnerformer_jax.config import Config, ObjectiveConfig
-from pinnerformer_jax.evaluation import paper, study_tables
-from pinnerformer_jax.evaluation.study_tables import BASE, RECALL, Claim, Column, Line, StudyTable, Variant
+from pinnerformer_jax.studies import paper, study_tables
+from pinnerformer_jax.studies.study_tables import BASE, RECALL, Claim, Column, Line, StudyTable, Variant
 
 STUDIES = sorted((Path(__file__).parent.parent / "configs" / "studies").glob("*.py"))
 

@@ -9,10 +9,10 @@ import pytest
 
 from pinnerformer_jax import synthetic as verb
 from pinnerformer_jax.config_files import load_config
-from pinnerformer_jax.data import synthetic
 from pinnerformer_jax.data.contracts import DAY, positive_table
-from pinnerformer_jax.data.synthetic import ACTIONS, STAGES, START, SURFACES, SyntheticConfig
 from pinnerformer_jax.files import sha256
+from pinnerformer_jax.ingestion import synthetic
+from pinnerformer_jax.ingestion.synthetic import ACTIONS, STAGES, START, SURFACES, SyntheticConfig
 
 CONFIG = SyntheticConfig(users=1500, items=1200, topics=20)
 DEMO = load_config(Path(__file__).parents[1] / "configs" / "demo.py")

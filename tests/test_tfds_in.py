@@ -14,8 +14,8 @@ from tensorflow_datasets.core.utils.lazy_imports_utils import tensorflow as tf
 from tensorflow_datasets.testing import mocking
 
 from pinnerformer_jax.config_files import load_config
-from pinnerformer_jax.data import tfds_in
-from pinnerformer_jax.data.tfds_in import export
+from pinnerformer_jax.ingestion import tfds_in
+from pinnerformer_jax.ingestion.tfds_in import export
 
 BIG = 2**53 + 1  # lost if it ever passes through a float
 

@@ -10,8 +10,8 @@ import pytest
 import tensorflow_datasets as tfds
 from prepared import write_prepared
 
-from pinnerformer_jax.data.tfds_out import publish
 from pinnerformer_jax.data.timelines import COLUMNS, EVALUATION, ROLES, TRAIN, VALIDATION, Timelines
+from pinnerformer_jax.ingestion.tfds_out import publish
 
 SPLIT = 1_700_000_000
 
@@ -90,8 +90,8 @@ BOTH_WAYS = """
 import sys
 from pathlib import Path
 import tensorflow_datasets as tfds
-from pinnerformer_jax.data.tfds_in import export
-from pinnerformer_jax.data.tfds_out import publish
+from pinnerformer_jax.ingestion.tfds_in import export
+from pinnerformer_jax.ingestion.tfds_out import publish
 prepared, out = map(Path, sys.argv[1:])
 builder = tfds.builder_from_directory(publish(prepared, out, name="my_log"))
 assert len(builder.as_data_source("train")[0]["item"]) > 0

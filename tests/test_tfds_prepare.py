@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import shuffle
 from tensorflow_datasets.core.utils import lazy_imports_utils
 
-from pinnerformer_jax.data.tfds_prepare import prepare
+from pinnerformer_jax.ingestion.tfds_prepare import prepare
 
 
 class _Numbers(tfds.core.GeneratorBasedBuilder, skip_registration=True):

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from pinnerformer_jax.config import DataConfig
-from pinnerformer_jax.data.timeline_writer import name_ids, number_users, write_shards
 from pinnerformer_jax.data.timelines import EVALUATION, TRAIN, VALIDATION, open_shard
+from pinnerformer_jax.ingestion.timeline_writer import name_ids, number_users, write_shards
 
 SPLIT = 100
 
@@ -98,7 +98,7 @@ def test_only_as_many_names_as_a_byte_holds(connection):
 
 @pytest.mark.parametrize("batch", [1, 7, 1 << 18])
 def test_shards_hold_the_events_of_their_users_in_order(connection, tmp_path, monkeypatch, batch):
-    monkeypatch.setattr("pinnerformer_jax.data.timeline_writer._BATCH", batch)
+    monkeypatch.setattr("pinnerformer_jax.ingestion.timeline_writer._BATCH", batch)
     rng = np.random.default_rng(0)
     rows = [
         (f"u{rng.integers(30)}", f"i{rng.integers(5)}", int(rng.integers(0, 20)) * 10 + second / 10,

@@ -1,6 +1,5 @@
 """train.py as a user runs it: killed, stopped, resumed, and given wrong input."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import small_run
 
+from pinnerformer_jax import train
 from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.training.checkpoint import Checkpoints
@@ -25,8 +25,7 @@ ROOT = Path(__file__).parent.parent
 SIGNAL_AT_STEP = """
 import os, sys, time
 from pathlib import Path
-sys.path.insert(0, {root!r})
-import train
+from pinnerformer_jax import train
 from pinnerformer_jax.training.metrics_log import Meter
 
 push = Meter.push
@@ -71,7 +70,7 @@ class Project:
             workdir = str(self.folder / name)
             script = [
                 "-c",
-                SIGNAL_AT_STEP.format(root=str(ROOT), step=step, number=int(number), workdir=workdir),
+                SIGNAL_AT_STEP.format(step=step, number=int(number), workdir=workdir),
             ]
         command = [sys.executable, *script, "--config", self.config_file, "--workdir", self.folder / name]
         return subprocess.run(
@@ -142,13 +141,10 @@ def test_stopped_it_saves_exits_with_0_and_resumes_bit_for_bit(project):
 
 @pytest.fixture
 def program(monkeypatch):
-    """train.py as a module, without what it sets for the whole process."""
-    spec = importlib.util.spec_from_file_location("train", ROOT / "train.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "share_heap", lambda: None)
-    monkeypatch.setattr(module, "keep_compiled", lambda: None)
-    return module
+    """The verb, without what it sets for the whole process."""
+    monkeypatch.setattr(train, "share_heap", lambda: None)
+    monkeypatch.setattr(train, "keep_compiled", lambda: None)
+    return train
 
 
 @pytest.mark.parametrize(

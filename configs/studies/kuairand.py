@@ -2,7 +2,7 @@
 
     export KUAIRAND=DIR
     python -m pinnerformer_jax.ingest --config configs/kuairand.py
-    python -m pinnerformer_jax.evaluation.study --config configs/studies/kuairand.py
+    python -m pinnerformer_jax.study --config configs/studies/kuairand.py
 
 90 cells with three seeds, 2.3 hours on one core of a busy machine. See docs/studies.md.
 """
@@ -11,7 +11,7 @@ import dataclasses
 from pathlib import Path
 
 from pinnerformer_jax.config_files import load_config
-from pinnerformer_jax.evaluation import study_tables
+from pinnerformer_jax.studies import study_tables
 
 kuairand = load_config(Path(__file__).parents[1] / "kuairand.py")
 config = dataclasses.replace(kuairand, name="KuaiRand-Pure, two weeks")

@@ -2,7 +2,7 @@
 
     export ONLINE_RETAIL_II=DIR
     python -m pinnerformer_jax.ingest --config configs/online_retail.py
-    python -m pinnerformer_jax.evaluation.study --config configs/studies/online_retail.py
+    python -m pinnerformer_jax.study --config configs/studies/online_retail.py
 
 60 cells with three seeds: 2.1 hours on one core of a busy machine with `--training.steps 100`, half of the
 config's; results in docs/studies.md.
@@ -15,7 +15,7 @@ import dataclasses
 from pathlib import Path
 
 from pinnerformer_jax.config_files import load_config
-from pinnerformer_jax.evaluation import study_tables
+from pinnerformer_jax.studies import study_tables
 
 online_retail = load_config(Path(__file__).parents[1] / "online_retail.py")
 config = dataclasses.replace(online_retail, name="Online Retail II")

@@ -2,7 +2,7 @@
 
     python -m pinnerformer_jax.synthetic --out data/demo/raw
     python -m pinnerformer_jax.ingest --config configs/demo.py
-    python -m pinnerformer_jax.evaluation.study --config configs/studies/synthetic.py --training.steps 200
+    python -m pinnerformer_jax.study --config configs/studies/synthetic.py --training.steps 200
 
 105 cells with three seeds, 2.4 hours on one core of a busy machine, at a third of the demo's steps. See
 docs/studies.md.
@@ -12,7 +12,7 @@ import dataclasses
 from pathlib import Path
 
 from pinnerformer_jax.config_files import load_config
-from pinnerformer_jax.evaluation import study_tables
+from pinnerformer_jax.studies import study_tables
 
 demo = load_config(Path(__file__).parents[1] / "demo.py")
 config = dataclasses.replace(demo, name="The synthetic world")

@@ -42,7 +42,7 @@ def measure(config: Config, *, items: int, seconds: float) -> dict[str, Any]:
     facts: dict[str, dict[str, Any]] = {"exact": {"recall": 1.0, "build_seconds": 0.0}}
     started = time.perf_counter()
     try:
-        index = ScannIndex.build(catalogue, config.evaluation)
+        index = ScannIndex.build(catalogue, config.index)
     except ImportError as error:
         print(f"ScaNN is left out: {error}")
     else:

@@ -19,7 +19,8 @@ import numpy as np
 from pinnerformer_jax.bench.report import table
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.serving import snapshot, state
-from pinnerformer_jax.serving.store import Store, open_store, publish
+from pinnerformer_jax.serving.store import Store, publish
+from pinnerformer_jax.serving.stores import open_store
 
 VERSION, DATES = "benchmark", ("2026-01-01", "2026-01-02")
 ACTIVE = 0.02

@@ -15,6 +15,7 @@ import numpy as np
 
 from pinnerformer_jax.config import EvaluationConfig, PositiveRule
 from pinnerformer_jax.data.contracts import DAY, format_time, positive_table
+from pinnerformer_jax.data.ragged import flat_ranges
 from pinnerformer_jax.data.timelines import EVALUATION, Shard, Timelines
 
 
@@ -227,10 +228,3 @@ def histories(timelines: Timelines, users: np.ndarray, table: np.ndarray) -> His
 def positives(shard: Shard, event: np.ndarray, table: np.ndarray) -> np.ndarray:
     """bool: which events of a shard are positive engagement."""
     return shard.duration[event] >= table[shard.action[event], shard.surface[event]]
-
-
-def flat_ranges(start: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers start[i] .. start[i] + count[i] - 1 of every i, end to end, and the i of each."""
-    owner = np.repeat(np.arange(len(count)), count)
-    first = np.cumsum(count) - count
-    return owner, np.arange(len(owner)) + (start - first)[owner]

@@ -67,7 +67,7 @@ def write_page(results: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]
         for protocol, title in PROTOCOLS.items()
     ]
     page = render(
-        "report.html",
+        Path(__file__).with_name("report.html"),
         name=results["config"]["name"],
         model=MODEL,
         cards=list(_cards(results)),
@@ -89,15 +89,15 @@ def write_page(results: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]
     return path
 
 
-def render(template: str, **values: Any) -> str:
-    """A page from a template beside this file."""
+def render(template: Path, **values: Any) -> str:
+    """A page from a template, which may include those beside this file."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([template.parent, Path(__file__).parent]),
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    return environment.get_template(template).render(**values)
+    return environment.get_template(template.name).render(**values)
 
 
 def read_losses(path: Path) -> list[dict[str, float]]:

@@ -18,11 +18,12 @@ import numpy as np
 
 from pinnerformer_jax.config import EvaluationConfig, PositiveRule
 from pinnerformer_jax.data.contracts import DAY, Events, positive_table
+from pinnerformer_jax.data.ragged import flat_ranges
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.data.windows import histories_up_to
 from pinnerformer_jax.evaluation.comparison import MAX_SCORES, PAPER_K, Statistic, inner_products
 from pinnerformer_jax.evaluation.metrics import NOTHING, contest, placed_hits
-from pinnerformer_jax.evaluation.protocol import Protocol, flat_ranges, positives
+from pinnerformer_jax.evaluation.protocol import Protocol, positives
 
 
 class Window(NamedTuple):

@@ -11,8 +11,7 @@ content.py        what is known of the items, as numbers
 methods.py        the ways to make vectors, PinSage among them
 item_to_item.py   how well vectors find what is engaged with next
 publish.py        a copy of a prepared folder with these vectors
-compare.py        the verb that compares the ways to make them, by a PinnerFormer on each
 
-Nothing after t reaches a vector. Reads data/, borrows the loss of objective/, item-kNN, intervals and
-the study's cells of evaluation/; no other stage imports this one.
+Nothing after t reaches a vector. Reads data/, borrows the loss of objective/, item-kNN and intervals of
+evaluation/. studies/compare_items.py compares the ways to make vectors, by a PinnerFormer on each.
 """

@@ -13,10 +13,10 @@ from jaxtyping import Bool, Float32, Float64
 
 from pinnerformer_jax.config import Config, ItemsConfig
 from pinnerformer_jax.data.catalog import Catalog
-from pinnerformer_jax.data.catalog_writer import read_item_table
-from pinnerformer_jax.data.event_mapping import bind
-from pinnerformer_jax.data.item_vectors import TextBasis, project_texts
-from pinnerformer_jax.data.log_reader import literal
+from pinnerformer_jax.ingestion.catalog_writer import read_item_table
+from pinnerformer_jax.ingestion.event_mapping import bind
+from pinnerformer_jax.ingestion.item_vectors import TextBasis, project_texts
+from pinnerformer_jax.ingestion.log_reader import literal
 
 if TYPE_CHECKING:
     import duckdb

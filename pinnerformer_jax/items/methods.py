@@ -13,9 +13,9 @@ from jaxtyping import Float32
 from sklearn.preprocessing import normalize
 
 from pinnerformer_jax.config import Config
-from pinnerformer_jax.data import item_vectors
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.timelines import Timelines
+from pinnerformer_jax.ingestion import item_vectors
 from pinnerformer_jax.items.content import (
     content_features,
     item_numbers,

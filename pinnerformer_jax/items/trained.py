@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from pinnerformer_jax.data.item_vectors import TextBasis
+from pinnerformer_jax.ingestion.item_vectors import TextBasis
 from pinnerformer_jax.items.content import Scale
 from pinnerformer_jax.items.pinsage import PinSage
 from pinnerformer_jax.items.spread import Spread

@@ -30,7 +30,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from pinnerformer_jax.config import EvaluationConfig
+from pinnerformer_jax.config import IndexConfig
 from pinnerformer_jax.files import sha256, write_json
 from pinnerformer_jax.retrieval import exact
 
@@ -50,13 +50,13 @@ class Settings:
     soar: bool
 
 
-def settings(items: int, config: EvaluationConfig) -> Settings:
+def settings(items: int, config: IndexConfig) -> Settings:
     """The parameters for so many items; see the head of this file."""
-    if items < (TREE_ITEMS if config.scann_leaves else BRUTE_FORCE_ITEMS):
+    if items < (TREE_ITEMS if config.leaves else BRUTE_FORCE_ITEMS):
         return Settings(leaves=0, leaves_searched=0, reorder=0, soar=False)
-    leaves = min(config.scann_leaves or round(math.sqrt(items)), items)
-    searched = min(config.scann_leaves_searched or max(10, leaves // 10), leaves)
-    return Settings(leaves, searched, config.scann_reorder, soar=items >= SOAR_ITEMS)
+    leaves = min(config.leaves or round(math.sqrt(items)), items)
+    searched = min(config.leaves_searched or max(10, leaves // 10), leaves)
+    return Settings(leaves, searched, config.reorder, soar=items >= SOAR_ITEMS)
 
 
 class ScannIndex:
@@ -67,7 +67,7 @@ class ScannIndex:
         self.vectors_sha256, self.settings = vectors_sha256, settings
 
     @classmethod
-    def build(cls, vectors: np.ndarray, config: EvaluationConfig) -> ScannIndex:
+    def build(cls, vectors: np.ndarray, config: IndexConfig) -> ScannIndex:
         """Index the rows of `vectors`, float32 [N, D].
 
         Raises:
@@ -240,7 +240,7 @@ def _scann() -> Any:
         from scann import scann_ops_pybind
     except ImportError as error:
         raise ImportError(
-            "ScaNN does not load here: it has wheels for Linux only and needs a CPU with AVX and FMA "
-            f"(pip install scann); exact search works without it [{error}]"
+            "ScaNN does not load here: it has wheels for Linux on x86-64 and Python up to 3.13, and needs a "
+            f"CPU with AVX and FMA (pip install scann); exact search works without it [{error}]"
         ) from error
     return scann_ops_pybind

@@ -6,6 +6,7 @@ state.py                          states and the pointer to the one that is serv
 daily.py                          the job
 store.py                          the feature store: interface, values, publishing a state to it
 lmdb_store.py, redis_store.py     in files; on a server
+stores.py                         one of them, by its URL
 recommender.py                    from a user to items
-replay.py                         days of a log through the job, incremental against full
+embed_events.py                   vectors from a table of events, without a state
 """

@@ -20,19 +20,20 @@ import jax
 import numpy as np
 from flax import nnx
 
-from pinnerformer_jax.config import Config, EvaluationConfig
+from pinnerformer_jax.config import Config, IndexConfig
 from pinnerformer_jax.config_files import digest
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import DAY
-from pinnerformer_jax.data.ingest import set_up_engine
-from pinnerformer_jax.data.log_reader import first_line, log_files
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.data.windows import newest
 from pinnerformer_jax.files import atomic_folder, sha256
+from pinnerformer_jax.ingestion.ingest import set_up_engine
+from pinnerformer_jax.ingestion.log_reader import first_line, log_files
 from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.retrieval import exact
 from pinnerformer_jax.retrieval.scann_index import ScannIndex, recall, version_of
 from pinnerformer_jax.serving import event_store, new_items, snapshot, state, store
+from pinnerformer_jax.serving.stores import open_store
 from pinnerformer_jax.training.checkpoint import data_digest, load_for_inference, open_data
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def run(job: Job, report: Callable[[str], None] = print) -> str:
 
     if job.keep < 2:
         raise ValueError(f"--keep {job.keep}: at least 2, the served state and the one it was built on")
-    vectors = store.open_store(job.store) if job.store else None
+    vectors = open_store(job.store) if job.store else None
     model, root = Model.load(job.workdir, job.checkpoint), job.snapshots
     with state.writing(root):
         plan = _plan(job, model)
@@ -262,7 +263,7 @@ def _build(job: Job, model: Model, plan: _Plan, folder: Path, report: Callable[[
     items = snapshot.read(folder / "items.parquet")
     snapshot.check_same_version({"the model": model.version, "items.parquet": snapshot.version_of(items)})
     _write_popular(popular, reachable, folder / "popular.npy")
-    index = _index(base if same_items else None, items, users, folder / "index", config.evaluation)
+    index = _index(base if same_items else None, items, users, folder / "index", config.index)
     shutil.rmtree(work)
     state.write_manifest(
         folder,
@@ -317,7 +318,7 @@ def _embed(
             lambda users, width: newest(todo.events, users, length[users], width),
             length,
             config.model.max_length,
-            config.evaluation.batch_size,
+            config.embedding.batch_size,
         )
     created = state.day_end(date)
     return snapshot.user_table(todo.user_ids, todo.newest, created, vectors.astype(dtype), length, version)
@@ -359,7 +360,7 @@ def _write_popular(popular: np.ndarray, reachable: np.ndarray, file: Path) -> No
 
 
 def _index(
-    base: Path | None, items: pa.Table, users: pa.Table, folder: Path, config: EvaluationConfig
+    base: Path | None, items: pa.Table, users: pa.Table, folder: Path, config: IndexConfig
 ) -> dict[str, Any]:
     """The index of the same items of a model is built once and copied from state to state: ScaNN does not
     build the same partitions twice. Its settings, and its recall on users of this state.

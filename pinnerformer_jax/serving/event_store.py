@@ -29,12 +29,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pinnerformer_jax.config import DataConfig, PositiveRule
-from pinnerformer_jax.data import event_mapping, rejects
-from pinnerformer_jax.data.log_reader import literal, open_log
-from pinnerformer_jax.data.timeline_writer import write_shards
+from pinnerformer_jax.data.ragged import flat_ranges
 from pinnerformer_jax.data.timelines import TRAIN, Shard, Timelines, open_shard
 from pinnerformer_jax.data.windows import bisect_right
-from pinnerformer_jax.evaluation.protocol import flat_ranges
+from pinnerformer_jax.ingestion import event_mapping, rejects
+from pinnerformer_jax.ingestion.log_reader import literal, open_log
+from pinnerformer_jax.ingestion.timeline_writer import write_shards
 from pinnerformer_jax.serving import event_file
 
 if TYPE_CHECKING:
@@ -79,6 +79,20 @@ def load_catalogue(connection: duckdb.DuckDBPyConnection, timelines: Timelines, 
         rows = [(name, number) for number, name in enumerate(names) if number]
         if rows:
             connection.executemany(f"INSERT INTO {kind}_ids VALUES (?, ?)", rows)
+
+
+def store_nothing(connection: duckdb.DuckDBPyConnection, timelines: Timelines) -> None:
+    """Create the table `stored` without events, with ids of the types that they have in the timelines.
+
+    Args:
+        connection: where `items` is.
+        timelines: of the run.
+    """
+    users = literal(timelines.shards[0].path / "users.parquet")
+    connection.execute(
+        "CREATE TABLE stored AS SELECT user_id, item_id, '' AS action, '' AS surface, 0::BIGINT AS micros, "
+        f"0::FLOAT AS duration FROM read_parquet({users}), items LIMIT 0"
+    )
 
 
 def load_stored(

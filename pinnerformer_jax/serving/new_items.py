@@ -19,9 +19,9 @@ import numpy as np
 
 from pinnerformer_jax.config import ItemsConfig
 from pinnerformer_jax.data.catalog import Catalog
-from pinnerformer_jax.data.catalog_writer import read_item_table, write_given
-from pinnerformer_jax.data.log_reader import literal
 from pinnerformer_jax.files import sha256
+from pinnerformer_jax.ingestion.catalog_writer import read_item_table, write_given
+from pinnerformer_jax.ingestion.log_reader import literal
 from pinnerformer_jax.serving.snapshot import lists, rows_of
 
 if TYPE_CHECKING:

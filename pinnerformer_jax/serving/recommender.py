@@ -110,7 +110,7 @@ class Recommender:
 
         Args:
             snapshots: folder that python -m pinnerformer_jax.embed publishes to.
-            users: the feature store where vectors are looked up, such as store.open_store(URL); None: in
+            users: the feature store where vectors are looked up, such as stores.open_store(URL); None: in
                 the state's own snapshot.
 
         Raises:

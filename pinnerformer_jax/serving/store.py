@@ -159,26 +159,6 @@ class StoredVectors:
         return np.ascontiguousarray(table[:, _HEADER.size :]).view("<f2").astype(np.float32)
 
 
-def open_store(url: str) -> Store:
-    """A store by its URL: lmdb:DIR, redis://, rediss:// (TLS) or unix:// (a Redis socket).
-
-    Raises:
-        ValueError: no such URL, or the package for it is not installed.
-    """
-    scheme, _, place = url.partition(":")
-    if scheme == "lmdb" and place:
-        from pinnerformer_jax.serving.lmdb_store import LmdbStore
-
-        return LmdbStore(Path(place))
-    if scheme in ("redis", "rediss", "unix"):
-        from pinnerformer_jax.serving.redis_store import RedisStore
-
-        return RedisStore(url)
-    raise ValueError(
-        "--store: write lmdb:DIR, redis://USER:PASSWORD@HOST:PORT/DB, rediss://... or unix://..."
-    )
-
-
 def publish(store: Store, root: Path, name: str) -> str:
     """Bring a store to a state, and make its version live.
 

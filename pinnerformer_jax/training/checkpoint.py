@@ -35,6 +35,8 @@ _MAY_CHANGE = (
     *_WHERE,
     "name:",
     "evaluation.",
+    "embedding.",
+    "index.",
     "pinsage.",
     "training.log_every:",
     "training.checkpoint_every:",
@@ -226,6 +228,10 @@ def load_for_inference(
     workdir: str | Path, which: Literal["last", "best"] = "best"
 ) -> tuple[Config, nnx.GraphDef, Any]:
     """A trained model, without what only training needs.
+
+    Args:
+        workdir: of the run.
+        which: the last checkpoint, or the one of the lowest validation loss.
 
     Returns:
         Config, structure and parameters: `nnx.merge(graphdef, params)` is the model.

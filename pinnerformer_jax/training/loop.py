@@ -106,6 +106,27 @@ def open_run(config: Config, workdir: Path) -> tuple[Run, TrainState]:
     return Run(config, workdir, mesh, timelines, catalog.trained, tables, graphdef), state
 
 
+def fit(config: Config, workdir: str | Path) -> TrainState:
+    """Train in a workdir to the last step, or go on with what was stopped there: `train` of `open_run`.
+
+    The workdir keeps the config, the last and the best checkpoint, and metrics.jsonl. A signal to stop
+    (SIGINT, SIGTERM) ends it early; the same call resumes.
+
+    Args:
+        config: the experiment; `prepare` must have prepared its data.
+        workdir: folder of the run, made if it is not there.
+
+    Returns:
+        The state as it was saved.
+
+    Raises:
+        FileNotFoundError: the data were never prepared.
+        ValueError: data, config and workdir do not fit each other; says what, and the cure.
+        TrainingError: the training cannot go on: a loss that is not finite, or nothing to learn from.
+    """
+    return train(*open_run(config, Path(workdir)))
+
+
 def train(run: Run, state: TrainState) -> TrainState:
     """Train to the last step, or until SIGTERM or SIGINT asks to stop; either way the state is saved.
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pinnerformer_jax.config import DataConfig, PositiveRule
-from pinnerformer_jax.data import rejects
 from pinnerformer_jax.data.contracts import parse_time, to_device_time
-from pinnerformer_jax.data.log_reader import BROKEN, FILE, ROW, first_line, literal
+from pinnerformer_jax.ingestion import rejects
+from pinnerformer_jax.ingestion.log_reader import BROKEN, FILE, ROW, first_line, literal
 
 if TYPE_CHECKING:
     import duckdb

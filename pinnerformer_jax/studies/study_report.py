@@ -10,8 +10,8 @@ from typing import Any
 from pinnerformer_jax.evaluation import figures
 from pinnerformer_jax.evaluation.comparison import MODEL
 from pinnerformer_jax.evaluation.report import render
-from pinnerformer_jax.evaluation.study_summary import FAILS, HOLDS, number
 from pinnerformer_jax.files import write_json, write_text
+from pinnerformer_jax.studies.study_summary import FAILS, HOLDS, number
 
 
 def write_study(summary: Mapping[str, Any], hours: float, workdir: Path) -> tuple[Path, Path]:
@@ -37,7 +37,7 @@ def study_page(summary: Mapping[str, Any], hours: float) -> str:
         f"after {data['t'][:10]}, {data['reachable_items']:,} items. {hours:.1f} hours in all."
     )
     return render(
-        "study.html",
+        Path(__file__).with_name("study.html"),
         name=summary["name"],
         lead=lead,
         tables=[table | {"figure": figure(table), "held": held(table)} for table in summary["tables"]],

@@ -17,9 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pinnerformer_jax.config import Config, DataConfig
 from pinnerformer_jax.config_files import to_dict
-from pinnerformer_jax.data import catalog_writer, event_mapping, rejects, timeline_writer
 from pinnerformer_jax.data.contracts import DAY, format_time, parse_time, positive_table
-from pinnerformer_jax.data.log_reader import first_line, literal, open_log
 from pinnerformer_jax.data.timelines import (
     EVALUATION,
     ROLES,
@@ -28,6 +26,8 @@ from pinnerformer_jax.data.timelines import (
     write_manifest,
 )
 from pinnerformer_jax.files import atomic_folder, sha256
+from pinnerformer_jax.ingestion import catalog_writer, event_mapping, rejects, timeline_writer
+from pinnerformer_jax.ingestion.log_reader import first_line, literal, open_log
 
 if TYPE_CHECKING:
     import duckdb

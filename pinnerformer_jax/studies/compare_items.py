@@ -1,37 +1,29 @@
-"""Compare the ways to make item vectors: item to item, and by the PinnerFormer that is trained on them.
-
-    python -m pinnerformer_jax.items.compare --config configs/yours.py [--workdir runs/items/yours]
-        [--seeds 3] [--methods pinsage svd text given] [--training.steps 300]
+"""The ways to make item vectors compared: item to item, and by the PinnerFormer that is trained on them.
 
 Each method makes vectors with each seed, and a PinnerFormer is trained on them with that seed; all have the
-same settings. `given` are the vectors of the item table, where it has some. The workdir keeps vectors and
-trainings: a command that was stopped goes on where it was. Printed, and written to compare.json and
-compare.md: means over the seeds, with the standard deviation behind them.
+same settings. The workdir keeps vectors and trainings: what is there is not made again.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
-from pinnerformer_jax.command_line import errors_as_messages, parse
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.evaluation.comparison import MODEL
-from pinnerformer_jax.evaluation.measure import Ground
-from pinnerformer_jax.evaluation.study import Cell, Stopped, cell_key, finish, missing, read_cell
-from pinnerformer_jax.evaluation.study_summary import spread
 from pinnerformer_jax.files import write_json, write_text
 from pinnerformer_jax.items.item_to_item import CUTOFF, evaluate
-from pinnerformer_jax.items.methods import Method, Sources, make_vectors, open_sources
+from pinnerformer_jax.items.methods import Sources, make_vectors, open_sources
 from pinnerformer_jax.items.publish import made_by, provenance, publish
-from pinnerformer_jax.runtime import keep_compiled, share_heap
+from pinnerformer_jax.studies.measure import Ground
+from pinnerformer_jax.studies.study import Cell, cell_key, finish, missing, read_cell
+from pinnerformer_jax.studies.study_summary import spread
 from pinnerformer_jax.training.checkpoint import check_ingested, data_digest
 
 GIVEN = "given"
@@ -40,32 +32,6 @@ METRICS = "recall@10", "new_items recall@10"
 
 Numbers = dict[str, dict[str, list[float]]]
 """By method and metric, seed by seed."""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the verb; the exit code."""
-    flags = argparse.ArgumentParser(add_help=False)
-    flags.add_argument("--workdir", type=Path, metavar="DIR", help="default: runs/items/NAME of the config")
-    flags.add_argument("--seeds", type=int, default=3, help="of each method, default 3")
-    choices = (*get_args(Method), GIVEN)
-    flags.add_argument("--methods", nargs="+", choices=choices, help="default: all that there are")
-    values, config = parse(__doc__, argv, flags)
-    share_heap()
-    keep_compiled()
-    with errors_as_messages():
-        if values.seeds < 1:
-            raise ValueError(f"--seeds {values.seeds}: must be at least 1")
-        if GIVEN in (values.methods or ()) and not config.items.vector:
-            raise ValueError("--methods given: items.vector names none")
-        methods = values.methods or [name for name in choices if name != GIVEN or config.items.vector]
-        workdir = values.workdir or Path("runs/items") / config.name
-        try:
-            numbers, pairs = compare(config, methods, values.seeds, workdir)
-        except (Stopped, KeyboardInterrupt):
-            print("stopped; what is finished is kept, and the same command goes on from here")
-            return 0
-        write(config, numbers, pairs, workdir)
-    return 0
 
 
 def compare(
@@ -141,7 +107,7 @@ def write(config: Config, numbers: Numbers, pairs: dict[str, int], workdir: Path
     """Print the table; compare.json and compare.md."""
     summary: dict[str, Any] = {
         "name": config.name,
-        "command": " ".join(["python -m pinnerformer_jax.items.compare", *sys.argv[1:]]),
+        "command": " ".join(["python -m pinnerformer_jax.compare_items", *sys.argv[1:]]),
         "pairs": pairs,
         "methods": {
             method: {metric: spread(values) for metric, values in by_metric.items()}
@@ -181,7 +147,3 @@ def _seeded(config: Config, seed: int) -> Config:
         pinsage=dataclasses.replace(config.pinsage, seed=config.pinsage.seed + seed),
         training=dataclasses.replace(config.training, seed=config.training.seed + seed),
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

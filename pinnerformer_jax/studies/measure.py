@@ -24,10 +24,10 @@ from pinnerformer_jax.evaluation.pinnersage import (
     oracle_recall,
 )
 from pinnerformer_jax.evaluation.protocol import Protocol, decide, with_history
-from pinnerformer_jax.evaluation.ranker import Impressions, cosines, rank, read_impressions
 from pinnerformer_jax.evaluation.staleness import staleness
 from pinnerformer_jax.evaluation.topics import item_topics
 from pinnerformer_jax.model.inference import Embedder
+from pinnerformer_jax.studies.ranker import Impressions, cosines, rank, read_impressions
 from pinnerformer_jax.training.checkpoint import load_for_inference
 
 ORACLE_CLUSTERS = (1, 5, 20)
@@ -108,9 +108,10 @@ def measure(ground: Ground, workdir: Path, parts: Collection[str]) -> Numbers:
     settings, protocol, timelines = ground.config.evaluation, ground.protocol, ground.timelines
     embedder = Embedder(graphdef, params, ground.catalog.features)
     items, length = embedder.items(), config.model.max_length
+    batch_size = ground.config.embedding.batch_size
     found: Numbers = {MODEL: {}}
     if "retrieval" in parts:
-        users = embed_users(embedder, timelines, protocol.users, length, settings.batch_size)
+        users = embed_users(embedder, timelines, protocol.users, length, batch_size)
         results = compare({MODEL: inner_products(users, items)}, protocol, ground.topics, settings)
         found[MODEL] |= {_metric(row["protocol"], row["metric"]): row["value"] for row in results["rows"]}
     if "staleness" in parts:
@@ -125,7 +126,7 @@ def measure(ground: Ground, workdir: Path, parts: Collection[str]) -> Numbers:
         found |= ground.pinnersage
     if "ranker" in parts:
         everyone, impressions, matches = ground.shown
-        vectors = embed_users(embedder, timelines, everyone, length, settings.batch_size)
+        vectors = embed_users(embedder, timelines, everyone, length, batch_size)
         matches = {**matches, MODEL: cosines(impressions, everyone, vectors, items)}
         middle = (protocol.split_time + protocol.window_end) // 2
         for name, numbers in rank(impressions, matches, middle, settings.seed).items():

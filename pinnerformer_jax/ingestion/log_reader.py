@@ -110,7 +110,7 @@ def log_files(setting: str, patterns: Sequence[str], folder: Path) -> list[Path]
 
 
 def _tfds(setting: str, pattern: str, folder: Path) -> Path:
-    from pinnerformer_jax.data import tfds_in
+    from pinnerformer_jax.ingestion import tfds_in
 
     match = _TFDS.fullmatch(pattern)
     if match is None:

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from pinnerformer_jax.config import ItemsConfig
-from pinnerformer_jax.data.event_mapping import bind_optional
-from pinnerformer_jax.data.log_reader import BROKEN, FILE, ROW, literal, open_log
 from pinnerformer_jax.data.timelines import TRAIN, Shard
+from pinnerformer_jax.ingestion.event_mapping import bind_optional
+from pinnerformer_jax.ingestion.log_reader import BROKEN, FILE, ROW, literal, open_log
 
 if TYPE_CHECKING:
     import duckdb
@@ -201,7 +201,7 @@ def _build(
     report: Callable[[str], None],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Vectors and which items have one, from the events up to the split of users who train."""
-    from pinnerformer_jax.data import item_vectors
+    from pinnerformer_jax.ingestion import item_vectors
 
     events = sum(int(shard.cut[shard.role == TRAIN].sum()) for shard in shards)
     step = -(-events // MAX_VECTOR_EVENTS)  # users stand in the order of a hash: every k-th is a sample

@@ -26,8 +26,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow_datasets as tfds
 
-from pinnerformer_jax.data.tfds_prepare import prepare
 from pinnerformer_jax.data.timelines import COLUMNS, ROLES, Timelines
+from pinnerformer_jax.ingestion.tfds_prepare import prepare
 
 
 def publish(

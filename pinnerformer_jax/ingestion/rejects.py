@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pinnerformer_jax.data.log_reader import literal
+from pinnerformer_jax.ingestion.log_reader import literal
 
 if TYPE_CHECKING:
     import duckdb

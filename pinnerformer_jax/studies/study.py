@@ -1,18 +1,11 @@
-"""Train and measure every variant of a study with several seeds, and set the paper's tables beside ours.
+"""A study: every variant trained and measured with several seeds, and the paper's tables set beside ours.
 
-    python -m pinnerformer_jax.evaluation.study --config configs/studies/synthetic.py \\
-        [--workdir runs/studies/synthetic] [--seeds 3] [--only staleness objectives] [--training.steps 300]
-
-The data must have been prepared. Settings on the command line change the base of all variants. A variant
-that several tables show is trained once. The workdir keeps one folder a cell (variant and seed), study.json
-and report.html, which are written anew whenever the command ends. Ctrl-C and SIGTERM save the cell in
-training and exit with 0; the same command goes on from there. A cell that fails is reported, and the study
-goes on; the command then ends with 1, and tries it again the next time, unless its loss was not finite.
+A cell is one training, of a variant with a seed; one that several tables show is trained once. The workdir
+keeps a folder a cell, and what a stopped study lacks is all that the next call does.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import hashlib
@@ -29,16 +22,22 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from pinnerformer_jax.command_line import errors_as_messages, parse
-from pinnerformer_jax.config import Config, DataConfig, EvaluationConfig, ItemsConfig, PinSageConfig
-from pinnerformer_jax.config_files import differences, to_dict
+from pinnerformer_jax.config import (
+    Config,
+    DataConfig,
+    EmbeddingConfig,
+    EvaluationConfig,
+    IndexConfig,
+    ItemsConfig,
+    PinSageConfig,
+)
+from pinnerformer_jax.config_files import differences, in_sections_of_today, to_dict
 from pinnerformer_jax.evaluation.comparison import MODEL
-from pinnerformer_jax.evaluation.measure import Ground, measure
-from pinnerformer_jax.evaluation.study_report import write_study
-from pinnerformer_jax.evaluation.study_summary import Outcomes, summarise
-from pinnerformer_jax.evaluation.study_tables import Part, StudyTable
 from pinnerformer_jax.files import write_json
-from pinnerformer_jax.runtime import keep_compiled, share_heap
+from pinnerformer_jax.studies.measure import Ground, measure
+from pinnerformer_jax.studies.study_report import write_study
+from pinnerformer_jax.studies.study_summary import Outcomes, summarise
+from pinnerformer_jax.studies.study_tables import Part, StudyTable
 from pinnerformer_jax.training.checkpoint import check_ingested, data_digest
 from pinnerformer_jax.training.loop import TrainingError, open_run, train
 
@@ -65,21 +64,6 @@ class Cell:
 
 class Stopped(Exception):
     """Somebody asked to stop."""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the verb; the exit code."""
-    flags = argparse.ArgumentParser(add_help=False)
-    flags.add_argument("--workdir", type=Path, metavar="DIR", help="default: runs/studies/NAME of the file")
-    flags.add_argument("--seeds", type=int, default=3, help="trainings of each variant, default 3")
-    flags.add_argument("--only", nargs="+", metavar="TABLE", help="these tables and no others")
-    values, config = parse(__doc__, argv, flags)
-    workdir = values.workdir or Path("runs/studies") / Path(values.config).stem
-    share_heap()
-    keep_compiled()
-    with errors_as_messages():
-        failed = run(Study(config, load_tables(values.config, values.only), values.seeds), workdir)
-    return 1 if failed else 0
 
 
 def load_tables(path: str, only: Sequence[str] | None = None) -> tuple[StudyTable, ...]:
@@ -185,6 +169,8 @@ def cell_key(config: Config, data: str) -> str:
         name=data,
         data=DataConfig(positives=config.data.positives),
         items=ItemsConfig(),
+        embedding=EmbeddingConfig(),
+        index=IndexConfig(),
         evaluation=EvaluationConfig(),
         pinsage=PinSageConfig(),
     )
@@ -210,7 +196,8 @@ def read_cell(cell: Cell) -> dict[str, Any]:
         return empty
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-        return record if record["evaluation"] == empty["evaluation"] else empty
+        measured_with = in_sections_of_today({"evaluation": record["evaluation"]})["evaluation"]
+        return record if measured_with == empty["evaluation"] else empty
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: not the record of a cell ({error}); delete it") from error
 
@@ -278,7 +265,3 @@ def _termination_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -12,9 +12,9 @@ from itertools import combinations, pairwise
 from typing import Any, Literal
 
 from pinnerformer_jax.config import Config
-from pinnerformer_jax.evaluation import paper
 from pinnerformer_jax.evaluation.comparison import MODEL
-from pinnerformer_jax.evaluation.ranker import NO_VECTOR
+from pinnerformer_jax.studies import paper
+from pinnerformer_jax.studies.ranker import NO_VECTOR
 
 Part = Literal["retrieval", "staleness", "pinnersage", "ranker"]
 """Of the evaluation of a trained model, see measure.py."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pinnerformer_jax.config import DataConfig
-from pinnerformer_jax.data.log_reader import literal
 from pinnerformer_jax.data.timelines import COLUMNS, EVALUATION, TRAIN, VALIDATION, shard_path
+from pinnerformer_jax.ingestion.log_reader import literal
 
 if TYPE_CHECKING:
     import duckdb

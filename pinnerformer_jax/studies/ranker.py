@@ -23,11 +23,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from pinnerformer_jax.config import DataConfig
-from pinnerformer_jax.data import event_mapping, rejects
 from pinnerformer_jax.data.catalog import Catalog
-from pinnerformer_jax.data.ingest import set_up_engine
-from pinnerformer_jax.data.log_reader import open_log
 from pinnerformer_jax.data.timelines import Timelines
+from pinnerformer_jax.ingestion import event_mapping, rejects
+from pinnerformer_jax.ingestion.ingest import set_up_engine
+from pinnerformer_jax.ingestion.log_reader import open_log
 
 NO_VECTOR = "no_vector"
 METRICS = ("auc", "log_loss", "normalised_entropy")

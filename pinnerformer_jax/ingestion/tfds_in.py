@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from pinnerformer_jax.data.tfds_prepare import prepare
 from pinnerformer_jax.files import atomic_path
+from pinnerformer_jax.ingestion.tfds_prepare import prepare
 
 ROWS = 16_384
 """Rows of a row group: what is in memory at a time."""

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pinnerformer_jax.config import Config
-from pinnerformer_jax.data import event_mapping
 from pinnerformer_jax.data.contracts import DAY
-from pinnerformer_jax.data.ingest import set_up_engine
-from pinnerformer_jax.data.log_reader import BROKEN, FILE, ROW, literal, open_log
 from pinnerformer_jax.files import atomic_path
+from pinnerformer_jax.ingestion import event_mapping
+from pinnerformer_jax.ingestion.ingest import set_up_engine
+from pinnerformer_jax.ingestion.log_reader import BROKEN, FILE, ROW, literal, open_log
 from pinnerformer_jax.retrieval import exact
 from pinnerformer_jax.serving import snapshot, state
 from pinnerformer_jax.serving.daily import Job, run

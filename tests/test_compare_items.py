@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from pinnerformer_jax.items import compare
+from pinnerformer_jax import compare_items as verb
+from pinnerformer_jax.studies import compare_items as compare
 from tests.items_world import write_world
 
 CONFIG = """
@@ -31,7 +32,7 @@ def arguments(tmp_path):
 
 
 def test_one_command_goes_on_where_it_was(tmp_path, arguments, capsys, monkeypatch):
-    assert compare.main([*arguments, "--seeds", "2", "--methods", "pinsage"]) == 0
+    assert verb.main([*arguments, "--seeds", "2", "--methods", "pinsage"]) == 0
     said = capsys.readouterr().out
     summary = json.loads((tmp_path / "w/compare.json").read_text())
     methods = summary["methods"]
@@ -48,19 +49,19 @@ def test_one_command_goes_on_where_it_was(tmp_path, arguments, capsys, monkeypat
 
     monkeypatch.setattr(compare, "finish", no_more)
     monkeypatch.setattr(compare, "publish", no_more)
-    assert compare.main([*arguments, "--seeds", "2", "--methods", "pinsage"]) == 0
+    assert verb.main([*arguments, "--seeds", "2", "--methods", "pinsage"]) == 0
     again = json.loads((tmp_path / "w/compare.json").read_text())
     assert again["methods"] == methods
     with pytest.raises(AssertionError, match="done before"):
-        compare.main([*arguments, "--seeds", "2", "--methods", "pinsage", "--pinsage.width", "8"])
+        verb.main([*arguments, "--seeds", "2", "--methods", "pinsage", "--pinsage.width", "8"])
 
 
 def test_a_stop_ends_it_softly(arguments, capsys, monkeypatch):
     def stop(*of):
-        raise compare.Stopped
+        raise verb.Stopped
 
     monkeypatch.setattr(compare, "finish", stop)
-    assert compare.main([*arguments, "--seeds", "1", "--methods", "text"]) == 0
+    assert verb.main([*arguments, "--seeds", "1", "--methods", "text"]) == 0
     assert "goes on from here" in capsys.readouterr().out
 
 
@@ -70,7 +71,7 @@ def test_a_stop_ends_it_softly(arguments, capsys, monkeypatch):
 )
 def test_wrong_usage(arguments, capsys, flags, message):
     with pytest.raises(SystemExit) as end:
-        compare.main([*arguments, *flags])
+        verb.main([*arguments, *flags])
     assert end.value.code == 2
     assert message in capsys.readouterr().err
 

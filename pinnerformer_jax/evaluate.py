@@ -1,0 +1,164 @@
+"""Evaluate a trained run on users it has never seen, beside the baselines.
+
+    python -m pinnerformer_jax.evaluate --workdir runs/demo [--checkpoint best|last] [--staleness]
+        [--evaluation.cutoffs 10 50] [--index.leaves 500] [--embedding.batch-size 256]
+
+Prints the tables and writes results.json and report.html into the workdir. --staleness also embeds the users
+daily and before every event, to tell what a daily batch loses (paper, Table 2). Wrong input exits with 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from pinnerformer_jax.command_line import errors_as_messages
+from pinnerformer_jax.config import Config, EmbeddingConfig, EvaluationConfig, IndexConfig
+from pinnerformer_jax.config_files import to_dict
+from pinnerformer_jax.evaluation.baselines import baselines
+from pinnerformer_jax.evaluation.comparison import MODEL, compare, inner_products
+from pinnerformer_jax.evaluation.embedding import embed_users
+from pinnerformer_jax.evaluation.examples import examples
+from pinnerformer_jax.evaluation.protocol import decide
+from pinnerformer_jax.evaluation.report import print_results, write_page, write_results
+from pinnerformer_jax.evaluation.staleness import staleness
+from pinnerformer_jax.evaluation.topics import item_topics
+from pinnerformer_jax.model.inference import Embedder
+from pinnerformer_jax.retrieval.scann_index import ScannIndex, against_exact
+from pinnerformer_jax.runtime import keep_compiled, share_heap
+from pinnerformer_jax.training.checkpoint import load_for_inference, open_data, read_record
+
+RETRIEVAL_QUERIES = 4096
+"""Users that exact search and ScaNN are compared on, at most."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What may be set anew after training."""
+
+    evaluation: EvaluationConfig
+    embedding: EmbeddingConfig
+    index: IndexConfig
+
+    @classmethod
+    def of(cls, config: Config) -> Settings:
+        """Those of a run."""
+        return cls(config.evaluation, config.embedding, config.index)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the verb; the exit code."""
+    values, config = parse(argv)
+    share_heap()
+    keep_compiled()
+    with errors_as_messages():
+        evaluate_run(values.workdir, values.checkpoint, config, values.staleness)
+    return 0
+
+
+def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config]:
+    """The flags, and the run's config with the evaluation settings that the command line overrides."""
+    import tyro
+
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        usage="%(prog)s --workdir DIR [--checkpoint best|last] [--staleness] [--section.setting value]",
+        add_help=False,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="folder of the run")
+    parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="default: best")
+    parser.add_argument("--staleness", action="store_true", help="users embedded once, daily, in real time")
+    if {"-h", "--help"} & set(argv):
+        parser.print_help()
+        tyro.cli(Settings, default=Settings.of(Config()), args=["--help"], description="Settings:")
+    values, overrides = parser.parse_known_args(argv)
+    with errors_as_messages():
+        config = read_record(values.workdir).config
+    settings = tyro.cli(Settings, default=Settings.of(config), args=overrides)
+    return values, dataclasses.replace(config, **vars(settings))
+
+
+def evaluate_run(
+    workdir: str | Path,
+    checkpoint: Literal["best", "last"] = "best",
+    config: Config | None = None,
+    with_staleness: bool = False,
+) -> dict[str, Any]:
+    """Evaluate a trained run on users it has never seen, beside the baselines.
+
+    Prints the tables, and writes results.json and report.html into the workdir.
+
+    Args:
+        workdir: of the run; its prepared folder must still be there.
+        checkpoint: of the lowest validation loss, or the last.
+        config: the run's with other settings of evaluation, embedding or index; None: as it was trained.
+        with_staleness: also embed the users daily and before every event (paper, Table 2).
+
+    Returns:
+        What is in results.json; "rows" has a number a method, protocol and metric.
+
+    Raises:
+        FileNotFoundError: no run, checkpoint or prepared data.
+        ValueError: the prepared data are not those of the training, or nobody can be evaluated.
+    """
+    console, workdir = Console(), Path(workdir)
+    trained_with, graphdef, params = load_for_inference(workdir, checkpoint)
+    config = config or trained_with
+    timelines, catalog = open_data(workdir)
+    settings, rules = config.evaluation, config.data.positives
+    protocol = decide(timelines, catalog.reachable, rules, settings)
+
+    embedder = Embedder(graphdef, params, catalog.features)
+    users = embed_users(
+        embedder, timelines, protocol.users, config.model.max_length, config.embedding.batch_size
+    )
+    items = embedder.items()
+    scorers = {MODEL: inner_products(users, items)}
+    with console.status("fitting the baselines"):
+        scorers |= baselines(timelines, protocol, catalog.features, rules, settings.seed)
+    with console.status("finding the topics"):
+        topics, origin = item_topics(catalog, settings)
+    results = compare(scorers, protocol, topics, settings)
+    results["protocol"]["topics"] = origin
+    with console.status("building and searching the ScaNN index"):
+        results["scann"] = retrieval(users, items[catalog.reachable], max(settings.cutoffs), config.index)
+    results["config"], results["checkpoint"] = to_dict(config), checkpoint
+    if with_staleness:
+        with console.status("embedding the users daily and in real time"):
+            found = staleness(
+                embedder.users, items, timelines, protocol, rules, settings, config.model.max_length
+            )
+        results["staleness"] = {name: outcome.recall.value() for name, outcome in found.items()}
+
+    print_results(results, console)
+    told = examples(scorers[MODEL], protocol, timelines, catalog, settings)
+    for path in (write_results(results, workdir), write_page(results, told, workdir)):
+        console.print(f"wrote {path}", highlight=False)
+    return results
+
+
+def retrieval(users: np.ndarray, items: np.ndarray, k: int, config: IndexConfig) -> dict[str, Any]:
+    """Exact search of the k nearest beside ScaNN; {"error": ...} where ScaNN does not load."""
+    try:
+        index = ScannIndex.build(items, config)
+    except ImportError as error:
+        return {"error": str(error)}
+    facts = against_exact(index, items, users[:RETRIEVAL_QUERIES], min(k, len(items)))
+    device = jax.devices()[0].device_kind
+    return {**facts, **dataclasses.asdict(index.settings), "items": len(items), "device": device}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

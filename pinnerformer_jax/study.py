@@ -1,0 +1,41 @@
+"""Train and measure every variant of a study with several seeds, and set the paper's tables beside ours.
+
+    python -m pinnerformer_jax.study --config configs/studies/synthetic.py \\
+        [--workdir runs/studies/synthetic] [--seeds 3] [--only staleness objectives] [--training.steps 300]
+
+The data must have been prepared. Settings on the command line change the base of all variants. A variant
+that several tables show is trained once. The workdir keeps one folder a cell (variant and seed), study.json
+and report.html, which are written anew whenever the command ends. Ctrl-C and SIGTERM save the cell in
+training and exit with 0; the same command goes on from there. A cell that fails is reported, and the study
+goes on; the command then ends with 1, and tries it again the next time, unless its loss was not finite.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pinnerformer_jax.command_line import errors_as_messages, parse
+from pinnerformer_jax.runtime import keep_compiled, share_heap
+from pinnerformer_jax.studies.study import Study, load_tables, run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the verb; the exit code."""
+    flags = argparse.ArgumentParser(add_help=False)
+    flags.add_argument("--workdir", type=Path, metavar="DIR", help="default: runs/studies/NAME of the file")
+    flags.add_argument("--seeds", type=int, default=3, help="trainings of each variant, default 3")
+    flags.add_argument("--only", nargs="+", metavar="TABLE", help="these tables and no others")
+    values, config = parse(__doc__, argv, flags)
+    workdir = values.workdir or Path("runs/studies") / Path(values.config).stem
+    share_heap()
+    keep_compiled()
+    with errors_as_messages():
+        failed = run(Study(config, load_tables(values.config, values.only), values.seeds), workdir)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
