@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from pinnerformer_jax.bench.correctness import named
 from pinnerformer_jax.config import Config, ModelConfig, ObjectiveConfig, TrainingConfig
 from pinnerformer_jax.data.contracts import DAY, EPOCH, NO_TIME, Batch, Events
 from pinnerformer_jax.model.towers import Sizes
@@ -53,7 +54,7 @@ SIZES = {
     "tiny": Size(2, 32, 4, 20, 6, 5, 16, 24, 12, 16, 60),
     "small": Size(2, 128, 4, 128, 64, 32, 1024, 1024, 128, 128),
     "medium": Size(4, 256, 8, 256, 32, 32, 1024, 3072, 256, 256),
-    "paper": Size(6, 768, 8, 256, 128, 32, 4096, 9096, 256, 256),
+    "paper": Size(6, 768, 8, 256, 512, 32, 5000, 8192, 256, 256),
 }
 
 
@@ -146,12 +147,6 @@ def our_loss(
         Pool(*(inputs[n] for n in ("pool_item", "pool_user", "pool_valid"))),
         inputs["pool_log_q"],
     )
-
-
-def named(tree: Any) -> Arrays:
-    """Leaves by path, 'user/blocks/0/query/kernel'."""
-    leaves = jax.tree.leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in leaves}
 
 
 def our_gradients(

@@ -18,8 +18,10 @@ optax, numpy and, for the rival alone, torch.
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -31,6 +33,8 @@ import numpy as np
 
 from benchmarks import problem
 from benchmarks.problem import SIZES, Arrays, Size, Step
+from pinnerformer_jax.bench.correctness import gradient_errors, named
+from pinnerformer_jax.files import write_json
 
 CHECK_STEPS = 3
 TOLERANCE = {"float32": (1e-4, 2e-3, 1e-3), "bfloat16": (2e-2, 1e-1, 3e-2)}
@@ -39,9 +43,11 @@ TOLERANCE = {"float32": (1e-4, 2e-3, 1e-3), "bfloat16": (2e-2, 1e-1, 3e-2)}
 KEPT_HEAP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**62)}
 """What `runtime.share_heap` and `runtime.keep_heap` set in train.py; here for every contestant alike."""
 
+TURN_LIMIT = 60.0  # seconds after which a turn that does not end leaves its contestant out
 TURN_SECONDS = 1.0  # at least, so that a turn's first step, with cold caches, weighs little
 REST_SECONDS = 0.25  # between turns: OpenMP's threads spin for a while after their last work
 READY, DONE, OUT = "@ready", "@done", "@out"
+REFERENCE = "reference"  # the process that computes what all are checked against
 
 
 class Contestant(NamedTuple):
@@ -72,16 +78,6 @@ is run where the check finds its default wrong."""
 
 class Wrong(Exception):
     """A contestant that computes something else."""
-
-
-def gradient_errors(got: Arrays, wanted: Arrays) -> dict[str, float]:
-    """By parameter, |got - wanted| / |wanted|. Gradients that are zero but for rounding (the bias of the
-    keys, which softmax cancels) are measured against a thousandth of the whole gradient."""
-    whole = float(np.sqrt(sum(np.sum(np.square(g)) for g in wanted.values())))
-    return {
-        name: float(np.linalg.norm(got[name] - wanted[name]) / (np.linalg.norm(wanted[name]) + 1e-3 * whole))
-        for name in wanted
-    }
 
 
 def check(
@@ -173,7 +169,32 @@ def reference(size: Size, inputs: Arrays) -> tuple[float, Arrays, float]:
         return loss, gradient, [float(run()) for _ in range(CHECK_STEPS + 1)][-1]
 
 
-def _child(name: str, size_name: str, users: int, folder: Path) -> None:
+def _write_reference(size: Size, folder: Path) -> None:
+    """Ours in float32, the parameters and what the device is, into reference.npz: by a process that ends, so
+    that it holds none of the device's memory while others are timed."""
+    import jax
+
+    inputs = problem.make_problem(size)
+    loss, gradient, later = reference(size, inputs)
+    params = named(problem.make_params(problem.make_config(size, "float32"), size)[1])
+    stored = {"facts:loss": loss, "facts:later": later}
+    stored["facts:dtype"] = "bfloat16" if jax.default_backend() == "gpu" else "float32"
+    stored |= {"facts:device": jax.devices()[0].device_kind, "facts:jax": jax.__version__}
+    stored |= {f"gradient:{name}": value for name, value in gradient.items()}
+    stored |= {f"params:{name}": value for name, value in params.items()}
+    np.savez(folder / "reference.npz", **stored)
+
+
+def _read_reference(folder: Path) -> dict[str, Arrays]:
+    kinds: dict[str, Arrays] = {"facts": {}, "params": {}, "gradient": {}}
+    with np.load(folder / "reference.npz", allow_pickle=False) as stored:
+        for key in stored.files:
+            kind, _, rest = key.partition(":")
+            kinds[kind][rest] = stored[key]
+    return kinds
+
+
+def _child(name: str, size: Size, folder: Path) -> None:
     """A contestant's process: check, then time as many steps as each line of stdin says."""
 
     def say(*words: object) -> None:
@@ -181,13 +202,11 @@ def _child(name: str, size_name: str, users: int, folder: Path) -> None:
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
-    who, size = CONTESTANTS[name], _size(size_name, users)
-    inputs = problem.make_problem(size)
-    with np.load(folder / "reference.npz", allow_pickle=False) as stored:
-        kinds: dict[str, Arrays] = {"facts": {}, "params": {}, "gradient": {}}
-        for key in stored.files:
-            kind, _, rest = key.partition(":")
-            kinds[kind][rest] = stored[key]
+    if name == REFERENCE:
+        _write_reference(size, folder)
+        say(READY)
+        return
+    who, inputs, kinds = CONTESTANTS[name], problem.make_problem(size), _read_reference(folder)
     facts = kinds["facts"]
     wanted = (float(facts["loss"]), kinds["gradient"], float(facts["later"]))
     dtype = str(facts["dtype"])
@@ -222,7 +241,7 @@ def _size(name: str, users: int) -> Size:
 
 
 class _Process:
-    """The parent's end of a contestant."""
+    """The parent's end of a contestant. One that dies or does not answer in time is left out alone."""
 
     def __init__(self, name: str, args: argparse.Namespace, folder: str) -> None:
         environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
@@ -232,74 +251,102 @@ class _Process:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
-        word, _, self.line = self.process.stdout.readline().strip().partition(" ")
-        self.ready = word == READY
-        if not self.ready:
-            self.line = self.line or f"ended with code {self.process.wait()}"
+        self.ready, self.line = False, ""
         self.milliseconds: list[float] = []
         self.steps = 1
 
-    def turn(self) -> float:
-        """Milliseconds a step, of one turn."""
-        self.process.stdin.write(f"{self.steps}\n")
-        self.process.stdin.flush()
-        word, _, seconds = self.process.stdout.readline().partition(" ")
-        if word != DONE:
-            raise RuntimeError(f"a contestant ended in its turn, code {self.process.wait()}")
-        return 1000 * float(seconds)
+    def set_up(self, seconds: float) -> None:
+        """Wait until it has compiled and was checked; `ready` then says how that ended."""
+        word, self.line = self._answer(seconds)
+        self.ready = word == READY
+
+    def turn(self) -> float | None:
+        """Milliseconds a step, of one turn; None: it is out."""
+        try:
+            self.process.stdin.write(f"{self.steps}\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # what follows says why
+        word, line = self._answer(TURN_LIMIT)
+        if word == DONE:
+            return 1000 * float(line)
+        self.ready, self.line = False, line
+        return None
+
+    def _answer(self, seconds: float) -> tuple[str, str]:
+        """(word, rest) of its next line."""
+        if not select.select([self.process.stdout], [], [], max(seconds, 0.0))[0]:
+            self.process.kill()
+            return OUT, f"no answer in {seconds:.0f} s"
+        word, _, line = self.process.stdout.readline().strip().partition(" ")
+        return (word, line) if word else (OUT, f"ended with code {self.process.wait()}")
 
     def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
+        self.process.kill()
+        self.process.communicate()
 
 
 def contest(args: argparse.Namespace) -> dict[str, Any]:
-    """Run it; all that is known at the end."""
-    import jax
-
-    load = os.getloadavg()[0]
-    size = _size(args.size, args.users)
-    dtype = "bfloat16" if jax.default_backend() == "gpu" else "float32"
+    """Run it; all that is known at the end, which stands in the file after each round too."""
+    end = time.monotonic() + args.limit
+    result: dict[str, Any] = {
+        "benchmark": "torch_rival", "size": args.size, **_size(args.size, args.users)._asdict(),
+        "heap": args.heap, "cores": os.cpu_count(), "load_before": round(os.getloadavg()[0], 2),
+        "command": " ".join(["python -m benchmarks.torch_rival", *sys.argv[1:]]),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "contestants": {},
+    }  # fmt: skip
     processes: dict[str, _Process] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        inputs = problem.make_problem(size)
-        config = problem.make_config(size, "float32")
-        loss, gradient, later = reference(size, inputs)
-        stored = {"facts:loss": loss, "facts:later": later, "facts:dtype": dtype}
-        stored |= {f"gradient:{name}": value for name, value in gradient.items()}
-        params = problem.named(problem.make_params(config, size)[1])
-        np.savez(Path(folder) / "reference.npz", **stored, **{f"params:{n}": v for n, v in params.items()})
-        try:
-            for name in args.only or CONTESTANTS:
-                default = processes.get(CONTESTANTS[name].instead_of)
-                if default and default.ready:
-                    continue
-                processes[name] = process = _Process(name, args, folder)
-                print(f"{name}: {'passed' if process.ready else 'LEFT OUT'}: {process.line}", flush=True)
-            timed = {name: process for name, process in processes.items() if process.ready}
-            for process in timed.values():  # warm, and long enough a turn
-                process.turn()
-                process.steps = max(1, round(1000 * TURN_SECONDS / process.turn()))
-            order, end = list(timed.values()), time.perf_counter() + args.seconds
-            while time.perf_counter() < end:
-                for process in order:
-                    time.sleep(REST_SECONDS)
-                    process.milliseconds.append(process.turn())
-                order.reverse()
-        finally:
-            for process in processes.values():
-                process.close()
-    return {
-        "benchmark": "torch_rival", "size": args.size, **size._asdict(), "dtype": dtype, "heap": args.heap,
-        "device": jax.devices()[0].device_kind, "cores": os.cpu_count(),
-        "load_before": round(load, 2), "jax": jax.__version__,
-        "contestants": {
+
+    def keep() -> None:
+        timed = {name: process for name, process in processes.items() if process.milliseconds}
+        result["contestants"] = {
             name: {"passed": p.ready, "check": p.line, "ms": _quartiles(p.milliseconds),
                    "ms_fastest": min(p.milliseconds, default=None),
                    "rounds": len(p.milliseconds), "ours_over_it": _ratio(name, timed)}
             for name, p in processes.items()
-        },
-    }  # fmt: skip
+        }  # fmt: skip
+        if args.json:
+            write_json(args.json, result)
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            reference = _Process(REFERENCE, args, folder)
+            reference.set_up(min(args.setup, end - time.monotonic()))
+            reference.close()
+            if not reference.ready:
+                raise SystemExit(f"error: our own step as reference: {reference.line}")
+            facts = _read_reference(Path(folder))["facts"]
+            result |= {name: str(facts[name]) for name in ("dtype", "device", "jax")}
+            names = list(args.only or CONTESTANTS)
+            if args.together:
+                processes |= {n: _Process(n, args, folder) for n in names if not CONTESTANTS[n].instead_of}
+            for name in names:
+                default = processes.get(CONTESTANTS[name].instead_of)
+                if default and default.ready:
+                    continue
+                if name not in processes:
+                    processes[name] = _Process(name, args, folder)
+                process = processes[name]
+                process.set_up(min(args.setup, end - args.seconds - time.monotonic()))
+                print(f"{name}: {'passed' if process.ready else 'LEFT OUT'}: {process.line}", flush=True)
+                keep()
+            for process in processes.values():  # warm, and long enough a turn
+                if process.ready and process.turn() is not None:
+                    first = process.turn()
+                    process.steps = max(1, round(1000 * TURN_SECONDS / first)) if first else 1
+            order, stop = list(processes.values()), min(time.monotonic() + args.seconds, end)
+            while time.monotonic() < stop and any(process.ready for process in order):
+                for process in order:
+                    if process.ready:
+                        time.sleep(REST_SECONDS)
+                        taken = process.turn()
+                        process.milliseconds += [] if taken is None else [taken]
+                order.reverse()
+                keep()
+        finally:
+            for process in processes.values():
+                process.close()
+    return result
 
 
 def _quartiles(values: list[float]) -> list[float] | None:
@@ -312,7 +359,8 @@ def _ratio(name: str, timed: dict[str, _Process]) -> list[float] | None:
     ours = timed.get("ours, unpruned" if not CONTESTANTS[name].pruned else "ours")
     if name not in timed or ours is None or ours is timed[name]:
         return None
-    return _quartiles([a / b for a, b in zip(ours.milliseconds, timed[name].milliseconds, strict=True)])
+    # One that was left out has fewer rounds; those it has were taken in turns with ours.
+    return _quartiles([a / b for a, b in zip(ours.milliseconds, timed[name].milliseconds, strict=False)])
 
 
 def table(result: dict[str, Any]) -> str:
@@ -325,7 +373,7 @@ def table(result: dict[str, Any]) -> str:
         f"{'':36}  {'step, ms: median (quartiles), fastest':36}  ours over it: median (quartiles)",
     ]
     for name, row in result["contestants"].items():
-        if not row["passed"]:
+        if not row["passed"] or not row["ms"]:
             lines.append(f"{name:36}  left out: {row['check']}")
             continue
         low, middle, high = row["ms"]
@@ -347,19 +395,26 @@ def main() -> None:
     heap = "malloc of every contestant: as train.py sets it, or glibc's default"
     parser.add_argument("--heap", choices=["kept", "default"], default="kept", help=heap)
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, metavar="NAME", help="contestants; all")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here after each round")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="the same, as DIR/rival-SIZE.json")
+    setup = "seconds a contestant may take to compile and be checked (%(default)s)"
+    parser.add_argument("--setup", type=float, default=900.0, help=setup)
+    together = "set all up at once: for a machine with many cores and an accelerator's memory"
+    parser.add_argument("--together", action="store_true", help=together)
+    limit = "seconds after which all ends (%(default)s)"
+    parser.add_argument("--limit", type=float, default=3600.0, help=limit)
     parser.add_argument("--child", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        _child(args.child[0], args.size, args.users, Path(args.child[1]))
+        _child(args.child[0], _size(args.size, args.users), Path(args.child[1]))
         return
-    result = contest(args)
-    print(table(result))
-    line = json.dumps(result)
+    if args.folder:
+        args.json = args.folder / f"rival-{args.size}.json"
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(line + "\n")
-    print(line)
+    result = contest(args)
+    print(table(result))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def test_the_check_finds_one_wrong_gradient(ours):
 @pytest.mark.parametrize("name", ["torch eager", "torch eager, unpruned"])
 def test_eager_has_our_loss_gradients_and_updates(torch, inputs, ours, name):
     _, params = problem.make_params(problem.make_config(TINY, "float32"), TINY)
-    loss, gradient, run = torch_side(CONTESTANTS[name], TINY, "float32", inputs, problem.named(params))
+    loss, gradient, run = torch_side(CONTESTANTS[name], TINY, "float32", inputs, named(params))
     np.testing.assert_allclose(loss, ours[0], rtol=1e-6)
     assert gradient.keys() == ours[1].keys()
     assert max(gradient_errors(gradient, ours[1]).values()) < 1e-4

@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         "--small", default="configs/demo.py", metavar="FILE", help="sizes of the checks (%(default)s)"
     )
     accelerator_verb.add_argument(
-        "--sizes", nargs="+", type=int, default=[512, 1024, 2048, 256, 128, 64],
+        "--sizes", nargs="+", type=int, default=[512, 1024, 64, 256, 128, 2048],
         help="users a step; the first is the main one (%(default)s)",
     )  # fmt: skip
     accelerator_verb.add_argument(

@@ -8,6 +8,7 @@ has its figures in the folder is not measured again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -51,32 +52,32 @@ def parts(folder: Path, sizes: Sequence[int], seconds: float) -> list[Part]:
     def users(size: int) -> tuple[str, ...]:
         return ("--training.batch-size", str(size))
 
-    chosen = folder / "kernels.txt"
     step = (*users(main), *spend)
+    trace = ("--trace", str(folder / "profile.xplane.pb.gz"))
+    kept = f"--xla_gpu_dump_autotune_results_to={folder / 'kernels.txt'}"
+
+    def at(size: int) -> Part:
+        return Part(f"step-{size}", "step", 80, (*users(size), *spend))
+
     return [
         Part("device", "device", 60, ("--seconds", "3")),
-        Part("gradients", "correctness", 90, ("--only", "gradients"), small=True),
-        Part("attention-check", "correctness", 40, ("--only", "attention")),
+        Part("gradients", "correctness", 100, ("--only", "gradients"), small=True),
+        Part("attention-check", "correctness", 60, ("--only", "attention")),
         Part(f"step-{main}", "step", 100, step),
-        Part("profile", "profile", 100, (*users(main), "--trace", str(folder / "profile.xplane.pb.gz")), NO_GRAPHS),
+        Part("profile", "profile", 100, (*users(main), *trace), NO_GRAPHS),
+        Part("train", "train", 100, (*users(main), "--steps", "100")),
+        Part("triton", "step", 150, step, kept),
+        *map(at, others[:2]),
         Part("heads-6", "step", 80, (*step, "--model.heads", "6")),
-        *(Part(f"step-{size}", "step", 80, (*users(size), *spend)) for size in others),
+        Part("deterministic", "step", 80, (*step, "--training.deterministic", "true")),
+        Part("resume", "correctness", 90, ("--only", "resume"), small=True),
+        *map(at, others[2:]),
         Part("heads-12", "step", 80, (*step, "--model.heads", "12")),
         Part("attention", "attention", 60, step),
         Part("loss", "loss", 60, step),
-        Part("resume", "correctness", 90, ("--only", "resume"), small=True),
-        Part("deterministic", "step", 80, (*step, "--training.deterministic", "true")),
-        Part("train", "train", 100, (*users(main), "--steps", "100")),
         Part("embed", "embed", 90, step),
-        Part(
-            "triton",
-            "step",
-            150,
-            step,
-            f"--xla_gpu_dump_autotune_results_to={chosen}",
-        ),
         Part("length-parts", "step", 100, (*step, "--lengths", "uniform")),
-    ]  # fmt: skip
+    ]
 
 
 def measure(
@@ -149,10 +150,8 @@ def _run(
 
 def _end(process: subprocess.Popen) -> None:
     """The process and all it began."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 
@@ -177,7 +176,7 @@ def lines(folder: Path) -> Iterator[str]:
 
 HEADLINES = {
     "device": (
-        "device_kind", "bfloat16_tflops_per_second", "float32_tflops_per_second", "copy_bytes_per_second",
+        "device_kind", "bfloat16_tflops_per_second", "bfloat16_burst_tflops_per_second", "float32_tflops_per_second", "copy_bytes_per_second",
     ),
     "correctness": ("passed",),
     "step": (

@@ -28,7 +28,6 @@ from pinnerformer_jax.training.sharding import AXIS, make_mesh
 from pinnerformer_jax.training.state import create
 from pinnerformer_jax.training.step import make_train_step
 
-
 _HOPPER = """
 gpu_device_info {{
   cuda_compute_capability {{ major: 9 feature_extension: ACCELERATED_FEATURES }}
@@ -166,7 +165,9 @@ def seen_as(platform: str, *, ahead: bool = True) -> Iterator[None]:
             patches += [
                 patch.object(cudnn, "check_cudnn_version", lambda: 91000),
                 patch.object(cudnn, "check_compute_capability", lambda capability: float(capability) <= 9.0),
-                patch.object(cudnn, "is_cuda_compute_capability_equal", lambda capability: capability == "9.0"),
+                patch.object(
+                    cudnn, "is_cuda_compute_capability_equal", lambda capability: capability == "9.0"
+                ),
             ]
     with ExitStack() as stack:
         for replaced in patches:
@@ -201,7 +202,13 @@ def show(figures: dict[str, Any]) -> None:
             f"products and {REACHED_BANDWIDTH:.0%} of its memory's pace",
             ("kernels", "how many", "TFLOP", "moved GiB", "least ms"),
             [
-                [group, sums["kernels"], sums["flops"] / 1e12, sums["moved_bytes"] / 2**30, 1e3 * sums["seconds"]]
+                [
+                    group,
+                    sums["kernels"],
+                    sums["flops"] / 1e12,
+                    sums["moved_bytes"] / 2**30,
+                    1e3 * sums["seconds"],
+                ]
                 for group, sums in roofline.items()
             ],
         )

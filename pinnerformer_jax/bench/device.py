@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import time
 from typing import Any
 
 import jax
@@ -14,6 +15,8 @@ from pinnerformer_jax.bench.report import table
 from pinnerformer_jax.bench.timing import alternate
 from pinnerformer_jax.bench.workload import matmul
 from pinnerformer_jax.config import Config
+
+REST_SECONDS = 3.0
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "torch")
 
@@ -35,6 +38,10 @@ def measure(config: Config, *, seconds: float) -> dict[str, Any]:
     runs["copy"], moved = _copy()
     timings = alternate(runs, seconds)
     peaks = {f"{name}_tflops_per_second": flops[name] / timings[name].median / 1e12 for name in flops}
+    # A GPU that multiplies without a pause lowers its clock: a short burst after a rest is the highest.
+    time.sleep(REST_SECONDS)
+    burst = alternate({"bfloat16": runs["bfloat16"]}, 0.0)["bfloat16"]
+    peaks["bfloat16_burst_tflops_per_second"] = flops["bfloat16"] / burst.lower / 1e12
     return {
         "device_kind": device.device_kind,
         "devices": jax.device_count(),
@@ -55,12 +62,8 @@ def _copy() -> tuple[Any, float]:
     """Reads and writes an array some times that no cache holds; the bytes it moves."""
     megabytes, count = (64, 1) if jax.default_backend() == "cpu" else (2048, 4)
     values = jnp.arange(megabytes << 18, dtype=jnp.float32)
-
-    @jax.jit
-    def run(values: jax.Array) -> jax.Array:
-        return jax.lax.fori_loop(0, count, lambda _, now: -now, values)
-
-    return (lambda: run(values)), 2.0 * count * values.nbytes
+    run = jax.jit(jnp.negative)
+    return (lambda: [run(values) for _ in range(count)]), 2.0 * count * values.nbytes
 
 
 def _version(package: str) -> str | None:
@@ -78,6 +81,7 @@ def show(figures: dict[str, Any]) -> None:
         ("peak", "measured", "data sheet"),
         [
             ["bfloat16 products, TFLOP/s", figures["bfloat16_tflops_per_second"], sheet[0]],
+            ["the same, a short burst", figures["bfloat16_burst_tflops_per_second"], sheet[0]],
             ["float32 products, TFLOP/s", figures["float32_tflops_per_second"], None],
             ["copy, GB/s", figures["copy_bytes_per_second"] / 1e9, sheet[1] and sheet[1] / 1e9],
         ],

@@ -148,7 +148,9 @@ def _computations(hlo: str) -> tuple[str, dict[str, list[Instruction]]]:
         elif found := _INSTRUCTION.match(line):
             shape = _SCRATCH.sub("", found["type"]) if found["kind"] == "custom-call" else found["type"]
             shapes[found["name"]] = shape
-            operands = [shapes.get(name, "") for name in re.findall(r"%([\w.\-]+)", found["rest"].split(")")[0])]
+            operands = [
+                shapes.get(name, "") for name in re.findall(r"%([\w.\-]+)", found["rest"].split(")")[0])
+            ]
             read = sum(map(array_bytes, operands))
             flops = _flops(line, shape, operands)
             lines.append(Instruction(line, found["kind"], array_bytes(shape), read, flops))

@@ -20,14 +20,14 @@ def measure(config: Config, *, steps: int, prepared: str | None = None) -> dict[
     Args:
         config: sizes.
         steps: so many; the first fifth, in which files are read for the first time, is not counted.
-        prepared: folder of prepared timelines with its catalogue, made with this config; None: 20,000 users of
-            200 events and 100,000 items, written for the occasion.
+        prepared: folder of prepared timelines with its catalogue, made with this config; None: 20,000 users
+            of 200 events and 100,000 items, written for the occasion.
 
     Raises:
         ValueError: a package that training needs is not installed.
     """
     try:
-        from pinnerformer_jax.training.loop import open_run, train
+        from pinnerformer_jax.training.loop import fit
     except ImportError as error:
         raise ValueError(f"the training loop needs {error.name}, which is not installed") from error
     with tempfile.TemporaryDirectory() as folder:
@@ -42,8 +42,7 @@ def measure(config: Config, *, steps: int, prepared: str | None = None) -> dict[
         config = dataclasses.replace(config, data=data, training=training)
         started = time.perf_counter()
         try:
-            run, state = open_run(config, Path(folder) / "run")
-            train(run, state)
+            fit(config, Path(folder) / "run")
         except ImportError as error:
             raise ValueError(f"the training loop needs {error.name}, which is not installed") from error
         seconds = time.perf_counter() - started

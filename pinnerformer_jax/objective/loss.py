@@ -15,7 +15,6 @@ from jaxtyping import Array, Bool, Float, Int
 from pinnerformer_jax.objective.negatives import Pool
 
 
-
 def row_chunk() -> int:
     """Rows whose logits exist at a time: 54 MB of them for 1,024 rows and the paper's negatives. A GPU is
     filled by more."""
