@@ -33,6 +33,7 @@ import numpy as np
 
 from benchmarks import problem
 from benchmarks.problem import SIZES, Arrays, Size, Step
+from pinnerformer_jax.bench.accelerator import CUBLAS
 from pinnerformer_jax.bench.correctness import gradient_errors, named
 from pinnerformer_jax.files import write_json
 
@@ -245,6 +246,9 @@ class _Process:
 
     def __init__(self, name: str, args: argparse.Namespace, folder: str) -> None:
         environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        # Timing Triton's products beside cuBLAS's took minutes on an H200: our contestants go without, as
+        # `bench accelerator` does.
+        environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {CUBLAS}".strip()
         environment |= KEPT_HEAP if args.heap == "kept" else {}
         command = [sys.executable, "-m", "benchmarks.torch_rival", "--size", args.size]
         command += ["--users", str(args.users), "--child", name, folder]

@@ -1,54 +1,66 @@
 import json
 
 import pytest
-import small
 
-from pinnerformer_jax.bench import accelerator, attention, embed, sweep
+from pinnerformer_jax.bench import __main__ as command
+from pinnerformer_jax.bench import accelerator
+from pinnerformer_jax.bench.accelerator import Part
 
-SIZE = {
-    "batch_size": 16, "users_per_second": 1.0, "tokens_per_second": 1.0, "real_token_share": 1.0, "ms": 1.0,
-    "ms_quartiles": [1.0, 1.0], "model_tflops_per_second": 1.0, "matmul_tflops_per_second": 1.0, "mfu": 0.5,
-    "mfu_of_vendor_peak": None, "temporary_bytes": 1, "compile_seconds": 1.0, "retraces": 0, "in_parts": None,
-    "with_input": None,
-    "parts": [{"name": "QKV", "forward": 1.0, "backward": 2.0, "bytes": 1.0}],
-}  # fmt: skip
+CONFIG = """
+from pinnerformer_jax.config import Config, ModelConfig, ObjectiveConfig, TrainingConfig
+
+config = Config(
+    name="tiny",
+    model=ModelConfig(layers=1, width=16, heads=2, max_length=8, output_dim=8, item_hidden=16),
+    objective=ObjectiveConfig(positions=4, random_negatives=16, in_batch_negatives=16, sketch_width=1 << 8),
+    training=TrainingConfig(batch_size=8, future_events=8),
+)
+"""
 
 
-def run(folder, **settings):
-    defaults = {"folder": folder, "items": 40, "first": 16, "last": 16, "limit": 600.0, "seconds": 0.0}
-    return accelerator.measure(small.config(), **defaults | {"peak_tflops": None} | settings)
+def run(tmp_path, monkeypatch, parts, limit=600.0):
+    (tmp_path / "tiny.py").write_text(CONFIG)
+    monkeypatch.setattr(accelerator, "parts", lambda *_: parts)
+    file, folder = str(tmp_path / "tiny.py"), tmp_path / "out"
+    summary = accelerator.measure(
+        config_file=file, small_file=file, overrides=["--model.layers", "2"], folder=folder, sizes=[8],
+        seconds=0.0, limit=limit,
+    )  # fmt: skip
+    accelerator.show(summary, folder)
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    return {name: part["ended"] for name, part in summary.items()}, folder
 
 
-def test_a_part_that_fails_leaves_the_others(tmp_path, monkeypatch, capsys):
-    """The whole of it, unbroken, is run by tests/test_bench_main.py."""
-
-    def broken(config, *, seconds):
-        raise NotImplementedError("no such kernel")
-
-    monkeypatch.setattr(attention, "measure", broken)
-    monkeypatch.setattr(sweep, "measure", lambda *_, **__: {"sizes": [SIZE], "ended": "", "png": None})
-    monkeypatch.setattr(embed, "measure", lambda *_, **__: {})
-    figures = run(tmp_path)
-    accelerator.show(figures)
-    (file,) = tmp_path.glob("*.json")
-    assert json.loads(file.read_text())["figures"] == figures
-    assert figures["attention"] == {"failed": "NotImplementedError: no such kernel"}
-    assert figures["loss"]["rows"] == 96
-    assert figures["sweep"]["sizes"] == [SIZE]
-    assert figures["embed"] == {}
+@pytest.mark.slow
+def test_a_part_that_fails_or_hangs_leaves_the_others(tmp_path, monkeypatch, capsys):
+    parts = [
+        Part("wrong", "attention", 60, ("--model.wdith", "3")),
+        Part("hangs", "attention", 0.2, ("--seconds", "0")),
+        Part("sound", "attention", 120, ("--seconds", "0")),
+    ]
+    ended, folder = run(tmp_path, monkeypatch, parts)
+    assert ended == {"wrong": "failed", "hangs": "failed", "sound": "done"}
     printed = capsys.readouterr().out
-    assert "attention failed: NotImplementedError: no such kernel" in printed
-    assert "QKV" in printed, "the best size's parts"
+    assert "wrong failed: ended with code 2: error: --model.wdith: no such flag or setting" in printed
+    assert "hangs failed: ended after 0 s, its time" in printed
+    assert "parts: 1 of 3 done" in printed
+    whole = json.loads((folder / "sound.json").read_text())
+    assert whole["config"]["model"]["layers"] == 2, "overrides reach the part"
+    ended, _ = run(tmp_path, monkeypatch, parts, limit=0.0)
+    assert ended == {"wrong": "left out", "hangs": "left out", "sound": "done"}, "what is there is not redone"
 
 
-def test_time_that_is_up_leaves_parts_out(tmp_path):
-    figures = run(tmp_path, limit=0.0)
-    assert all(
-        figures[part] == {"left_out": "time was up"} for part in ("attention", "loss", "sweep", "embed")
-    )
-    accelerator.show(figures)
+def test_parts_have_names_of_their_own_and_arguments_that_their_verbs_take(tmp_path):
+    parts = accelerator.parts(tmp_path, [512, 64], 4.0)
+    assert len({part.name for part in parts}) == len(parts)
+    assert [part.name for part in parts[:2]] == ["device", "gradients"]
+    for part in parts:
+        words = [part.verb, "--config", "x.py", *part.arguments]
+        _, others = command._parser().parse_known_args(words)
+        assert all(word.startswith("--") and "." in word for word in others[::2]), "only settings are left"
 
 
-def test_a_cpu_needs_an_end(tmp_path):
-    with pytest.raises(ValueError, match="--to is needed on a CPU"):
-        run(tmp_path, last=None)
+def test_the_last_block_has_the_figures_of_each_part(tmp_path):
+    (tmp_path / "step-8.json").write_text(json.dumps({"benchmark": "step", "figures": {"ms": 12.3456}}))
+    (tmp_path / "summary.json").write_text("{}")
+    assert list(accelerator.lines(tmp_path)) == ["step-8.ms: 12.35"]

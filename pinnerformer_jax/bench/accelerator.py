@@ -65,7 +65,7 @@ def parts(folder: Path, sizes: Sequence[int], seconds: float) -> list[Part]:
         Part("attention-check", "correctness", 60, ("--only", "attention")),
         Part(f"step-{main}", "step", 100, step),
         Part("profile", "profile", 100, (*users(main), *trace), NO_GRAPHS),
-        Part("train", "train", 100, (*users(main), "--steps", "100")),
+        Part("train", "train", 120, (*users(main), "--steps", "100", "--training.length-parts", "1")),
         Part("triton", "step", 150, step, kept),
         *map(at, others[:2]),
         Part("heads-6", "step", 80, (*step, "--model.heads", "6")),
@@ -176,7 +176,8 @@ def lines(folder: Path) -> Iterator[str]:
 
 HEADLINES = {
     "device": (
-        "device_kind", "bfloat16_tflops_per_second", "bfloat16_burst_tflops_per_second", "float32_tflops_per_second", "copy_bytes_per_second",
+        "device_kind", "bfloat16_tflops_per_second", "bfloat16_burst_tflops_per_second",
+        "float32_tflops_per_second", "copy_bytes_per_second",
     ),
     "correctness": ("passed",),
     "step": (

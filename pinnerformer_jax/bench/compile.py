@@ -198,8 +198,8 @@ def show(figures: dict[str, Any]) -> None:
     )  # fmt: skip
     if roofline := figures["sizes"][0].get("roofline"):
         table(
-            f"Its kernels at {figures['sizes'][0]['batch_size']} users, at {REACHED_FLOPS:.0%} of the data sheet's "
-            f"products and {REACHED_BANDWIDTH:.0%} of its memory's pace",
+            f"Its kernels at {figures['sizes'][0]['batch_size']} users, at {REACHED_FLOPS:.0%} of the data "
+            f"sheet's products and {REACHED_BANDWIDTH:.0%} of its memory's pace",
             ("kernels", "how many", "TFLOP", "moved GiB", "least ms"),
             [
                 [
