@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pinnerformer_jax.model import attention
 from pinnerformer_jax.model.attention import (
     QUERY_BLOCK,
     TPU_QUERY_BLOCK,
@@ -51,3 +52,26 @@ def test_bfloat16_keeps_its_softmax_in_float32():
     rounded = causal_attention(*(part.astype(jnp.bfloat16) for part in qkv(100)))
     assert rounded.dtype == jnp.bfloat16
     np.testing.assert_allclose(rounded.astype(jnp.float32), exact, atol=0.05)
+
+
+def test_a_way_that_does_not_compile_is_named_and_the_next_is_taken(capsys):
+    attention.compiles.cache_clear()
+    inputs = qkv(9)
+    got = causal_attention(*inputs, "cudnn")  # there is none on a CPU
+    assert "model.attention = cudnn does not compile here, the next is taken" in capsys.readouterr().err
+    np.testing.assert_allclose(got, causal_attention(*inputs, "blocks"), atol=1e-6)
+    np.testing.assert_array_equal(got, causal_attention(*inputs, "xla"))
+
+
+def test_scores_have_their_gradient_in_the_dtype_of_the_inputs():
+    query, key, value = (part.astype(jnp.bfloat16) for part in qkv(12))
+    position = jnp.asarray([[3, 11], [0, 7]])
+
+    def run(query, key, value):
+        return jnp.sum(jnp.sin(chosen_attention(query[:, :2], key, value, position).astype(jnp.float32)))
+
+    got = jax.grad(run, argnums=(0, 1, 2))(query, key, value)
+    wanted = jax.grad(run, argnums=(0, 1, 2))(*(part.astype(jnp.float32) for part in (query, key, value)))
+    for g, w in zip(got, wanted, strict=True):
+        assert g.dtype == jnp.bfloat16
+        assert float(jnp.linalg.norm(g.astype(jnp.float32) - w) / jnp.linalg.norm(w)) < 2e-2

@@ -117,3 +117,20 @@ def test_equals_the_papers_concatenation_and_linear():
     expected = concatenated @ np.asarray(encoder.kernel[...]) + np.asarray(encoder.bias[...])
     got = encoder(batch.history, batch.length, tables.item_features)
     np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-4)
+
+
+def test_an_accelerator_looks_small_tables_up_by_a_product_with_the_same_values_and_gradients(monkeypatch):
+    rng = np.random.default_rng(0)
+    table = jnp.asarray(rng.normal(size=(7, 5)), jnp.float32)
+    ids = jnp.asarray(rng.integers(0, 7, (3, 4)), jnp.uint8)
+
+    def run(table):
+        return jnp.sum(jnp.sin(features.look_up(table, ids)))
+
+    wanted, wanted_gradient = jax.value_and_grad(run)(table)
+    assert "gather" in str(jax.make_jaxpr(run)(table))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert "gather" not in str(jax.make_jaxpr(jax.grad(run))(table))
+    got, got_gradient = jax.value_and_grad(run)(table)
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)
+    np.testing.assert_allclose(got_gradient, wanted_gradient, rtol=1e-6)

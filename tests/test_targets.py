@@ -7,6 +7,7 @@ import small
 from pinnerformer_jax.data.contracts import DAY, NO_TIME, Batch, Events
 from pinnerformer_jax.objective.targets import (
     Targets,
+    _search,
     all_action,
     dense_all_action,
     next_action,
@@ -216,3 +217,14 @@ def test_a_horizon_as_long_as_int32_sees_all_there_is():
     batch = Batch(history, jnp.asarray([2]), future, jnp.asarray([1]), jnp.asarray([0]))
     found = pairs_over_seeds(batch, ALL_POSITIVE, 40, horizon=2**31 - 1)
     assert found.keys() == {(0, 2), (0, 3), (1, 3)}
+
+
+def test_an_accelerators_search_finds_the_same(monkeypatch):
+    rng = np.random.default_rng(0)
+    ascending = jnp.asarray(np.sort(rng.integers(0, 9, (3, 20)), axis=1), jnp.int32)
+    wanted = jnp.asarray(rng.integers(-1, 11, (3, 8)), jnp.int32)
+    for side in ("left", "right"):
+        halving = _search(ascending, wanted, side=side)
+        with monkeypatch.context() as patched:
+            patched.setattr(jax, "default_backend", lambda: "gpu")
+            np.testing.assert_array_equal(_search(ascending, wanted, side=side), halving)

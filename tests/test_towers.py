@@ -7,6 +7,7 @@ import pytest
 import small
 from flax import nnx
 
+from pinnerformer_jax.model import towers
 from pinnerformer_jax.model.towers import MLP, Dropout, PinnerFormer
 
 NONE = Dropout(0.0, None)
@@ -178,3 +179,12 @@ def test_an_mlp_is_linear_gelu_linear_in_value_and_gradient(platform, monkeypatc
 
     got, wanted = jax.value_and_grad(ours)(state), jax.value_and_grad(plain)(state)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, wanted)
+
+
+def test_a_biass_gradient_is_summed_in_float32():
+    rows = jnp.zeros((4096, 1), jnp.bfloat16)
+    outward = jnp.where(jnp.arange(4096)[:, None] % 2 == 0, 1.0, -0.99609375).astype(jnp.bfloat16)
+    _, backward = jax.vjp(towers.add_bias, rows, jnp.zeros(1, jnp.float32))
+    to_rows, to_bias = backward(outward)
+    assert to_rows.dtype == jnp.bfloat16
+    assert float(to_bias[0]) == 2048 * (1 - 0.99609375), "exact, where bfloat16 would round each partial sum"
