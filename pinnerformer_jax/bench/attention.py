@@ -1,4 +1,4 @@
-"""Causal attention alone, forward and backward: the model's against the library's."""
+"""Causal attention alone, forward and backward: the config's choice, cuDNN, XLA and blocks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from pinnerformer_jax.bench.report import table
 from pinnerformer_jax.bench.timing import alternate, keep_heap_of
 from pinnerformer_jax.config import Config
-from pinnerformer_jax.model.attention import causal_attention
+from pinnerformer_jax.model.attention import WAYS, causal_attention, compiles
 
 
 def measure(config: Config, *, seconds: float) -> dict[str, Any]:
@@ -20,9 +20,11 @@ def measure(config: Config, *, seconds: float) -> dict[str, Any]:
     shape = (config.training.batch_size, model.max_length, model.heads, model.width // model.heads)
     keys = jax.random.split(jax.random.key(0), 4)
     query, key, value, outward = (jax.random.normal(k, shape).astype(model.compute_dtype) for k in keys)
-    ways = {"model": causal_attention, "xla": _library("xla")}
-    if jax.default_backend() == "gpu" and model.compute_dtype == "bfloat16":
-        ways["cudnn"] = _library("cudnn")
+    ways = {"model": partial(causal_attention, attention=model.attention)}
+    for name, way in WAYS.items():
+        here = name != "cudnn" or jax.default_backend() == "gpu"
+        if here and (name == "blocks" or compiles(name, shape, model.compute_dtype)):
+            ways[name] = way
 
     def compiled(attention: Any) -> jax.stages.Compiled:
         def run(query: jax.Array, key: jax.Array, value: jax.Array, outward: jax.Array) -> tuple:
@@ -55,10 +57,6 @@ def measure(config: Config, *, seconds: float) -> dict[str, Any]:
             for name in programs
         },
     }
-
-
-def _library(implementation: str) -> Any:
-    return partial(jax.nn.dot_product_attention, is_causal=True, implementation=implementation)
 
 
 def show(figures: dict[str, Any]) -> None:
