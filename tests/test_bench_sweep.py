@@ -12,7 +12,8 @@ def fake(largest=10**9, error="RESOURCE_EXHAUSTED: Out of memory"):
             raise jax.errors.JaxRuntimeError(error)
         return {
             "batch_size": size, "users_per_second": 100.0 * size, "tokens_per_second": 1.0, "ms": 1.0,
-            "ms_quartiles": [1.0, 1.0], "model_tflops_per_second": 1.0, "mfu": 0.4, "mfu_of_vendor_peak": None, "temporary_bytes": 1,
+            "ms_quartiles": [1.0, 1.0], "model_tflops_per_second": 1.0, "mfu": 0.4,
+            "mfu_of_vendor_peak": None, "temporary_bytes": 1,
             "compile_seconds": 1.0,
         }  # fmt: skip
 
