@@ -357,9 +357,8 @@ class TrainingConfig:
     """Split the catalogue's vectors over the devices by rows, for one that does not fit on each; the numbers
     stay the same, the step tells more. Of training alone: to embed, one device must hold them whole."""
     deterministic: bool = False
-    """On a GPU, compute the same bits each time, so that a resumed run equals an unbroken one there too: no
-    atomic additions, cuDNN's deterministic backward pass, library kernels not chosen by timing. Slower; a CPU
-    is exact without it."""
+    """On a GPU, have XLA compile operations that give the same bits each time (xla_gpu_deterministic_ops), so
+    that a resumed run equals an unbroken one there too. Not tried on a GPU yet; a CPU is exact without it."""
     item_dtype: ItemDtype = "float16"
     """How the catalogue's vectors are held on the devices: float16, or int8 with a scale a row."""
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from pinnerformer_jax.bench.report import table
 from pinnerformer_jax.bench.timing import alternate
-from pinnerformer_jax.bench.workload import input_batches, make_features
+from pinnerformer_jax.bench.workload import input_batches
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.data.timelines import (
@@ -32,8 +32,7 @@ SPLIT = 1_795_000_000  # seconds since 1970, late 2026
 
 
 def write_store(path: Path, users: int = USERS, events: int = EVENTS) -> None:
-    """Timelines of random events over sixty days up to the split, without users' ids, and a catalogue of
-    random unit vectors."""
+    """Timelines of random events over sixty days up to the split, the columns only."""
     rng = np.random.default_rng(0)
     for shard, numbers in enumerate(np.array_split(np.arange(users), SHARDS)):
         shape = (len(numbers), events)
@@ -52,21 +51,7 @@ def write_store(path: Path, users: int = USERS, events: int = EVENTS) -> None:
         np.save(folder / "cut.npy", np.full(len(numbers), events, np.int64))
         np.save(folder / "role.npy", np.full(len(numbers), TRAIN, np.uint8))
     names = ["", *(f"name {k}" for k in range(1, 9))]
-    _write_catalog(path / "catalog")
     write_manifest(path, Manifest(names, names, SPLIT, SPLIT + 14 * DAY, SHARDS, {}, {}, {}))
-
-
-def _write_catalog(path: Path) -> None:
-    path.mkdir(parents=True)
-    np.save(path / "features.npy", make_features(ITEMS))
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:  # reading batches needs no catalogue; training says itself what is not installed
-        return
-    text, flags = pa.nulls(ITEMS, pa.string()), pa.array(np.ones(ITEMS, bool))
-    columns = {"item_id": pa.array(np.arange(ITEMS)), "title": text, "topic": text}
-    pq.write_table(pa.table(columns | {"trained": flags, "reachable": flags}), path / "items.parquet")
 
 
 def measure(config: Config, *, prepared: str | None, seconds: float) -> dict[str, Any]:

@@ -58,7 +58,8 @@ def measure(
     step, fed = timings["step"], None
     if kind not in MADE_UP and (feeding := with_input(work, kind)):
         # Alone: Grain's threads read ahead, also while another is being timed.
-        fed = alternate({"fed": feeding}, seconds / 2)["fed"]
+        fed = alternate({"fed": lambda: [feeding() for _ in range(together)]}, seconds / 2)["fed"]
+        fed = fed.each(together)
     devices = 1 if jax.default_backend() == "cpu" else work.mesh.size
     if peak_tflops is None and config.model.compute_dtype == "bfloat16":
         chip = chip_of(jax.devices()[0].device_kind)

@@ -9,8 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pinnerformer_jax.bench.input import write_store
+import numpy as np
+
+from pinnerformer_jax.bench.input import ITEMS, write_store
 from pinnerformer_jax.bench.report import table
+from pinnerformer_jax.bench.workload import make_features
 from pinnerformer_jax.config import Config, PositiveRule
 
 
@@ -27,24 +30,27 @@ def measure(config: Config, *, steps: int, prepared: str | None = None) -> dict[
         ValueError: a package that training needs is not installed.
     """
     try:
-        from pinnerformer_jax.training.loop import fit
+        return _train(config, steps, prepared)
     except ImportError as error:
         raise ValueError(f"the training loop needs {error.name}, which is not installed") from error
+
+
+def _train(config: Config, steps: int, prepared: str | None) -> dict[str, Any]:
+    from pinnerformer_jax.training.loop import fit
+
     with tempfile.TemporaryDirectory() as folder:
         if prepared is None:
             prepared = str(Path(folder) / "prepared")
             data = dataclasses.replace(config.data, positives=(PositiveRule(min_duration=10.0),))
             config = dataclasses.replace(config, data=data)
             write_store(Path(prepared))
+            _write_catalog(Path(prepared) / "catalog")
         data = dataclasses.replace(config.data, prepared=prepared)
         every = max(steps // 5, 1)
         training = dataclasses.replace(config.training, steps=steps, log_every=every, checkpoint_every=steps)
         config = dataclasses.replace(config, data=data, training=training)
         started = time.perf_counter()
-        try:
-            fit(config, Path(folder) / "run")
-        except ImportError as error:
-            raise ValueError(f"the training loop needs {error.name}, which is not installed") from error
+        fit(config, Path(folder) / "run")
         seconds = time.perf_counter() - started
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
     logged = [line for line in map(json.loads, lines) if "users_per_second" in line]
@@ -54,6 +60,18 @@ def measure(config: Config, *, steps: int, prepared: str | None = None) -> dict[
         for name in ("users_per_second", "tokens_per_second", "input_wait_share", "loss")
     }
     return {"steps": steps, "batch_size": config.training.batch_size, "seconds_in_all": seconds, **means}
+
+
+def _write_catalog(path: Path) -> None:
+    """ITEMS random unit vectors."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path.mkdir(parents=True)
+    np.save(path / "features.npy", make_features(ITEMS))
+    text, flags = pa.nulls(ITEMS, pa.string()), pa.array(np.ones(ITEMS, bool))
+    columns = {"item_id": pa.array(np.arange(ITEMS)), "title": text, "topic": text}
+    pq.write_table(pa.table(columns | {"trained": flags, "reachable": flags}), path / "items.parquet")
 
 
 def show(figures: dict[str, Any]) -> None:

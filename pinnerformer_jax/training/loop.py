@@ -200,13 +200,11 @@ def train(run: Run, state: TrainState) -> TrainState:
                     raise _not_finite(step, "the validation loss", checkpoints)
                 log.write(step, loss)
                 log.flush()
-                with jax.transfer_guard_device_to_host("allow"):  # Orbax reads arrays without asking
-                    checkpoints.save(state, **loss)
+                checkpoints.save(state, **loss)
                 meter.start()
         if step < config.steps:
             settle()
-            with jax.transfer_guard_device_to_host("allow"):
-                checkpoints.save(state)
+            checkpoints.save(state)
             log.say(f"stopped after step {step}, which is saved; resume with the same command")
     return state
 
