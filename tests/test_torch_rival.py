@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks import problem
-from benchmarks.torch_rival import CONTESTANTS, Wrong, check, gradient_errors, our_side, torch_side
+from benchmarks.torch_rival import CONTESTANTS, Wrong, check, our_side, torch_side
+from pinnerformer_jax.bench.correctness import gradient_errors, named
 
 ROOT = Path(__file__).parents[1]
 TINY = problem.SIZES["tiny"]
