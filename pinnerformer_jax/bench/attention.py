@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pinnerformer_jax.bench.report import table
 from pinnerformer_jax.bench.timing import alternate, keep_heap_of
@@ -18,8 +19,9 @@ def measure(config: Config, *, seconds: float) -> dict[str, Any]:
     """Time and temporary memory at the config's [B, T, heads, H / heads], in its compute dtype."""
     model = config.model
     shape = (config.training.batch_size, model.max_length, model.heads, model.width // model.heads)
-    keys = jax.random.split(jax.random.key(0), 4)
-    query, key, value, outward = (jax.random.normal(k, shape).astype(model.compute_dtype) for k in keys)
+    # By NumPy: XLA on CPU (jax 0.11.2) took over a minute to compile `jax.random.normal` of some shapes.
+    numbers = np.random.default_rng(0).standard_normal((4, *shape), np.float32)
+    query, key, value, outward = (jnp.asarray(part, model.compute_dtype) for part in numbers)
     ways = {"model": partial(causal_attention, attention=model.attention)}
     for name, way in WAYS.items():
         here = name != "cudnn" or jax.default_backend() == "gpu"
