@@ -1,4 +1,4 @@
-"""Files that are whole or absent: temporary name, fsync, rename."""
+"""Files that are whole or absent (temporary name, fsync, rename), and checksums by which a reader knows."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+Facts = dict[str, dict[str, Any]]
+"""{path below a folder: {"bytes": size, "sha256": hex digest}}, as manifests keep it."""
 
 
 @contextlib.contextmanager
@@ -31,8 +34,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path`; takes its place, synced, if the block ends without an error.
 
-    An old folder is moved aside just before and removed just after. What a killed run left is removed by the
-    next, and an old folder that it had moved aside comes back.
+    An old folder is moved aside just before and removed just after. If a run is killed, the next one removes
+    what it left, and brings back an old folder that it had moved aside.
 
     Raises:
         ValueError: another process is writing this folder.
@@ -63,7 +66,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _only_writer(folder: Path, meant: Path) -> Iterator[None]:
-    """Hold `folder`, empty, for this process; the lock ends with the process, however it ends."""
+    """Hold `folder`, empty, for this process; the lock ends with the process, even if that is killed."""
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -98,8 +101,60 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def facts_of(folder: Path, names: Iterable[str] | None = None) -> Facts:
+    """Size and checksum of files, for a manifest.
+
+    Args:
+        folder: where they are.
+        names: paths below it; None: of all files there, in order.
+    """
+    if names is None:
+        files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+        names = [str(file.relative_to(folder)) for file in files]
+    return {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in names
+    }
+
+
+def check_files(
+    folder: Path, facts: Mapping[str, Mapping[str, Any]], cure: str, *, contents: bool = True
+) -> None:
+    """Compare files with what a manifest says of them; files that it does not name are not looked at.
+
+    Args:
+        folder: where they are.
+        facts: of a manifest, see `Facts`.
+        cure: what to do about damage, for the message.
+        contents: also read each file and compare its checksum; else size alone.
+
+    Raises:
+        ValueError: a file is missing, short or altered; the message names it.
+    """
+    for name, expected in facts.items():
+        file = folder / name
+        if not file.is_file() or file.stat().st_size != expected["bytes"]:
+            raise ValueError(f"{file}: missing or not {expected['bytes']} bytes long; {cure}")
+        if contents:
+            check_contents(file, expected["sha256"], cure)
+
+
+def check_contents(file: Path, digest: str, cure: str) -> None:
+    """Compare a file's checksum with the one that was recorded.
+
+    Args:
+        file: to read.
+        digest: the recorded hex digest, or the beginning of it.
+        cure: what to do about damage, for the message.
+
+    Raises:
+        ValueError: they differ, so the file was altered; the message names it.
+    """
+    if not sha256(file).startswith(digest):
+        raise ValueError(f"{file}: altered, its checksum is not the recorded one; {cure}")
+
+
 def sync(path: Path) -> None:
-    """Have what is in a file or folder on the disk, not in the cache."""
+    """Bring a file's or folder's contents from the cache to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

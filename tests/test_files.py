@@ -6,7 +6,16 @@ import shutil
 
 import pytest
 
-from pinnerformer_jax.files import atomic_folder, atomic_path, sha256, write_json, write_text
+from pinnerformer_jax.files import (
+    atomic_folder,
+    atomic_path,
+    check_contents,
+    check_files,
+    facts_of,
+    sha256,
+    write_json,
+    write_text,
+)
 
 
 def test_a_file_appears_whole(tmp_path):
@@ -107,3 +116,45 @@ def test_two_writers_of_a_folder_do_not_mix(tmp_path):
         with pytest.raises(ValueError, match="another process is writing it"), atomic_folder(path):
             pass
     assert (path / "inner" / "a.txt").read_text() == "first"
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """(folder with two files, what a manifest says of them)"""
+    fill(tmp_path, "inside")
+    (tmp_path / "b.txt").write_text("b")
+    return tmp_path, facts_of(tmp_path)
+
+
+def test_facts_of_all_files_or_of_some(recorded):
+    folder, facts = recorded
+    assert list(facts) == ["b.txt", "inner/a.txt"]
+    assert facts["b.txt"] == {"bytes": 1, "sha256": sha256(folder / "b.txt")}
+    assert facts_of(folder, ["b.txt"]) == {"b.txt": facts["b.txt"]}
+    check_files(folder, facts, "copy it again")
+
+
+@pytest.mark.parametrize(("text", "said"), [(None, "missing or not 6"), ("insides", "missing or not 6")])
+def test_a_file_that_is_missing_or_short_is_named(recorded, text, said):
+    folder, facts = recorded
+    (folder / "inner" / "a.txt").unlink()
+    if text:
+        (folder / "inner" / "a.txt").write_text(text)
+    for contents in (True, False):
+        with pytest.raises(ValueError, match=rf"inner/a\.txt: {said} .*; copy it again"):
+            check_files(folder, facts, "copy it again", contents=contents)
+
+
+def test_an_altered_file_is_named_if_contents_are_read(recorded):
+    folder, facts = recorded
+    (folder / "inner" / "a.txt").write_text("INSIDE")
+    check_files(folder, facts, "copy it again", contents=False)
+    with pytest.raises(ValueError, match=r"inner/a\.txt: altered, its checksum is not the recorded"):
+        check_files(folder, facts, "copy it again")
+
+
+def test_the_beginning_of_a_checksum_is_enough(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    check_contents(tmp_path / "a", "ba7816bf", "copy it again")
+    with pytest.raises(ValueError, match="altered"):
+        check_contents(tmp_path / "a", "ba7816b0", "copy it again")

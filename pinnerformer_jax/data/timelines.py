@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from pinnerformer_jax.files import sha256, write_json
+from pinnerformer_jax.files import Facts, check_files, write_json
 
 FORMAT = 1
 TRAIN, VALIDATION, EVALUATION = 0, 1, 2
@@ -48,7 +48,7 @@ class Manifest:
     shards: int
     counts: dict[str, Any]  # rows read, kept, filtered, rejected by reason; users by role; items
     config: dict[str, Any]  # the data and items sections it was made with
-    files: dict[str, dict[str, Any]]  # relative path -> {"bytes", "sha256"}
+    files: Facts
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,7 @@ class Timelines:
         """
         path = Path(path)
         manifest = read_manifest(path)
-        for name, facts in manifest.files.items():
-            file = path / name
-            if not file.is_file() or file.stat().st_size != facts["bytes"]:
-                raise ValueError(f"{file}: missing or not {facts['bytes']} bytes long; run ingest again")
-            if verify and sha256(file) != facts["sha256"]:
-                raise ValueError(
-                    f"{file}: its checksum is not the manifest's, it was altered; run ingest again"
-                )
+        check_files(path, manifest.files, "run ingest again", contents=verify)
         return cls(path, manifest, [open_shard(path, k) for k in range(manifest.shards)])
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ same bytes.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sys
 import time
@@ -25,7 +26,7 @@ from pinnerformer_jax.data.timelines import (
     open_shard,
     write_manifest,
 )
-from pinnerformer_jax.files import atomic_folder, sha256
+from pinnerformer_jax.files import atomic_folder, facts_of
 from pinnerformer_jax.ingestion import catalog_writer, event_mapping, rejects, timeline_writer
 from pinnerformer_jax.ingestion.log_reader import first_line, literal, open_log
 
@@ -69,6 +70,7 @@ def prepare(config: Config, report: Callable[[str], None] = print) -> Manifest:
                 f"or cannot write beside {prepared}: {first_line(error)}"
             ) from None
         shutil.rmtree(work)
+        manifest = dataclasses.replace(manifest, files=facts_of(folder))
         write_manifest(folder, manifest)
     failed.unlink(missing_ok=True)  # of an earlier attempt
     return manifest
@@ -126,7 +128,6 @@ def _prepare(
     reachable = catalog_writer.write_catalog(connection, config.items, shards, folder / "catalog", report)
     counts["unreachable_items"] = int((~reachable).sum())
     report(f"wrote the catalogue of {counts['items']:,} items")
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and work not in file.parents]
     return Manifest(
         actions=actions,
         surfaces=surfaces,
@@ -135,10 +136,7 @@ def _prepare(
         shards=data.shards,
         counts=counts,
         config={"data": to_dict(data), "items": to_dict(config.items)},
-        files={
-            str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": sha256(file)}
-            for file in files
-        },
+        files={},
     )
 
 

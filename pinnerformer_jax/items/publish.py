@@ -21,7 +21,7 @@ from jaxtyping import Float32
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.data.timelines import Timelines, write_manifest
-from pinnerformer_jax.files import atomic_folder, sha256, write_json
+from pinnerformer_jax.files import atomic_folder, facts_of, sha256, write_json
 from pinnerformer_jax.items.trained import Trained, save
 from pinnerformer_jax.training.checkpoint import data_digest
 
@@ -68,8 +68,7 @@ def publish(
         if trained:
             save(folder / "catalog" / "model.npz", trained)
         files = {name: timelines.manifest.files[name] for name in kept}
-        for name in filter(lambda name: (folder / name).is_file(), _NEW):
-            files[name] = {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+        files |= facts_of(folder, [name for name in _NEW if (folder / name).is_file()])
         counts = timelines.manifest.counts | {"unreachable_items": int((~reachable).sum())}
         manifest = dataclasses.replace(timelines.manifest, files=dict(sorted(files.items())), counts=counts)
         write_manifest(folder, manifest)

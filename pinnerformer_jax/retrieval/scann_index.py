@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pinnerformer_jax.config import IndexConfig
-from pinnerformer_jax.files import sha256, write_json
+from pinnerformer_jax.files import check_contents, sha256, write_json
 from pinnerformer_jax.retrieval import exact
 
 FORMAT = 1
@@ -177,8 +177,7 @@ class ScannIndex:
             odd = sorted(present ^ manifest["files"].keys())
             raise ValueError(f"{path}: missing or foreign files {odd}; build the index again")
         for name, expected in manifest["files"].items():
-            if sha256(path / name) != expected:
-                raise ValueError(f"{path / name}: altered since it was written; build the index again")
+            check_contents(path / name, expected, "build the index again")
         if vectors is not None and checksum(vectors) != manifest["vectors_sha256"]:
             raise ValueError(f"{path}: built from other item vectors than these; build the index again")
         searcher = _scann().load_searcher(str(path), assets_backcompat_shim=False)
