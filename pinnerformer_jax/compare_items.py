@@ -19,7 +19,7 @@ from typing import get_args
 
 from pinnerformer_jax.command_line import errors_as_messages, parse
 from pinnerformer_jax.items.methods import Method
-from pinnerformer_jax.runtime import keep_compiled, share_heap
+from pinnerformer_jax.runtime import set_up_process
 from pinnerformer_jax.studies.compare_items import GIVEN, compare, write
 from pinnerformer_jax.studies.study import Stopped
 
@@ -32,8 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     choices = (*get_args(Method), GIVEN)
     flags.add_argument("--methods", nargs="+", choices=choices, help="default: all that there are")
     values, config = parse(__doc__, argv, flags)
-    share_heap()
-    keep_compiled()
+    set_up_process()
     with errors_as_messages():
         if values.seeds < 1:
             raise ValueError(f"--seeds {values.seeds}: must be at least 1")

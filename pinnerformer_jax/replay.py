@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pinnerformer_jax.command_line import errors_as_messages
 from pinnerformer_jax.files import write_json
-from pinnerformer_jax.runtime import keep_compiled
+from pinnerformer_jax.runtime import set_up_process
 from pinnerformer_jax.studies.replay import Span, draw, replay
 
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--events", nargs="+", default=(), metavar="LOG", help="default: the run's log")
     values = parser.parse_args(argv)
-    keep_compiled()
+    set_up_process()
     with errors_as_messages():
         if min(values.days, values.horizon) < 1:
             raise ValueError(f"--days {values.days} --horizon {values.horizon}: at least 1 each")

@@ -1,4 +1,4 @@
-"""What a process sets before its first computation: the C heap and the cache of compiled programs."""
+"""Settings of a process, made before its first computation: the C heap and the cache of compiled programs."""
 
 from __future__ import annotations
 
@@ -13,26 +13,41 @@ import jax
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # malloc.h
 
 
+def set_up_process(*, keep_programs: bool = True) -> None:
+    """Prepare a process to compute; each verb calls this once, before its first computation.
+
+    All threads share one heap (`share_heap`), and compiled programs are kept on disk (`keep_compiled`).
+
+    Args:
+        keep_programs: False where compilation itself is measured.
+    """
+    share_heap()
+    if keep_programs:
+        keep_compiled()
+
+
 def share_heap() -> None:
-    """One malloc arena for all threads, without which `keep_heap` does nothing: XLA's steps run in threads
-    of its own, whose arenas hold no block above 64 MiB. Before the first computation: a thread that has an
-    arena stays with it. Only glibc has arenas; elsewhere nothing happens."""
+    """Let all threads use one malloc arena; without this `keep_heap` has no effect.
+
+    XLA runs steps in threads of its own, whose arenas hold no block above 64 MiB. A thread that has an arena
+    keeps it, so call this before the first computation. Only glibc has arenas; elsewhere nothing happens.
+    """
     _mallopt(_M_ARENA_MAX, 1)
 
 
 def keep_heap(temporaries: int) -> bool:
     """Let glibc keep freed memory for the next allocation, which makes train steps on CPU faster.
 
-    XLA takes its temporaries from malloc and frees them every step; glibc hands such large blocks back to
-    the kernel, which zeroes and maps every page anew in the next step. Kept, they cost no system time, but
-    stay resident, and up to two more of their kind with them (glibc does not always see that a freed block
-    fits again). So this is done only where four times the temporaries are free.
+    XLA takes its temporaries from malloc and frees them every step. glibc returns such large blocks to the
+    kernel, which zeroes and maps every page again in the next step. Kept blocks cost no system time, but they
+    stay resident, with up to two more of their size, for glibc does not always reuse a freed block. So this
+    is done only if four times the temporaries are free.
 
     Args:
         temporaries: bytes that a step takes and frees.
 
     Returns:
-        Whether it was done.
+        Whether the memory is kept.
     """
     if 4 * temporaries > _free_memory():
         return False
@@ -46,7 +61,7 @@ def _mallopt(name: int, value: int) -> bool:
 
 
 def _free_memory() -> int:
-    """Bytes that the machine, or its container, has free; 0 where neither is known."""
+    """Free bytes of the machine, or of its container; 0 if neither is known."""
     meminfo, group = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
     if not meminfo.is_file():
         return 0
@@ -58,7 +73,7 @@ def _free_memory() -> int:
         return free
     used, stat = int((group / "memory.current").read_text()), (group / "memory.stat").read_text().splitlines()
     cached = next(int(line.split()[1]) for line in stat if line.startswith("inactive_file "))
-    return min(free, int(text) - used + cached)  # files that were read are given up when memory is wanted
+    return min(free, int(text) - used + cached)  # the kernel drops cached files when memory is needed
 
 
 def keep_compiled() -> None:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pinnerformer_jax.command_line import errors_as_messages, parse
-from pinnerformer_jax.runtime import keep_compiled, share_heap
+from pinnerformer_jax.runtime import set_up_process
 from pinnerformer_jax.studies.study import Study, load_tables, run
 
 
@@ -30,8 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.add_argument("--only", nargs="+", metavar="TABLE", help="these tables and no others")
     values, config = parse(__doc__, argv, flags)
     workdir = values.workdir or Path("runs/studies") / Path(values.config).stem
-    share_heap()
-    keep_compiled()
+    set_up_process()
     with errors_as_messages():
         failed = run(Study(config, load_tables(values.config, values.only), values.seeds), workdir)
     return 1 if failed else 0

@@ -19,7 +19,7 @@ from pathlib import Path
 from pinnerformer_jax.command_line import errors_as_messages, parse
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.config_files import differences, to_dict
-from pinnerformer_jax.runtime import keep_compiled, share_heap
+from pinnerformer_jax.runtime import set_up_process
 from pinnerformer_jax.training.loop import TrainingError, open_run, train
 
 
@@ -28,8 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = argparse.ArgumentParser(add_help=False)
     flags.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="folder of the run")
     values, config = parse(__doc__, argv, flags)
-    share_heap()
-    keep_compiled()
+    set_up_process()
     print(f"{config.name} in {values.workdir}; settings that are not the defaults:")
     for line in differences(to_dict(Config()), to_dict(config)):
         print(f"  {line}")

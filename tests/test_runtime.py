@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from pinnerformer_jax import runtime
-from pinnerformer_jax.runtime import keep_compiled, keep_heap
+from pinnerformer_jax.runtime import keep_compiled, keep_heap, set_up_process
 
 FAULTS = """
 import resource
@@ -101,3 +101,14 @@ def test_a_folder_that_was_named_is_left(no_cache, monkeypatch, tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     keep_compiled()
     assert jax.config.jax_compilation_cache_dir == str(tmp_path)
+
+
+def test_a_process_is_set_up_by_one_call(no_cache, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    called = []
+    monkeypatch.setattr(runtime, "_mallopt", lambda name, value: called.append((name, value)))
+    set_up_process(keep_programs=False)
+    assert called == [(-8, 1)]  # M_ARENA_MAX
+    assert jax.config.jax_compilation_cache_dir is None
+    set_up_process()
+    assert jax.config.jax_compilation_cache_dir.startswith(str(tmp_path))

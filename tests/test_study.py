@@ -19,8 +19,7 @@ from pinnerformer_jax.training import loop
 
 @pytest.fixture(autouse=True)
 def settled(monkeypatch):
-    monkeypatch.setattr(verb, "keep_compiled", lambda: None)
-    monkeypatch.setattr(verb, "share_heap", lambda: None)
+    monkeypatch.setattr(verb, "set_up_process", lambda: None)
 
 
 def tables():

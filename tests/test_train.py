@@ -142,8 +142,7 @@ def test_stopped_it_saves_exits_with_0_and_resumes_bit_for_bit(project):
 @pytest.fixture
 def program(monkeypatch):
     """The verb, without what it sets for the whole process."""
-    monkeypatch.setattr(train, "share_heap", lambda: None)
-    monkeypatch.setattr(train, "keep_compiled", lambda: None)
+    monkeypatch.setattr(train, "set_up_process", lambda: None)
     return train
 
 

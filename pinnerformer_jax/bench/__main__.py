@@ -42,7 +42,7 @@ from pinnerformer_jax.bench.overrides import override
 from pinnerformer_jax.bench.report import finish, record
 from pinnerformer_jax.command_line import errors_as_messages
 from pinnerformer_jax.config_files import load_config
-from pinnerformer_jax.runtime import share_heap
+from pinnerformer_jax.runtime import set_up_process
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -155,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             summary = module.measure(config_file=file, small_file=small, overrides=others, **keywords)
         module.show(summary, keywords["folder"])
         return
-    share_heap()
+    set_up_process(keep_programs=False)
     if "devices" in keywords:
         jax.config.update("jax_num_cpu_devices", keywords["devices"])
     with errors_as_messages():
