@@ -26,15 +26,14 @@ from pinnerformer_jax.config import Config, EmbeddingConfig, EvaluationConfig, I
 from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.evaluation.baselines import baselines
 from pinnerformer_jax.evaluation.comparison import MODEL, compare, inner_products
-from pinnerformer_jax.evaluation.embedding import embed_users
 from pinnerformer_jax.evaluation.examples import examples
 from pinnerformer_jax.evaluation.protocol import decide
 from pinnerformer_jax.evaluation.report import print_results, write_page, write_results
 from pinnerformer_jax.evaluation.staleness import staleness
 from pinnerformer_jax.evaluation.topics import item_topics
-from pinnerformer_jax.model.inference import Embedder
+from pinnerformer_jax.model.inference import Embedder, embed_users
 from pinnerformer_jax.retrieval.scann_index import ScannIndex, against_exact
-from pinnerformer_jax.runtime import keep_compiled, share_heap
+from pinnerformer_jax.runtime import set_up_process
 from pinnerformer_jax.training.checkpoint import load_for_inference, open_data, read_record
 
 RETRIEVAL_QUERIES = 4096
@@ -58,8 +57,7 @@ class Settings:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb; the exit code."""
     values, config = parse(argv)
-    share_heap()
-    keep_compiled()
+    set_up_process()
     with errors_as_messages():
         evaluate_run(values.workdir, values.checkpoint, config, values.staleness)
     return 0

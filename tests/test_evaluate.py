@@ -47,7 +47,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_compilation_cache(monkeypatch):
-    monkeypatch.setattr(evaluate, "keep_compiled", lambda: None)
+    monkeypatch.setattr(evaluate, "set_up_process", lambda: None)
 
 
 def test_one_command_evaluates_and_reports(run, capsys):

@@ -2,10 +2,15 @@ import jax
 import numpy as np
 import pytest
 import small
+import small_run
 
 from pinnerformer_jax.bench.timing import TraceCount
+from pinnerformer_jax.data.catalog import Catalog
+from pinnerformer_jax.data.timelines import Timelines
+from pinnerformer_jax.data.windows import histories_at_split, histories_up_to
 from pinnerformer_jax.model import inference
-from pinnerformer_jax.model.inference import Embedder
+from pinnerformer_jax.model.inference import Embedder, embed_users
+from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.training import state as training_state
 
 
@@ -85,3 +90,33 @@ def test_an_embedder_of_the_same_structure_compiles_nothing():
         second = Embedder(graphdef, state.params, features).users(batch.history, batch.length)
     assert count.traces == 0
     np.testing.assert_array_equal(first, second)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """(embedder of a model as it was born, timelines)"""
+    folder = small_run.write_data(tmp_path_factory.mktemp("data") / "prepared")
+    graphdef, state = training_state.create(small_run.config(folder), Sizes(8, 3, 3))
+    return Embedder(graphdef, state.params, Catalog.open(folder).features), Timelines.open(folder)
+
+
+def test_users_are_embedded_each_for_itself(prepared):
+    users = np.arange(1, 14, 2)
+    by_three = embed_users(*prepared, users, 8, 3)
+    alone = [embed_users(*prepared, users[k : k + 1], 8, 1)[0] for k in range(7)]
+    np.testing.assert_allclose(by_three, alone, atol=1e-5)
+    assert np.unique(by_three.round(4), axis=0).shape[0] == 7
+
+
+def test_users_are_embedded_as_of_the_split_or_of_an_event(prepared):
+    embedder, timelines = prepared
+    users = np.arange(40)
+    cut = np.concatenate([shard.cut for shard in timelines.shards])
+    padded = embedder.users(*histories_at_split(timelines, users, 8))
+    np.testing.assert_allclose(embed_users(embedder, timelines, users, 8, 16), padded, atol=1e-5)
+    counts = np.maximum(cut // 2, 1)
+    padded = embedder.users(*histories_up_to(timelines, users, counts, 8))
+    found = embed_users(embedder, timelines, users, 8, 16, counts)
+    np.testing.assert_allclose(found, padded, atol=1e-5)
+    with pytest.raises(ValueError, match="no user to embed: 2 users, 1 without an event"):
+        embed_users(embedder, timelines, users[:2], 8, 16, np.array([3, 0]))

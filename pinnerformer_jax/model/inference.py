@@ -12,6 +12,8 @@ import numpy as np
 from flax import nnx
 
 from pinnerformer_jax.data.contracts import Events
+from pinnerformer_jax.data.timelines import Timelines
+from pinnerformer_jax.data.windows import histories_up_to
 from pinnerformer_jax.model.towers import PinnerFormer
 
 ITEM_CHUNK = 8192
@@ -24,7 +26,7 @@ FEWEST = 32
 
 
 class Embedder:
-    """Both towers with fixed parameters. Shapes are fixed by the first call; keep them, or it compiles anew.
+    """Both towers with fixed parameters. Each shape of a batch is compiled once; use few shapes.
 
     Args:
         graphdef: structure of the model.
@@ -55,20 +57,27 @@ class Embedder:
         max_length: int,
         batch_size: int,
     ) -> np.ndarray:
-        """`users` for many, in buckets of like length, each computed only as long as it needs: positions
-        count back from the newest action, so that padding less changes nothing but rounding.
+        """`users` for many users, in buckets of similar length. A bucket is padded to its own width, not to
+        T: positions count back from the newest action, so that less padding changes nothing but rounding.
 
         Args:
-            read: of users' places in `length`, [B], and a width: their histories and lengths, at most so
-                many events.
+            read: gives histories and lengths, see `users`, of some users: from their places in `length`, [B],
+                and the width of the history, an int.
             length: int [U], events of each user, at least one.
-            max_length: T; the longest bucket.
-            batch_size: B, users at a time; the last batch of a bucket is filled up with repetitions, to B or
-                a half, a quarter ... of it, at least `FEWEST`.
+            max_length: T; the width of the last bucket, which also takes longer users.
+            batch_size: B, users at a time. The last batch of a bucket is filled up with repetitions of its
+                last user, to B or a half, a quarter ... of it, at least `FEWEST`.
 
         Returns:
             float32 [U, D], unit rows.
+
+        Raises:
+            ValueError: there is no user, or one without an event.
         """
+        if not len(length) or length.min() < 1:
+            raise ValueError(
+                f"no user to embed: {len(length)} users, {np.count_nonzero(length < 1)} without an event"
+            )
         embeddings: np.ndarray | None = None
         shorter, width = 0, min(SHORTEST, max_length)
         while shorter < max_length:
@@ -85,8 +94,6 @@ class Embedder:
                     embeddings = np.empty((len(length), vectors.shape[1]), np.float32)
                 embeddings[chunk] = vectors
             shorter, width = width, min(2 * width, max_length)
-        if embeddings is None:
-            raise ValueError("no user to embed")
         return embeddings
 
     def items(self, first: int = 0) -> np.ndarray:
@@ -98,6 +105,44 @@ class Embedder:
             padded = np.pad(chunk, ((0, ITEM_CHUNK - len(chunk)), (0, 0)))
             chunks.append(np.asarray(_items(self._graphdef, self._params, padded))[: len(chunk)])
         return np.concatenate(chunks)
+
+
+def embed_users(
+    embedder: Embedder,
+    timelines: Timelines,
+    users: np.ndarray,
+    max_length: int,
+    batch_size: int,
+    counts: np.ndarray | None = None,
+) -> np.ndarray:
+    """Embed users from their timelines, with a progress bar.
+
+    Args:
+        embedder: whose item table has the numbers of the timelines.
+        timelines: where the events are.
+        users: int [U] numbers of the users there.
+        max_length: T, how many of the newest events of each user are read.
+        batch_size: users at a time.
+        counts: int [U], as of which event each user is embedded: after the first `counts`, at least one;
+            None: as of t, the split.
+
+    Returns:
+        float32 [U, D], unit rows.
+
+    Raises:
+        ValueError: there is no user, or one without an event.
+    """
+    from tqdm import tqdm
+
+    if counts is None:
+        counts = np.concatenate([shard.cut for shard in timelines.shards])[users]
+    with tqdm(total=len(users), desc="embedding users", unit="user", leave=False, disable=None) as bar:
+
+        def read(rows: np.ndarray, width: int) -> tuple[Events, np.ndarray]:
+            bar.update(len(np.unique(rows)))
+            return histories_up_to(timelines, users[rows], counts[rows], width)
+
+        return embedder.users_by_length(read, counts, max_length, batch_size)
 
 
 # Jitted here, by structure, and not within an Embedder: the next one of a process compiles nothing.

@@ -16,7 +16,6 @@ from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import positive_table
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.evaluation.comparison import MODEL, compare, inner_products
-from pinnerformer_jax.evaluation.embedding import embed_users
 from pinnerformer_jax.evaluation.pinnersage import (
     cluster_users,
     mean_vectors,
@@ -26,7 +25,7 @@ from pinnerformer_jax.evaluation.pinnersage import (
 from pinnerformer_jax.evaluation.protocol import Protocol, decide, with_history
 from pinnerformer_jax.evaluation.staleness import staleness
 from pinnerformer_jax.evaluation.topics import item_topics
-from pinnerformer_jax.model.inference import Embedder
+from pinnerformer_jax.model.inference import Embedder, embed_users
 from pinnerformer_jax.studies.ranker import Impressions, cosines, rank, read_impressions
 from pinnerformer_jax.training.checkpoint import load_for_inference
 
