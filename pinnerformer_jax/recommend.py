@@ -1,8 +1,8 @@
-"""Items for a user, from what the daily job published.
+"""Recommend items to a user, from the state that the daily job published.
 
     python -m pinnerformer_jax.recommend --snapshots DIR --user ID [-k 10] [--hide-seen] [--store URL]
 
-Without a vector (an unknown or deleted user, or one with too few events) these are the most popular items.
+A user without a vector (unknown, deleted, or with too few events) gets the most popular items.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--store", metavar="URL",
-        help="look the vector up in this feature store, as given to embed, not in the snapshot",
+        help="look the vector up in this feature store (the URL that embed got), not in the snapshot",
     )  # fmt: skip
     values = parser.parse_args(argv)
     with errors_as_messages():

@@ -23,7 +23,8 @@ from pinnerformer_jax.data.contracts import DAY, parse_time
 from pinnerformer_jax.data.timelines import read_manifest
 from pinnerformer_jax.ingestion.ingest import prepare
 from pinnerformer_jax.model.towers import Sizes
-from pinnerformer_jax.serving.daily import Job, run
+from pinnerformer_jax.serving.daily import run
+from pinnerformer_jax.serving.plan import Job
 from pinnerformer_jax.training.checkpoint import Checkpoints, RunRecord, claim, data_digest
 from pinnerformer_jax.training.sharding import make_mesh, replicate
 from pinnerformer_jax.training.state import create

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from pinnerformer_jax.serving import snapshot, state
+from pinnerformer_jax.serving.manifest import Manifest, write_manifest
 
 DIM = 8
 
@@ -34,8 +35,8 @@ def make_state(
         np.ones(len(users), int),
         version,
     )
-    snapshot.write(table, root / name / "users.parquet")
-    facts = {"config": "", "data": "", "base": None, "inputs": {}, "max_length": 1, "counts": {}, "index": {}}
-    state.write_manifest(root / name, state.Manifest(date, version, dim=DIM, dtype=dtype, files={}, **facts))
-    state.publish(root, name)
+    snapshot.write_parquet(table, root / name / "users.parquet")
+    facts = {"config": "", "data": "", "base": None, "inputs": {}, "max_length": 1}
+    write_manifest(root / name, Manifest(date, version, dim=DIM, dtype=dtype, **facts))
+    state.publish_state(root, name)
     return name

@@ -12,8 +12,11 @@ from logs import write_parquet
 
 from pinnerformer_jax.data.contracts import Events, to_device_time
 from pinnerformer_jax.model.inference import Embedder
+from pinnerformer_jax.retrieval.scann_index import ScannIndex
 from pinnerformer_jax.serving import daily, snapshot, state
-from pinnerformer_jax.serving.daily import Model
+from pinnerformer_jax.serving.manifest import IndexReport, read_manifest, verify_state, write_manifest
+from pinnerformer_jax.serving.plan import Job
+from pinnerformer_jax.serving.trained_model import TrainedModel, model_version
 
 ROWS = make_rows()
 
@@ -35,7 +38,7 @@ def copy(world, tmp_path):
 
 
 def users_of(snapshots, name=None):
-    table = snapshot.read(snapshots / (name or state.current(snapshots)) / "users.parquet")
+    table = snapshot.read_parquet(snapshots / (name or state.current(snapshots)) / "users.parquet")
     return dict(zip(table["user_id"].to_pylist(), range(len(table)), strict=True)), table
 
 
@@ -47,7 +50,7 @@ def run_day(copy, number, rows=ROWS, **job):
 
 def expected(workdir, rows):
     """{user: vector}, straight from rows, by the model."""
-    model = Model.load(workdir, "best")
+    model = TrainedModel.load(workdir, "best")
     number = {item: row for row, item in enumerate(model.catalog.item_ids)}
     manifest, width = model.timelines.manifest, model.config.model.max_length
     embedder = Embedder(model.graphdef, model.params, model.catalog.features)
@@ -98,8 +101,8 @@ def test_days_merged_equal_a_run_from_scratch(copy, tmp_path):
         name = run_day(copy, number)
         row, table = users_of(snapshots)
         active = {r["user"] for r in of_days(ROWS, number, number + 1)}
-        counts = state.read_manifest(snapshots, name).counts
-        assert counts["embedded_users"] == len(active)
+        counts = read_manifest(snapshots, name).counts
+        assert counts.users.embedded_users == len(active)
         assert row.keys() == before.keys() | active
         created = dict(zip(row, table["created_timestamp"].to_pylist(), strict=True))
         assert {user for user in row if created[user] == state.day_end(day(number))} == active
@@ -145,10 +148,10 @@ def test_a_day_can_be_run_again(copy):
     assert run_day(copy, TRAINED) == first
     assert contents(copy[2]) == before
     mended = [row for row in ROWS if row["user"] != "u003"]
-    base = state.read_manifest(copy[2], first).base
+    base = read_manifest(copy[2], first).base
     second = run_day(copy, TRAINED, mended)
     assert second != first
-    assert state.read_manifest(copy[2], second).base == base
+    assert read_manifest(copy[2], second).base == base
     with pytest.raises(ValueError, match=f"--date {day(TRAINED - 1)}: .* of a later day is served"):
         run_day(copy, TRAINED - 1)
 
@@ -157,13 +160,14 @@ def test_an_overlapping_log_counts_once(copy):
     folder, workdir, snapshots = copy
     log = write_parquet(folder / "two.parquet", of_days(ROWS, TRAINED - 5, TRAINED + 2))
     name = publish(workdir, snapshots, date=day(TRAINED), events=(log,), dtype="float32")
-    counts = state.read_manifest(snapshots, name).counts
-    assert counts["after_day"] == len(of_days(ROWS, TRAINED + 1, TRAINED + 2)) > 0
-    assert counts["new_events"] == len(of_days(ROWS, TRAINED, TRAINED + 1))
-    assert counts["embedded_users"] == len({r["user"] for r in of_days(ROWS, TRAINED, TRAINED + 1)})
-    assert counts["rows"] == sum(
-        counts[key] for key in ("out_of_scope", "other_actions", "after_day", "arrived")
-    ) + sum(counts["rejected"].values())
+    counts = read_manifest(snapshots, name).counts
+    assert counts.log.after_day == len(of_days(ROWS, TRAINED + 1, TRAINED + 2)) > 0
+    assert counts.events.new_events == len(of_days(ROWS, TRAINED, TRAINED + 1))
+    assert counts.users.embedded_users == len({r["user"] for r in of_days(ROWS, TRAINED, TRAINED + 1)})
+    log = counts.log
+    assert log.rows == log.out_of_scope + log.other_actions + log.after_day + log.arrived + sum(
+        log.rejected.values()
+    )
 
 
 def test_bad_rows_and_unknown_items_are_set_aside(copy):
@@ -179,8 +183,8 @@ def test_bad_rows_and_unknown_items_are_set_aside(copy):
     assert pq.read_table(copy[2] / "rejects.parquet").num_rows == 3
     name = run_day(copy, TRAINED, rows + odd, max_reject_share=0.1)
     assert not (copy[2] / "rejects.parquet").exists()
-    counts = state.read_manifest(copy[2], name).counts
-    assert counts["rejected"] == {
+    counts = read_manifest(copy[2], name).counts
+    assert counts.log.rejected == {
         "negative, NaN or infinite duration": 1, "item without a feature vector": 1, "exact duplicate": 1
     }  # fmt: skip
     rejected = pq.read_table(copy[2] / name / "rejects.parquet", partitioning=None)
@@ -192,10 +196,10 @@ def test_named_users_are_embedded_anew(copy):
     (folder / "users.txt").write_text("u000\n\nu001\nnobody\n")
     table = users_of(snapshots)[1]
     name = publish(workdir, snapshots, users=folder / "users.txt", dtype="float32")
-    manifest = state.read_manifest(snapshots, name)
+    manifest = read_manifest(snapshots, name)
     assert manifest.date == day(TRAINED - 1)
-    assert manifest.counts["embedded_users"] == 2
-    assert manifest.counts["named_without_vector"] == 1
+    assert manifest.counts.users.embedded_users == 2
+    assert manifest.counts.users.named_without_vector == 1
     repaired = users_of(snapshots)[1]
     np.testing.assert_allclose(snapshot.vectors_of(repaired), snapshot.vectors_of(table), atol=1e-6)
 
@@ -208,13 +212,13 @@ def test_deleted_users_leave_and_stay_out(copy):
     assert user not in users_of(snapshots)[0]
     events = pq.read_table(snapshots / name / "events.parquet", partitioning=None)
     assert user not in events["user_id"].to_pylist()
-    assert state.read_manifest(snapshots, name).counts["deleted_users"] == 1
+    assert read_manifest(snapshots, name).counts.events.deleted_users == 1
 
     rows = [row | {"user": user} for row in of_days(ROWS, TRAINED + 1, TRAINED + 2)]
     name = run_day(copy, TRAINED + 1, rows)  # they come back
-    counts = state.read_manifest(snapshots, name).counts
-    assert counts["of_deleted_users"] == counts["arrived"] > 0
-    assert counts["embedded_users"] == 0
+    counts = read_manifest(snapshots, name).counts
+    assert counts.events.of_deleted_users == counts.log.arrived > 0
+    assert counts.users.embedded_users == 0
     assert user not in users_of(snapshots)[0]
 
 
@@ -234,28 +238,30 @@ def test_a_log_may_have_columns_named_like_our_folders(copy):
     rows = of_days(ROWS, TRAINED, TRAINED + 1)
     lines = [",".join([*rows[0], "ds"])] + [",".join(map(str, [*row.values(), "app"])) for row in rows]
     (folder / "day.csv").write_text("\n".join(lines) + "\n")
-    config = Model.load(workdir, "best").config
+    config = TrainedModel.load(workdir, "best").config
     data = dataclasses.replace(config.data, where="CAST(ds AS VARCHAR) = 'app'", max_reject_share=1.0)
-    job = daily.Job(workdir, snapshots, day(TRAINED), events=(str(folder / "day.csv"),), dtype="float32")
-    model = dataclasses.replace(Model.load(workdir, "best"), config=dataclasses.replace(config, data=data))
+    job = Job(workdir, snapshots, day(TRAINED), events=(str(folder / "day.csv"),), dtype="float32")
+    model = dataclasses.replace(
+        TrainedModel.load(workdir, "best"), config=dataclasses.replace(config, data=data)
+    )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Model, "load", classmethod(lambda *_: model))
+        patch.setattr(TrainedModel, "load", classmethod(lambda *_: model))
         name = daily.run(job, lambda text: None)
-    counts = state.read_manifest(snapshots, name).counts
-    assert (counts["out_of_scope"], counts["new_events"]) == (0, len(rows))
+    counts = read_manifest(snapshots, name).counts
+    assert (counts.log.out_of_scope, counts.events.new_events) == (0, len(rows))
 
 
 def test_more_events_asked_of_a_user_than_are_kept(world, tmp_path):
-    model = Model.load(world[1], "best")
+    model = TrainedModel.load(world[1], "best")
     data = dataclasses.replace(model.config.data, min_user_events=1000)
     model = dataclasses.replace(model, config=dataclasses.replace(model.config, data=data))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Model, "load", classmethod(lambda *_: model))
+        patch.setattr(TrainedModel, "load", classmethod(lambda *_: model))
         name = publish(world[1], tmp_path / "snapshots", date=day(TRAINED - 1))
     full = [
         u for u in {r["user"] for r in ROWS} if sum(r["user"] == u for r in of_days(ROWS, 0, TRAINED)) >= 24
     ]
-    assert state.read_manifest(tmp_path / "snapshots", name).counts["embedded_users"] == len(full) > 0
+    assert read_manifest(tmp_path / "snapshots", name).counts.users.embedded_users == len(full) > 0
 
 
 def test_a_new_model_embeds_everyone_and_rolls_back_as_one(copy, world):
@@ -264,16 +270,20 @@ def test_a_new_model_embeds_everyone_and_rolls_back_as_one(copy, world):
     old = state.current(snapshots)
     other = make_run(world[0], ROWS, seed=1)
     name = publish(other, snapshots, dtype="float32")
-    manifest = state.read_manifest(snapshots, name)
+    manifest = read_manifest(snapshots, name)
     assert manifest.date == day(TRAINED)
     assert manifest.base == old
-    assert manifest.counts["embedded_users"] == manifest.counts["users"] == len(users_of(snapshots, old)[0])
-    assert manifest.model_version != state.read_manifest(snapshots, old).model_version
+    assert (
+        manifest.counts.users.embedded_users
+        == manifest.counts.users.users
+        == len(users_of(snapshots, old)[0])
+    )
+    assert manifest.model_version != read_manifest(snapshots, old).model_version
     want = expected(other, of_days(ROWS, 0, TRAINED + 1))
     row, table = users_of(snapshots)
     for user in row:
         np.testing.assert_allclose(snapshot.vectors_of(table)[row[user]], want[user], atol=1e-6)
-    items = snapshot.read(snapshots / name / "items.parquet")
+    items = snapshot.read_parquet(snapshots / name / "items.parquet")
     assert snapshot.version_of(items) == manifest.model_version
     assert state.rollback(snapshots) == (name, old)
     assert state.current(snapshots) == old
@@ -293,18 +303,18 @@ def test_longer_histories_are_read_from_the_timelines_again(copy, world):
 
 
 def test_the_model_version_follows_parameters_settings_and_data(world):
-    model = Model.load(world[1], "best")
-    version = daily.model_version(model.config, model.data, model.params)
-    assert version == model.version == Model.load(world[1], "last").version
+    model = TrainedModel.load(world[1], "best")
+    version = model_version(model.config, model.data, model.params)
+    assert version == model.version == TrainedModel.load(world[1], "last").version
     renamed = dataclasses.replace(model.config, name="other")
-    assert daily.model_version(renamed, model.data, model.params) == version
+    assert model_version(renamed, model.data, model.params) == version
     strict = dataclasses.replace(
         model.config, model=dataclasses.replace(model.config.model, strictly_causal=True)
     )
-    assert daily.model_version(strict, model.data, model.params) != version
-    assert daily.model_version(model.config, "other", model.params) != version
+    assert model_version(strict, model.data, model.params) != version
+    assert model_version(model.config, "other", model.params) != version
     bent = model.params | {"log_temperature": model.params["log_temperature"] + np.float32(1e-6)}
-    assert daily.model_version(model.config, model.data, bent) != version
+    assert model_version(model.config, model.data, bent) != version
 
 
 def test_a_damaged_state_is_not_built_on(copy):
@@ -314,10 +324,10 @@ def test_a_damaged_state_is_not_built_on(copy):
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
-    with pytest.raises(ValueError, match=r"users.parquet: its checksum is not the manifest's"):
+    with pytest.raises(ValueError, match=r"users.parquet: altered, its checksum is not the recorded one"):
         run_day(copy, TRAINED + 1)
     assert run_day(copy, TRAINED) == state.current(snapshots)  # its own day mends it
-    state.verify(snapshots, state.current(snapshots))
+    verify_state(snapshots, state.current(snapshots))
     run_day(copy, TRAINED + 1)
 
 
@@ -353,7 +363,9 @@ def test_wrong_input_changes_nothing(copy):
 def test_popular_items_are_all_items(world):
     _, _, snapshots = world
     popular = np.load(snapshots / state.current(snapshots) / "popular.npy")
-    items = snapshot.read(snapshots / state.current(snapshots) / "items.parquet")["item_id"].to_pylist()
+    items = snapshot.read_parquet(snapshots / state.current(snapshots) / "items.parquet")[
+        "item_id"
+    ].to_pylist()
     assert sorted(popular.tolist()) == list(range(ITEMS))
     recent = of_days(ROWS, TRAINED - 28, TRAINED)
     # the store has only the newest 24 events of each user
@@ -373,9 +385,9 @@ def test_another_dtype_embeds_everyone(copy):
     _, workdir, snapshots = copy
     before = snapshot.vectors_of(users_of(snapshots)[1])
     name = publish(workdir, snapshots, dtype="float16")
-    manifest = state.read_manifest(snapshots, name)
+    manifest = read_manifest(snapshots, name)
     assert manifest.dtype == "float16"
-    assert manifest.counts["embedded_users"] == manifest.counts["users"] == len(before)
+    assert manifest.counts.users.embedded_users == manifest.counts.users.users == len(before)
     after = snapshot.vectors_of(users_of(snapshots)[1])
     assert after.dtype == np.float16
     np.testing.assert_allclose(after, before, atol=1e-3)
@@ -385,12 +397,12 @@ def test_where_scann_does_not_load_there_is_no_index(world, tmp_path, monkeypatc
     def build(*_):
         raise ImportError("no AVX here")
 
-    monkeypatch.setattr(daily.ScannIndex, "build", build)
-    told = []
-    name = daily.run(daily.Job(world[1], tmp_path / "snapshots", day(TRAINED - 1)), told.append)
+    monkeypatch.setattr(ScannIndex, "build", build)
+    lines = []
+    name = daily.run(Job(world[1], tmp_path / "snapshots", day(TRAINED - 1)), lines.append)
     assert not (tmp_path / "snapshots" / name / "index").exists()
-    assert told[-1] == "no index, searched exactly: no AVX here"
-    assert state.read_manifest(tmp_path / "snapshots", name).index == {"error": "no AVX here"}
+    assert lines[-1] == "no index, search is exact: no AVX here"
+    assert read_manifest(tmp_path / "snapshots", name).index == IndexReport(error="no AVX here")
 
 
 @pytest.mark.parametrize("part", ["users.parquet", "items.parquet", "index"])
@@ -405,9 +417,9 @@ def test_a_part_of_another_model_is_refused(copy, world, part):
         shutil.copytree(other / part, folder / part)
     else:
         shutil.copy(other / part, folder / part)
-    manifest = state.read_manifest(snapshots, old)
+    manifest = read_manifest(snapshots, old)
     (folder / "manifest.json").unlink()
-    state.write_manifest(folder, manifest)
+    write_manifest(folder, manifest)
     with pytest.raises(ValueError, match="of model version") as refused:
         run_day(copy, TRAINED)
     for path in (folder, other):

@@ -15,6 +15,7 @@ from daily_run import TRAINED, day, make_rows, make_run, publish, write_log
 from pinnerformer_jax import embed, recommend
 from pinnerformer_jax.serving import state
 from pinnerformer_jax.serving.lmdb_store import LmdbStore
+from pinnerformer_jax.serving.manifest import read_manifest, verify_state
 from pinnerformer_jax.serving.stores import open_store
 
 ROWS = make_rows()
@@ -32,7 +33,7 @@ def world(tmp_path_factory):
 @pytest.fixture
 def arguments(world, tmp_path, monkeypatch):
     """Of the next day's run, on a copy of the snapshots."""
-    monkeypatch.setattr(embed, "keep_compiled", lambda: None)
+    monkeypatch.setattr(embed, "set_up_process", lambda: None)
     workdir, snapshots, log = world
     shutil.copytree(snapshots, tmp_path / "snapshots")
     where = ["--snapshots", str(tmp_path / "snapshots")]
@@ -50,9 +51,9 @@ def test_a_day_and_back(arguments, tmp_path, capsys):
     assert embed.main(arguments) == 0
     output = capsys.readouterr().out
     second = state.current(root)
-    counts = state.read_manifest(root, second).counts
-    assert f"users: {counts['embedded_users']} embedded, {counts['users']} in the snapshot" in output
-    assert f"events: {counts['new_events']} new" in output
+    counts = read_manifest(root, second).counts
+    assert f"users: {counts.users.embedded_users} embedded, {counts.users.users} in the snapshot" in output
+    assert f"events: {counts.events.new_events} new" in output
     assert "index: recall@10 1.0000 of exact search" in output
     assert output.endswith(f"published {root / second}\n")
     assert embed.main(arguments) == 0
@@ -79,7 +80,7 @@ def test_a_store_follows_the_states_and_a_failure_is_repaired(arguments, tmp_pat
     assert f"{second} is published, but not in the store: no space; the next run" in capsys.readouterr().err
     assert embed.main([*arguments, "--store", url]) == 0
     assert "users written\n" in capsys.readouterr().out
-    version = state.read_manifest(root, second).model_version
+    version = read_manifest(root, second).model_version
     assert (place.live(), place.contents(version).state) == (version, second)
     assert recommend.main(["--snapshots", str(root), "--user", "u001", "--store", url]) == 0
     assert "user u001: nearest vectors" in capsys.readouterr().out
@@ -139,7 +140,7 @@ def test_a_disk_that_takes_no_more_is_an_error_and_loses_nothing(arguments, tmp_
     left = [name for name in names(root) if name not in before]
     assert [name for name in left if "/" not in name or "/." in name or "run=" in name] == []
     assert embed.main(arguments) == 0
-    state.verify(root, state.current(root))
+    verify_state(root, state.current(root))
 
 
 @pytest.mark.slow
@@ -162,7 +163,7 @@ def test_killed_at_any_moment_the_old_state_is_served_and_the_next_run_completes
         process.send_signal(signal.SIGKILL)
         killed += process.wait() == -signal.SIGKILL
         assert state.current(root) in (first, wanted)
-        state.verify(root, state.current(root))
+        verify_state(root, state.current(root))
         if state.current(root) == wanted:  # it was faster
             state.rollback(root)
             shutil.rmtree(root / wanted)
@@ -170,5 +171,5 @@ def test_killed_at_any_moment_the_old_state_is_served_and_the_next_run_completes
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
     assert state.current(root) == wanted
     assert names(root) == names(tmp_path / "timed-0")
-    for name in state.verify(root, wanted).files:
+    for name in verify_state(root, wanted).files:
         assert (root / wanted / name).read_bytes() == (tmp_path / "timed-0" / wanted / name).read_bytes()

@@ -42,7 +42,7 @@ def world(tmp_path_factory):
     workdir = make_run(folder, ROWS)
     publish(workdir, folder / "snapshots", date=day(TRAINED - 1), dtype="float32")
     users = folder / "snapshots" / state.current(folder / "snapshots") / "users.parquet"
-    return workdir, pq.read_table(folder / "log.parquet"), snapshot.read(users)
+    return workdir, pq.read_table(folder / "log.parquet"), snapshot.read_parquet(users)
 
 
 def test_vectors_are_those_of_the_daily_job(world):

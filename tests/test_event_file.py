@@ -23,7 +23,7 @@ def test_changed_users_take_the_place_of_their_old_events(tmp_path, monkeypatch,
     pq.write_table(old, tmp_path / "old.parquet", row_group_size=7)
     leaving = pa.array(["u02", "u04", "u08", "u58", "u77"])
     reader = pa.RecordBatchReader.from_batches(new.schema, new.to_batches(max_chunksize=batch))
-    rows = event_file.write(tmp_path / "old.parquet", reader, leaving, tmp_path / "new.parquet")
+    rows = event_file.merge_event_file(tmp_path / "old.parquet", reader, leaving, tmp_path / "new.parquet")
 
     stays = [event for event in old.to_pylist() if event["user_id"] not in leaving.to_pylist()]
     want = sorted(stays + new.to_pylist(), key=lambda event: event["user_id"])  # stable
@@ -41,6 +41,6 @@ def test_nothing_stored_or_nothing_changed(tmp_path):
         pq.write_table(old, tmp_path / "old.parquet")
         reader = pa.RecordBatchReader.from_batches(new.schema, new.to_batches())
         nobody = pa.array([], pa.string())
-        rows = event_file.write(tmp_path / "old.parquet", reader, nobody, tmp_path / "new.parquet")
+        rows = event_file.merge_event_file(tmp_path / "old.parquet", reader, nobody, tmp_path / "new.parquet")
         assert rows == len(old) + len(new)
         assert pq.read_table(tmp_path / "new.parquet").equals(some if rows else none)

@@ -14,7 +14,7 @@ from states import make_state
 
 from pinnerformer_jax.serving import state
 from pinnerformer_jax.serving.lmdb_store import LmdbStore
-from pinnerformer_jax.serving.store import key, publish
+from pinnerformer_jax.serving.store import key, publish_users
 
 
 @pytest.fixture
@@ -28,9 +28,9 @@ def names(folder):
 
 def test_old_folders_go_with_the_next_publishing(place, tmp_path):
     for version in "abc":
-        publish(place, tmp_path, make_state(tmp_path, 1, {"u1": 1}, version))
+        publish_users(place, tmp_path, make_state(tmp_path, 1, {"u1": 1}, version))
     assert [name for name in names(tmp_path / "store") if name.startswith("model=")] == ["model=b", "model=c"]
-    publish(place, tmp_path, make_state(tmp_path, 2, {"u1": 2}, "c"))
+    publish_users(place, tmp_path, make_state(tmp_path, 2, {"u1": 2}, "c"))
     left = names(tmp_path / "store")
     assert [name for name in left if name.startswith("model=")] == ["model=c"]
     assert len(left) == 3  # the link, the environment and live
@@ -38,10 +38,10 @@ def test_old_folders_go_with_the_next_publishing(place, tmp_path):
 
 
 def test_a_reader_that_reads_while_its_version_goes_is_told(place, tmp_path):
-    publish(place, tmp_path, make_state(tmp_path, 1, {"u1": 1}, "a"))
+    publish_users(place, tmp_path, make_state(tmp_path, 1, {"u1": 1}, "a"))
     vectors = LmdbStore(tmp_path / "store").of("a")
     for version in "bc":
-        publish(place, tmp_path, make_state(tmp_path, 1, {"u1": 1}, version))
+        publish_users(place, tmp_path, make_state(tmp_path, 1, {"u1": 1}, version))
     with pytest.raises(ValueError, match="no vectors of model version a, live is c"):
         vectors.get("u1")
 
@@ -57,7 +57,7 @@ def _read(folder, ready, stop, queue):
 
 
 def test_another_process_sees_all_of_a_change_or_nothing(place, tmp_path):
-    publish(place, tmp_path, make_state(tmp_path, 1, {"u1": 1, "u2": 1}))
+    publish_users(place, tmp_path, make_state(tmp_path, 1, {"u1": 1, "u2": 1}))
     context = multiprocessing.get_context("spawn")
     ready, stop, queue = context.Event(), context.Event(), context.Queue()
     process = context.Process(target=_read, args=(tmp_path / "store", ready, stop, queue))
@@ -65,7 +65,7 @@ def test_another_process_sees_all_of_a_change_or_nothing(place, tmp_path):
     assert ready.wait(60)
     for day in range(2, 20):  # the file grows beyond what the reader knew
         users = {f"v{number}": number / 64 for number in range(day * 50)}
-        publish(place, tmp_path, make_state(tmp_path, day, users | {"u1": day, "u2": day}))
+        publish_users(place, tmp_path, make_state(tmp_path, day, users | {"u1": day, "u2": day}))
         time.sleep(0.01)
     stop.set()
     seen = queue.get(timeout=60)
@@ -78,7 +78,7 @@ def test_threads_read_through_replacements(place, tmp_path):
     """Environments that go are closed by the last thread that reads in them."""
     roots = [tmp_path / f"root{number}" for number in range(12)]
     states = [make_state(root, 1, {"u1": 1}) for root in roots]
-    publish(place, roots[0], states[0])
+    publish_users(place, roots[0], states[0])
     stop, failures = threading.Event(), []
 
     def read():
@@ -96,7 +96,7 @@ def test_threads_read_through_replacements(place, tmp_path):
     for root, name in zip(roots[1:], states[1:], strict=True):
         place.replace(place.contents("a"), iter([]))  # nobody is there any more ...
         place.replace(place.contents("a"), iter([]))
-        publish(place, root, name)
+        publish_users(place, root, name)
     stop.set()
     for thread in threads:
         thread.join()
@@ -104,7 +104,7 @@ def test_threads_read_through_replacements(place, tmp_path):
 
 
 def test_a_child_of_a_fork_opens_its_own(place, tmp_path):
-    publish(place, tmp_path, make_state(tmp_path, 1, {"u1": 1}))
+    publish_users(place, tmp_path, make_state(tmp_path, 1, {"u1": 1}))
     assert place.of("a").get("u1")[0] == 1
     code = f"""
 import os, sys
@@ -122,7 +122,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 @pytest.mark.parametrize("version", ["a", "b"])
 def test_a_disk_that_takes_no_more_is_an_error_and_loses_nothing(place, tmp_path, version):
     """Files cannot grow beyond a size; publishing a change, or another model."""
-    publish(place, tmp_path, make_state(tmp_path, 1, {"u1": 1}))
+    publish_users(place, tmp_path, make_state(tmp_path, 1, {"u1": 1}))
     users = {f"v{number}": 0.5 for number in range(20_000)}
     name = make_state(tmp_path, 2, users | {"u1": 2}, version)
     before = names(tmp_path / "store")
@@ -131,27 +131,27 @@ def test_a_disk_that_takes_no_more_is_an_error_and_loses_nothing(place, tmp_path
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, hard))
     try:
         with pytest.raises(OSError, match=r"is published, but not in the store: lmdb:.*is the disk full\?"):
-            publish(place, tmp_path, name)
+            publish_users(place, tmp_path, name)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
     assert names(tmp_path / "store") == before
     assert (place.live(), place.of("a").get("u1")[0]) == ("a", 1)
-    publish(place, tmp_path, name)
+    publish_users(place, tmp_path, name)
     assert (place.live(), place.of(version).get("u1")[0]) == (version, 2)
 
 
 def test_killed_at_any_moment_the_old_version_is_served_and_the_next_run_completes(place, tmp_path):
-    publish(place, tmp_path, make_state(tmp_path, 1, {"u1": 1}))
+    publish_users(place, tmp_path, make_state(tmp_path, 1, {"u1": 1}))
     users = {f"v{number}": 0.5 for number in range(100_000)}
     name = make_state(tmp_path, 2, users | {"u1": 2}, "b")
     code = f"""
 import sys
 from pathlib import Path
-from pinnerformer_jax.serving.store import publish
+from pinnerformer_jax.serving.store import publish_users
 from pinnerformer_jax.serving.stores import open_store
 print("ready", flush=True)
-publish(open_store({str(place)!r}), Path({str(tmp_path)!r}), {name!r})
+publish_users(open_store({str(place)!r}), Path({str(tmp_path)!r}), {name!r})
 """
     killed = 0
     for wait in (0.05, 0.15, 0.25, 0.35, 0.45):
@@ -165,7 +165,7 @@ publish(open_store({str(place)!r}), Path({str(tmp_path)!r}), {name!r})
         if place.live() == "b":
             break
     assert killed
-    publish(place, tmp_path, name)
+    publish_users(place, tmp_path, name)
     assert place.of("b").get("u1")[0] == 2
     assert place.of("b").get("v99999") is not None
     linked = {os.readlink(link) for link in (tmp_path / "store").glob("model=*")}
@@ -188,7 +188,7 @@ def test_without_the_package(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everything")
 def test_a_reader_need_not_write_the_data(place, tmp_path):
-    publish(place, tmp_path, make_state(tmp_path, 1, {"u1": 1}))
+    publish_users(place, tmp_path, make_state(tmp_path, 1, {"u1": 1}))
     [file] = (tmp_path / "store").glob("a-*/data.mdb")
     file.chmod(0o400)
     code = (

@@ -16,8 +16,9 @@ from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.serving import new_items, snapshot, state
-from pinnerformer_jax.serving.daily import Model
+from pinnerformer_jax.serving.manifest import read_manifest
 from pinnerformer_jax.serving.recommender import Recommender
+from pinnerformer_jax.serving.trained_model import TrainedModel
 
 ROWS = make_rows()
 NEW = ["i20", "i21"]  # write_items draws row by row: the vectors before them are those of the run
@@ -45,7 +46,7 @@ def night(workdir, snapshots, number=TRAINED, **job):
 
 
 def table_of(snapshots, file):
-    return snapshot.read(snapshots / state.current(snapshots) / file)
+    return snapshot.read_parquet(snapshots / state.current(snapshots) / file)
 
 
 def vector_of(snapshots, user):
@@ -56,19 +57,19 @@ def vector_of(snapshots, user):
 def test_they_are_recommended_and_count_in_histories(workdir, snapshots):
     before = table_of(snapshots, "items.parquet")
     without = night(workdir, snapshots)
-    assert state.read_manifest(snapshots, without).counts["rejected"]["item without a feature vector"] == 2
+    assert read_manifest(snapshots, without).counts.log.rejected["item without a feature vector"] == 2
     blind = vector_of(snapshots, "u000")
 
     table = write_items(snapshots.parent / "more.parquet", ITEMS + 2)
-    manifest = state.read_manifest(snapshots, night(workdir, snapshots, items=Path(table)))
-    assert (manifest.counts["new_items"], manifest.counts["items_after_training"]) == (2, 2)
-    assert sum(manifest.counts["rejected"].values()) == 0
+    manifest = read_manifest(snapshots, night(workdir, snapshots, items=Path(table)))
+    assert (manifest.counts.items.new_items, manifest.counts.items.items_after_training) == (2, 2)
+    assert sum(manifest.counts.log.rejected.values()) == 0
     items = table_of(snapshots, "items.parquet")
     assert items[: before.num_rows].equals(before)
     assert items["item_id"].to_pylist()[-2:] == NEW
     assert items["title"].to_pylist()[-2:] == ["Item 20", "Item 21"]
 
-    model = Model.load(workdir, "best")
+    model = TrainedModel.load(workdir, "best")
     features = np.asarray(pq.read_table(table)["vector"].to_pylist(), np.float32)[ITEMS:]
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     embedder = Embedder(
@@ -91,13 +92,13 @@ def test_they_stay_and_are_added_once(workdir, snapshots):
     night(workdir, snapshots, items=Path(table))
     first = table_of(snapshots, "items.parquet")
     more = write_items(snapshots.parent / "yet-more.parquet", ITEMS + 2)
-    manifest = state.read_manifest(snapshots, night(workdir, snapshots, TRAINED + 1, items=Path(more)))
-    assert (manifest.counts["new_items"], manifest.counts["items_after_training"]) == (1, 2)
+    manifest = read_manifest(snapshots, night(workdir, snapshots, TRAINED + 1, items=Path(more)))
+    assert (manifest.counts.items.new_items, manifest.counts.items.items_after_training) == (1, 2)
     second = table_of(snapshots, "items.parquet")
     assert second["item_id"].to_pylist()[-2:] == NEW
     assert second[: first.num_rows].equals(first)
-    manifest = state.read_manifest(snapshots, night(workdir, snapshots, TRAINED + 2))
-    assert (manifest.counts["new_items"], manifest.counts["items_after_training"]) == (0, 2)
+    manifest = read_manifest(snapshots, night(workdir, snapshots, TRAINED + 2))
+    assert (manifest.counts.items.new_items, manifest.counts.items.items_after_training) == (0, 2)
     assert table_of(snapshots, "items.parquet").equals(second)
 
 
@@ -115,11 +116,11 @@ def test_a_new_model_of_the_same_data_keeps_them_and_of_others_does_not(workdir,
     name = publish(make_run(tmp_path / "other", ROWS[:400]), snapshots, date=day(TRAINED), dtype="float32")
     assert len(table_of(snapshots, "items.parquet")) == ITEMS
     assert not (snapshots / name / new_items.FILE).exists()
-    assert state.read_manifest(snapshots, name).counts["without_item"] == 2  # u000's
+    assert read_manifest(snapshots, name).counts.timelines.without_item == 2  # u000's
 
 
 def test_a_prepared_folder_brings_the_items_that_have_a_vector(workdir, tmp_path):
-    catalog = Catalog.open(Model.load(workdir, "best").timelines.path)
+    catalog = Catalog.open(TrainedModel.load(workdir, "best").timelines.path)
     features = np.concatenate([catalog.features, np.eye(4, dtype=np.float16)[:3]])
     features[-1] = 0
     ids = [*catalog.item_ids, "a", "b", "c"]
@@ -127,41 +128,43 @@ def test_a_prepared_folder_brings_the_items_that_have_a_vector(workdir, tmp_path
     source = write_prepared(
         tmp_path / "p", {"u": [(0, 1, 1, FIRST, 1.0)]}, FIRST, item_ids=ids, titles=titles, features=features
     )
-    before = new_items.stored(None, catalog)
-    found = new_items.added(source, ItemsConfig(), catalog, before)
+    before = new_items.stored_items(None, catalog)
+    found = new_items.added_items(source, ItemsConfig(), catalog, before)
     assert found["item_id"].to_pylist() == found["title"].to_pylist() == ["a", "b"]
     np.testing.assert_array_equal(new_items.features_of(found), np.eye(4, dtype=np.float16)[:2])
-    assert new_items.added(source, ItemsConfig(), catalog, found).equals(found)
+    assert new_items.added_items(source, ItemsConfig(), catalog, found).equals(found)
 
 
 def test_vectors_that_cannot_be_the_runs_are_refused(workdir, tmp_path):
-    catalog = Catalog.open(Model.load(workdir, "best").timelines.path)
+    catalog = Catalog.open(TrainedModel.load(workdir, "best").timelines.path)
     given = ItemsConfig(table="of the run", vector="vector", title="title")
-    before = new_items.stored(None, catalog)
+    before = new_items.stored_items(None, catalog)
 
     def refused(match, **columns):
         table = tmp_path / "items.parquet"
         write_items(table, ITEMS + 2, **columns)
         with pytest.raises(ValueError, match=match):
-            new_items.added(table, given, catalog, before)
+            new_items.added_items(table, given, catalog, before)
 
     turned = np.random.default_rng(1).normal(size=(ITEMS + 2, 4)).astype(np.float32)[:, [1, 2, 3, 0]]
     refused("are not the run's", vector=list(turned))
     refused("vectors of 5 numbers, the run was trained on 4", vector=list(np.ones((ITEMS + 2, 5))))
     refused("has item 'x' more than once", item=["x"] * (ITEMS + 2))
     with pytest.raises(ValueError, match="were built, not given"):
-        new_items.added(tmp_path / "items.parquet", dataclasses.replace(given, vector=""), catalog, before)
+        new_items.added_items(
+            tmp_path / "items.parquet", dataclasses.replace(given, vector=""), catalog, before
+        )
 
 
 def test_ids_of_another_type_are_refused(workdir, tmp_path):
-    catalog = Catalog.open(Model.load(workdir, "best").timelines.path)
+    catalog = Catalog.open(TrainedModel.load(workdir, "best").timelines.path)
     ids = pa.array([1, 2], pa.int64())
     source = write_prepared(
         tmp_path / "p", {"u": [(0, 1, 1, FIRST, 1.0)]}, FIRST, item_ids=ids.to_pylist(),
         features=np.eye(4, dtype=np.float16)[:2],
     )  # fmt: skip
     with pytest.raises(ValueError, match="item ids of type int64, in the data they are string"):
-        new_items.added(source, ItemsConfig(), catalog, new_items.stored(None, catalog))
+        new_items.added_items(source, ItemsConfig(), catalog, new_items.stored_items(None, catalog))
 
 
 @pytest.mark.parametrize("name", ["nothing.parquet", "tombstones"])

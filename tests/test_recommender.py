@@ -10,9 +10,11 @@ from daily_run import ITEMS, TRAINED, day, make_rows, make_run, of_days, publish
 
 from pinnerformer_jax.retrieval.scann_index import ScannIndex
 from pinnerformer_jax.serving import snapshot, state
+from pinnerformer_jax.serving.manifest import read_manifest, write_manifest
 from pinnerformer_jax.serving.recommender import Recommender
-from pinnerformer_jax.serving.store import publish as bring
+from pinnerformer_jax.serving.store import publish_users
 from pinnerformer_jax.serving.stores import open_store
+from pinnerformer_jax.serving.tombstones import add_tombstones
 
 ROWS = make_rows()
 USER = "u001"
@@ -37,7 +39,7 @@ def test_the_nearest_items_of_a_user(world):
     snapshots = world[2]
     found = Recommender.open(snapshots).recommend(USER, 5)
     folder = snapshots / state.current(snapshots)
-    users, items = (snapshot.read(folder / f"{name}.parquet") for name in ("users", "items"))
+    users, items = (snapshot.read_parquet(folder / f"{name}.parquet") for name in ("users", "items"))
     vector = snapshot.vectors_of(users)[users["user_id"].to_pylist().index(USER)].astype(np.float32)
     scores = snapshot.vectors_of(items) @ vector
     best = np.argsort(-scores)[:5]
@@ -65,7 +67,7 @@ def test_a_cold_user_gets_what_is_popular(world):
     found = Recommender.open(snapshots).recommend("nobody", 4, exclude_seen=True)
     assert found.cold
     folder = snapshots / state.current(snapshots)
-    ids = snapshot.read(folder / "items.parquet")["item_id"].to_pylist()
+    ids = snapshot.read_parquet(folder / "items.parquet")["item_id"].to_pylist()
     assert [item.id for item in found.items] == [ids[row] for row in np.load(folder / "popular.npy")[:4]]
     assert all(np.isnan(item.score) for item in found.items)
 
@@ -92,13 +94,13 @@ def test_vectors_may_come_from_a_store(world):
 def test_a_new_model_is_taken_up_when_the_store_has_it(world, snapshots, tmp_path):
     """The pointer flips first; until the store follows, the old items go with the old vectors."""
     place = open_store(f"lmdb:{tmp_path / 'store'}")
-    bring(place, snapshots, state.current(snapshots))
+    publish_users(place, snapshots, state.current(snapshots))
     recommender = Recommender.open(snapshots, place)
     before = recommender.recommend(USER)
     assert not before.cold
     name = publish(world[1][1], snapshots)
     assert recommender.recommend(USER) == before
-    bring(place, snapshots, name)
+    publish_users(place, snapshots, name)
     after = recommender.recommend(USER)
     assert (after.cold, after.model_version) == (False, place.live())
     assert after.model_version != before.model_version
@@ -157,7 +159,7 @@ def test_a_damaged_new_state_is_not_taken_up(world, tmp_path, snapshots, caplog)
     with pytest.raises(ValueError, match=r"items.parquet: missing or not"):
         Recommender.open(snapshots)
     file.write_bytes(whole)
-    state.publish(snapshots, name)
+    state.publish_state(snapshots, name)
     assert recommender.recommend(USER).date == day(TRAINED)
 
 
@@ -167,16 +169,16 @@ def test_parts_of_two_models_are_refused(world, snapshots, tmp_path, part):
     old = snapshots / state.current(snapshots)
     new = snapshots / publish(world[1][1], snapshots)
     versions = [
-        state.read_manifest(snapshots, str(path.relative_to(snapshots))).model_version for path in (old, new)
+        read_manifest(snapshots, str(path.relative_to(snapshots))).model_version for path in (old, new)
     ]
     if part == "index":
         shutil.rmtree(new / part)
         shutil.copytree(old / part, new / part)
     else:
         shutil.copy(old / part, new / part)
-    manifest = state.read_manifest(snapshots, str(new.relative_to(snapshots)))
+    manifest = read_manifest(snapshots, str(new.relative_to(snapshots)))
     (new / "manifest.json").unlink()
-    state.write_manifest(new, manifest)
+    write_manifest(new, manifest)
     with pytest.raises(ValueError, match="of model version") as refused:
         Recommender.open(snapshots)
     assert all(version in str(refused.value) for version in versions)
@@ -194,14 +196,16 @@ def test_deleted_users_are_cold_even_after_a_roll_back(world, snapshots, tmp_pat
 def test_who_is_deleted_while_it_is_open_is_cold_at_once(world, snapshots, tmp_path):
     recommender = Recommender.open(snapshots)
     assert not recommender.recommend(USER).cold
-    state.bury(snapshots, pa.array([USER]))
+    add_tombstones(snapshots, pa.array([USER]))
     found = recommender.recommend(USER, ITEMS, exclude_seen=True)
     assert found.cold
     assert len(found.items) == ITEMS  # what they had seen is not asked for any more
 
 
 def test_a_state_without_users_serves_what_is_popular(world, snapshots, tmp_path):
-    everyone = snapshot.read(snapshots / state.current(snapshots) / "users.parquet")["user_id"].to_pylist()
+    everyone = snapshot.read_parquet(snapshots / state.current(snapshots) / "users.parquet")[
+        "user_id"
+    ].to_pylist()
     (tmp_path / "gone.txt").write_text("\n".join(everyone))
     publish(world[1][0], snapshots, tombstones=tmp_path / "gone.txt", store=f"lmdb:{tmp_path / 'store'}")
     assert Recommender.open(snapshots).recommend(USER, 3).cold
@@ -235,9 +239,9 @@ def test_nothing_published_and_wrong_k(world, tmp_path):
 def test_without_an_index_search_is_exact(world, snapshots):
     with_index = Recommender.open(snapshots).recommend(USER, 5)
     name = state.current(snapshots)
-    manifest = state.read_manifest(snapshots, name)
+    manifest = read_manifest(snapshots, name)
     shutil.rmtree(snapshots / name / "index")
     (snapshots / name / "manifest.json").unlink()
-    state.write_manifest(snapshots / name, manifest)
+    write_manifest(snapshots / name, manifest)
     without = Recommender.open(snapshots).recommend(USER, 5)
     assert [item.id for item in without.items] == [item.id for item in with_index.items]

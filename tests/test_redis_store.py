@@ -12,7 +12,7 @@ from states import make_state
 
 from pinnerformer_jax.serving import redis_store
 from pinnerformer_jax.serving.redis_store import RedisStore
-from pinnerformer_jax.serving.store import encode, key, publish
+from pinnerformer_jax.serving.store import encode, key, publish_users
 
 
 @pytest.fixture(scope="module")
@@ -66,17 +66,17 @@ USERS = {f"v{number}": 0.5 for number in range(1000)}
 @pytest.mark.parametrize("after", [1, 5, 9])
 def test_a_restart_while_a_model_is_published_leaves_the_old_one_live(durable, tmp_path, monkeypatch, after):
     place, reader = RedisStore(durable.url), RedisStore(durable.url)
-    publish(place, tmp_path, make_state(tmp_path, 1, {"u1": 1}))
+    publish_users(place, tmp_path, make_state(tmp_path, 1, {"u1": 1}))
     vectors = reader.of("a")
     name = make_state(tmp_path, 2, USERS | {"u1": 2}, "b")
     with monkeypatch.context() as patched:
         interrupt(place, patched, durable, after)
         with pytest.raises(ConnectionError, match=r"not in the store: redis://127.0.0.1:\d+: "):
-            publish(place, tmp_path, name)
+            publish_users(place, tmp_path, name)
     assert place.live() == "a"
     assert vectors.get("u1")[0] == 1
     assert not place.holds("b")
-    publish(place, tmp_path, name)
+    publish_users(place, tmp_path, name)
     assert (place.live(), place.of("b").get("u1")[0]) == ("b", 2)
     assert spaces(durable) == {b"1", b"3"}  # the half of the killed one is gone
     assert client(durable).scard("pinnerformer:garbage") == 0
@@ -87,23 +87,23 @@ def test_a_restart_while_a_day_is_published(durable, tmp_path, monkeypatch):
     is one that goes back."""
     place = RedisStore(durable.url)
     first = make_state(tmp_path, 1, USERS)
-    publish(place, tmp_path, first)
+    publish_users(place, tmp_path, first)
     second = make_state(tmp_path, 2, dict.fromkeys(USERS, 2.0))
     with monkeypatch.context() as patched:
         interrupt(place, patched, durable, 5)
         with pytest.raises(ConnectionError):
-            publish(place, tmp_path, second)
+            publish_users(place, tmp_path, second)
     assert place.contents("a").state == first
     many, known = place.of("a").get_many(list(USERS))
     assert known.all()
     assert sorted(set(many[:, 0].tolist())) == [0.5, 2.0]
-    assert publish(place, tmp_path, first) == f"{place}: all 1,000 users written"
+    assert publish_users(place, tmp_path, first) == f"{place}: all 1,000 users written"
     assert set(place.of("a").get_many(list(USERS))[0][:, 0].tolist()) == {0.5}
     with monkeypatch.context() as patched:
         interrupt(place, patched, durable, 5)
         with pytest.raises(ConnectionError):
-            publish(place, tmp_path, second)
-    assert publish(place, tmp_path, second) == f"{place}: 1,000 users written, 0 removed"
+            publish_users(place, tmp_path, second)
+    assert publish_users(place, tmp_path, second) == f"{place}: 1,000 users written, 0 removed"
     assert set(place.of("a").get_many(list(USERS))[0][:, 0].tolist()) == {2.0}
 
 
@@ -115,15 +115,15 @@ def test_a_restart_that_forgets_is_never_taken_for_a_whole(tmp_path, monkeypatch
         with monkeypatch.context() as patched:
             interrupt(place, patched, server, 5)
             with pytest.raises(ConnectionError):
-                publish(place, tmp_path, name)
+                publish_users(place, tmp_path, name)
         assert place.live() is None
-        publish(place, tmp_path, name)
+        publish_users(place, tmp_path, name)
         assert place.of("a").get_many(list(USERS))[1].all()
         server.kill()
         server.start()
         with pytest.raises(ValueError, match="no vectors of model version a, live is None"):
             place.of("a")
-        publish(place, tmp_path, name)
+        publish_users(place, tmp_path, name)
         assert place.of("a").get_many(list(USERS))[1].all()
 
 
@@ -131,7 +131,7 @@ def test_readers_miss_nothing_while_spaces_change(server, tmp_path):
     place = RedisStore(server.url)
     roots = [tmp_path / str(number) for number in range(8)]
     states = [make_state(root, 1, USERS) for root in roots]
-    publish(place, roots[0], states[0])
+    publish_users(place, roots[0], states[0])
     stop, failures = threading.Event(), []
 
     def read():
@@ -150,7 +150,7 @@ def test_readers_miss_nothing_while_spaces_change(server, tmp_path):
     from pinnerformer_jax.serving import snapshot
 
     for root, name in zip(roots, states, strict=True):
-        users = snapshot.read(root / name / "users.parquet")
+        users = snapshot.read_parquet(root / name / "users.parquet")
         place.replace(place.contents("a"), encode(users))
     stop.set()
     for thread in threads:
@@ -161,14 +161,14 @@ def test_readers_miss_nothing_while_spaces_change(server, tmp_path):
 
 def test_the_old_version_expires(server, tmp_path):
     place = RedisStore(server.url, old_seconds=700)
-    publish(place, tmp_path, make_state(tmp_path, 1, {"u1": 1}, "a"))
-    publish(place, tmp_path, make_state(tmp_path, 1, {"u1": 2}, "b"))
+    publish_users(place, tmp_path, make_state(tmp_path, 1, {"u1": 1}, "a"))
+    publish_users(place, tmp_path, make_state(tmp_path, 1, {"u1": 2}, "b"))
     redis = client(server)
     old = [b"pinnerformer:model:a", *redis.scan_iter("pinnerformer:users:a:*")]
     assert [0 < redis.ttl(name) <= 700 for name in old] == [True, True]
     new = [b"pinnerformer:model:b", *redis.scan_iter("pinnerformer:users:b:*"), b"pinnerformer:live"]
     assert [redis.ttl(name) for name in new] == [-1] * 3
-    publish(place, tmp_path, "model_version=a/ds=2026-03-01/run=1")  # back: it lives on
+    publish_users(place, tmp_path, "model_version=a/ds=2026-03-01/run=1")  # back: it lives on
     assert [redis.ttl(name) for name in old] == [-1] * 2
     assert 0 < redis.ttl("pinnerformer:model:b") <= 700
     for name in redis.scan_iter("pinnerformer:*:b*"):
@@ -181,19 +181,19 @@ def test_the_old_version_expires(server, tmp_path):
 def test_one_about_to_expire_is_written_anew(server, tmp_path):
     place = RedisStore(server.url, old_seconds=30)
     first = make_state(tmp_path, 1, {"u1": 1}, "a")
-    publish(place, tmp_path, first)
-    publish(place, tmp_path, make_state(tmp_path, 1, {"u1": 2}, "b"))
-    assert publish(place, tmp_path, first) == f"{place}: all 1 users written"
+    publish_users(place, tmp_path, first)
+    publish_users(place, tmp_path, make_state(tmp_path, 1, {"u1": 2}, "b"))
+    assert publish_users(place, tmp_path, first) == f"{place}: all 1 users written"
     assert [client(server).ttl(name) for name in client(server).scan_iter("pinnerformer:users:a:*")] == [-1]
 
 
 def test_memory_that_is_full_is_an_error_and_the_old_version_serves_on(tmp_path):
     with redis_server(tmp_path / "redis", "--maxmemory", "2mb", "--maxmemory-policy", "noeviction") as server:
         place = RedisStore(server.url)
-        publish(place, tmp_path, make_state(tmp_path, 1, {"u1": 1}))
+        publish_users(place, tmp_path, make_state(tmp_path, 1, {"u1": 1}))
         users = {f"v{number}": 0.5 for number in range(20_000)}
         with pytest.raises(OSError, match="command not allowed when used memory"):
-            publish(place, tmp_path, make_state(tmp_path, 2, users, "b"))
+            publish_users(place, tmp_path, make_state(tmp_path, 2, users, "b"))
         assert (place.live(), place.of("a").get("u1")[0]) == ("a", 1)
 
 
@@ -203,7 +203,7 @@ def test_evicted_users_are_noticed(tmp_path):
     ) as server:
         users = {f"v{number}": 0.5 for number in range(60_000)}
         with pytest.raises(OSError, match=r"60,000 users written, [\d,]+ there; is it evicting\?"):
-            publish(RedisStore(server.url), tmp_path, make_state(tmp_path, 1, users))
+            publish_users(RedisStore(server.url), tmp_path, make_state(tmp_path, 1, users))
 
 
 def test_a_password_is_used_and_not_shown(tmp_path, monkeypatch):
@@ -242,7 +242,7 @@ def test_tls(tmp_path):
     with redis_server(tmp_path / "redis", *options, tls=True) as server:
         url = server.url.replace("redis:", "rediss:")
         place = RedisStore(f"{url}?ssl_ca_certs={certificate}")
-        publish(place, tmp_path, make_state(tmp_path, 1, {"u1": 1}))
+        publish_users(place, tmp_path, make_state(tmp_path, 1, {"u1": 1}))
         assert place.of("a").get("u1")[0] == 1
         with pytest.raises(ConnectionError, match=r"CERTIFICATE_VERIFY_FAILED|certificate verify failed"):
             RedisStore(url).live()
@@ -251,7 +251,7 @@ def test_tls(tmp_path):
 def test_a_socket(tmp_path):
     with redis_server(tmp_path / "redis", "--unixsocket", str(tmp_path / "s")):
         place = RedisStore(f"unix://{tmp_path / 's'}")
-        publish(place, tmp_path, make_state(tmp_path, 1, {"u1": 1}))
+        publish_users(place, tmp_path, make_state(tmp_path, 1, {"u1": 1}))
         assert place.of("a").get("u1")[0] == 1
 
 

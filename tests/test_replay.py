@@ -23,7 +23,7 @@ def world(tmp_path_factory):
 
 
 def test_days_are_compared_and_drawn(world, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(verb, "keep_compiled", lambda: None)
+    monkeypatch.setattr(verb, "set_up_process", lambda: None)
     workdir, log = world
     arguments = ["--workdir", str(workdir), "--events", log, "--first", day(TRAINED - 1), "--days", "3"]
     out = tmp_path / "out"
@@ -45,7 +45,7 @@ def test_days_are_compared_and_drawn(world, tmp_path, monkeypatch, capsys):
         pairs = {(user, item) for user, item in pairs if user in known}
         assert line["pairs"] == len(pairs)
     root = out / "incremental"
-    items = snapshot.read(root / state.current(root) / "items.parquet")
+    items = snapshot.read_parquet(root / state.current(root) / "items.parquet")
     hits = {"recall": 0, "recall_stale": 0}
     users = snapshot.SnapshotVectors.of(users_of(root))
     for user, item in pairs:
@@ -58,7 +58,7 @@ def test_days_are_compared_and_drawn(world, tmp_path, monkeypatch, capsys):
 
 
 def users_of(root):
-    return snapshot.read(root / state.current(root) / "users.parquet")
+    return snapshot.read_parquet(root / state.current(root) / "users.parquet")
 
 
 def test_no_pair_no_recall():

@@ -25,9 +25,9 @@ def users(ids, value, version="a", dtype=np.float16):
 def test_a_snapshot_comes_back_as_it_was(tmp_path, dtype):
     table = users(["a", "b"], 0.25, dtype=dtype)
     for name in ("one", "two"):
-        snapshot.write(table, tmp_path / name)
+        snapshot.write_parquet(table, tmp_path / name)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
-    back = snapshot.read(tmp_path / "one")
+    back = snapshot.read_parquet(tmp_path / "one")
     assert back.schema.equals(table.schema)
     assert back.equals(table)
     assert snapshot.version_of(back) == "a"

@@ -6,7 +6,9 @@ import pyarrow as pa
 import pytest
 
 from pinnerformer_jax.serving import state
-from pinnerformer_jax.serving.state import Manifest, state_name
+from pinnerformer_jax.serving.manifest import Manifest, is_whole, verify_state, write_manifest
+from pinnerformer_jax.serving.state import state_name
+from pinnerformer_jax.serving.tombstones import add_tombstones, deleted_users, tombstone_files
 
 
 def make_state(root, date, base=None, version="model"):
@@ -15,14 +17,14 @@ def make_state(root, date, base=None, version="model"):
     (folder / "index").mkdir(parents=True)
     (folder / "users.parquet").write_bytes(b"users of " + date.encode())
     (folder / "index" / "part").write_bytes(b"index")
-    state.write_manifest(
+    write_manifest(
         folder,
         Manifest(
             date=date, model_version=version, config="c", data="d", base=base, inputs={}, max_length=4, dim=2,
-            dtype="float16", counts={}, index={}, files={},
+            dtype="float16",
         ),
     )  # fmt: skip
-    state.publish(root, name)
+    state.publish_state(root, name)
     return name
 
 
@@ -45,7 +47,7 @@ def test_nothing_is_published_at_first(tmp_path):
 def test_the_pointer_names_a_state_that_verifies(three):
     root, names = three
     assert state.current(root) == names[2] == "model_version=model/ds=2026-01-03/run=made"
-    manifest = state.verify(root, names[2])
+    manifest = verify_state(root, names[2])
     assert manifest.base == names[1]
     assert manifest.files.keys() == {"users.parquet", "index/part"}
     assert not list(root.glob(".*"))
@@ -56,7 +58,7 @@ def test_the_pointer_names_a_state_that_verifies(three):
     ("damage", "message"),
     [
         (lambda data: data[:-1], "missing or not"),
-        (lambda data: bytes([data[0] ^ 1]) + data[1:], "its checksum is not the manifest's"),
+        (lambda data: bytes([data[0] ^ 1]) + data[1:], "altered, its checksum is not the recorded one"),
         (None, "missing or not"),
     ],
 )
@@ -68,9 +70,9 @@ def test_damage_is_found_and_named(three, file, damage, message):
     else:
         path.unlink()
     with pytest.raises(ValueError, match=f"{file}: {message}"):
-        state.verify(root, names[0])
-    assert not state.is_whole(root, names[0])
-    assert state.is_whole(root, names[1])
+        verify_state(root, names[0])
+    assert not is_whole(root, names[0])
+    assert is_whole(root, names[1])
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format": 99}', '{"format": 1, "dat": 2}'])
@@ -78,7 +80,7 @@ def test_a_damaged_manifest_is_named(three, text):
     root, names = three
     (root / names[2] / "manifest.json").write_text(text)
     with pytest.raises(ValueError, match=r"manifest.json: not the manifest of a state"):
-        state.verify(root, names[2])
+        verify_state(root, names[2])
     assert state.rollback(root, names[0]) == (names[2], names[0])  # a way out
 
 
@@ -132,7 +134,7 @@ def test_prune_keeps_the_chain(three):
     root, names = three
     state.rollback(root)
     state.prune(root, 2)
-    assert [state.is_whole(root, name) for name in names] == [True, True, False]
+    assert [is_whole(root, name) for name in names] == [True, True, False]
     state.prune(root, 1)
     assert [path.name for path in root.glob("model_version=model/*")] == ["ds=2026-01-02"]
     with pytest.raises(FileNotFoundError, match=r"manifest.json: this state is not there \(any more\)"):
@@ -140,7 +142,7 @@ def test_prune_keeps_the_chain(three):
 
 
 def hold(root, ready, done):
-    with state.writing(root):
+    with state.write_lock(root):
         ready.set()
         done.wait(60)
 
@@ -152,13 +154,13 @@ def test_the_second_writer_is_refused(three):
     other = context.Process(target=hold, args=(root, ready, done))
     other.start()
     assert ready.wait(60)
-    with pytest.raises(ValueError, match="another run is writing here"), state.writing(root):
+    with pytest.raises(ValueError, match="another run is writing here"), state.write_lock(root):
         pass
     with pytest.raises(ValueError, match="another run is writing here"):
         state.rollback(root)
     done.set()
     other.join()
-    with state.writing(root):
+    with state.write_lock(root):
         pass
 
 
@@ -168,24 +170,24 @@ def test_what_was_left_half_built_is_removed(three):
     left.mkdir(parents=True)
     (left / "users.parquet").touch()
     (root / ".CURRENT.7.tmp").touch()
-    with state.writing(root):
+    with state.write_lock(root):
         assert not left.exists()
         assert not (root / ".CURRENT.7.tmp").exists()
-    assert all(state.is_whole(root, name) for name in names)
+    assert all(is_whole(root, name) for name in names)
 
 
 def test_deleted_users_add_up(tmp_path):
-    assert state.deleted(tmp_path, pa.int64()).to_pylist() == []
-    state.bury(tmp_path, pa.array([3, 1]))
-    state.bury(tmp_path, pa.array([3, 1]))  # the same list again
-    state.bury(tmp_path, pa.array([7]))
-    assert sorted(state.deleted(tmp_path, pa.int64()).to_pylist()) == [1, 3, 7]
-    assert len(state.tombstones(tmp_path)) == 2
+    assert deleted_users(tmp_path, pa.int64()).to_pylist() == []
+    add_tombstones(tmp_path, pa.array([3, 1]))
+    add_tombstones(tmp_path, pa.array([3, 1]))  # the same list again
+    add_tombstones(tmp_path, pa.array([7]))
+    assert sorted(deleted_users(tmp_path, pa.int64()).to_pylist()) == [1, 3, 7]
+    assert len(tombstone_files(tmp_path)) == 2
     with pytest.raises(ValueError, match="user ids of type int64, in the data they are string"):
-        state.deleted(tmp_path, pa.string())
-    state.tombstones(tmp_path)[0].write_bytes(b"less")
-    with pytest.raises(ValueError, match="its checksum is not its name"):
-        state.deleted(tmp_path, pa.int64())
+        deleted_users(tmp_path, pa.string())
+    tombstone_files(tmp_path)[0].write_bytes(b"less")
+    with pytest.raises(ValueError, match="altered, its checksum is not the recorded one"):
+        deleted_users(tmp_path, pa.int64())
 
 
 def test_a_day_ends_at_midnight():

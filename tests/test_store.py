@@ -11,8 +11,9 @@ from redis_server import redis_server
 from states import DIM, make_state, vector
 
 from pinnerformer_jax.serving import state, store
-from pinnerformer_jax.serving.store import Contents, encode, key, publish
+from pinnerformer_jax.serving.store import Contents, encode, key, publish_users
 from pinnerformer_jax.serving.stores import open_store
+from pinnerformer_jax.serving.tombstones import add_tombstones
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def test_a_state_comes_back(url, tmp_path):
     place = open_store(url)
     assert place.live() is None
     assert not place.holds("a")
-    assert publish(place, tmp_path, name) == f"{place}: all 2 users written"
+    assert publish_users(place, tmp_path, name) == f"{place}: all 2 users written"
     assert (place.live(), place.contents("a")) == ("a", Contents("a", name, 2, DIM))
     vectors = open_store(url).of("a")  # of another reader
     found = vectors.get("u1")
@@ -58,45 +59,45 @@ def test_a_state_comes_back(url, tmp_path):
 
 def test_a_day_of_the_same_model_writes_what_changed(url, tmp_path):
     place = open_store(url)
-    publish(place, tmp_path, make_state(tmp_path, 1, {"u1": 1, "u2": 2, "u3": 3}))
+    publish_users(place, tmp_path, make_state(tmp_path, 1, {"u1": 1, "u2": 2, "u3": 3}))
     second = make_state(tmp_path, 2, {"u1": 1, "u3": 4, "u4": 5})
     # the newest events of u3 and u4 moved too; that of u1 did not
-    assert publish(place, tmp_path, second) == f"{place}: 2 users written, 1 removed"
+    assert publish_users(place, tmp_path, second) == f"{place}: 2 users written, 1 removed"
     assert held(place) == {"u1": 1, "u3": 4, "u4": 5}
-    assert publish(place, tmp_path, second) == f"{place}: 0 users written, 0 removed"
+    assert publish_users(place, tmp_path, second) == f"{place}: 0 users written, 0 removed"
 
 
 def test_a_state_that_is_not_there_any_more_is_replaced(url, tmp_path):
     place = open_store(url)
-    publish(place, tmp_path / "one", make_state(tmp_path / "one", 1, {"u1": 1, "u2": 2}))
+    publish_users(place, tmp_path / "one", make_state(tmp_path / "one", 1, {"u1": 1, "u2": 2}))
     name = make_state(tmp_path / "two", 2, {"u1": 3})
-    assert publish(place, tmp_path / "two", name) == f"{place}: all 1 users written"
+    assert publish_users(place, tmp_path / "two", name) == f"{place}: all 1 users written"
     assert held(place) == {"u1": 3}
 
 
 def test_what_was_lost_is_written_anew(url, tmp_path):
     """Somebody, or an eviction, took a user out."""
     place = open_store(url)
-    publish(place, tmp_path, make_state(tmp_path, 1, {"u1": 1, "u2": 2}))
+    publish_users(place, tmp_path, make_state(tmp_path, 1, {"u1": 1, "u2": 2}))
     place.delete([key("u1")])
     name = make_state(tmp_path, 2, {"u1": 1, "u2": 3})
-    assert publish(place, tmp_path, name) == f"{place}: all 2 users written"
+    assert publish_users(place, tmp_path, name) == f"{place}: all 2 users written"
     assert held(place) == {"u1": 1, "u2": 3}
 
 
 def test_a_new_model_goes_live_and_the_old_one_stays_a_while(url, tmp_path):
     place, reader = open_store(url), open_store(url)
-    publish(place, tmp_path, make_state(tmp_path, 1, {"u1": 1}))
+    publish_users(place, tmp_path, make_state(tmp_path, 1, {"u1": 1}))
     old = reader.of("a")
     assert old.get("u1")[0] == 1
-    publish(place, tmp_path, make_state(tmp_path, 1, {"u1": 2}, version="b"))
+    publish_users(place, tmp_path, make_state(tmp_path, 1, {"u1": 2}, version="b"))
     assert place.live() == "b"
     assert (held(place, "b"), held(place, "a")) == ({"u1": 2}, {"u1": 1})
     assert old.get("u1")[0] == 1
     with pytest.raises(ValueError, match="no vectors of model version c, live is b; publish"):
         reader.of("c")
     back = state.state_name("a", "2026-03-01", "1")
-    assert publish(place, tmp_path, back) == f"{place}: 0 users written, 0 removed"  # a rollback
+    assert publish_users(place, tmp_path, back) == f"{place}: 0 users written, 0 removed"  # a rollback
     assert place.live() == "a"
     assert held(place, "b") == {"u1": 2}
 
@@ -104,12 +105,12 @@ def test_a_new_model_goes_live_and_the_old_one_stays_a_while(url, tmp_path):
 def test_versions_are_not_mixed(url, tmp_path):
     """A value of one version among those of another, and one that is cut short."""
     place = open_store(url)
-    publish(place, tmp_path, make_state(tmp_path, 1, {"u1": 1, "u2": 2}))
+    publish_users(place, tmp_path, make_state(tmp_path, 1, {"u1": 1, "u2": 2}))
     contents = place.contents("a")
     make_state(tmp_path, 1, {"u1": 1}, version="b")
     from pinnerformer_jax.serving import snapshot
 
-    table = snapshot.read(tmp_path / state.state_name("b", "2026-03-01", "1") / "users.parquet")
+    table = snapshot.read_parquet(tmp_path / state.state_name("b", "2026-03-01", "1") / "users.parquet")
     assert place.update(contents, encode(table), [])
     with pytest.raises(ValueError, match=r"of model version a, a value in it of b: vectors of two models"):
         place.of("a").get("u1")
@@ -123,18 +124,18 @@ def test_versions_are_not_mixed(url, tmp_path):
 def test_deleted_users_leave_at_once_and_stay_out(url, tmp_path):
     place = open_store(url)
     for version in ("a", "b"):
-        publish(place, tmp_path, make_state(tmp_path, 1, {"u1": 1, "u2": 2}, version))
+        publish_users(place, tmp_path, make_state(tmp_path, 1, {"u1": 1, "u2": 2}, version))
     place.delete([key("u1"), key("nobody")])
     assert held(place, "a") == held(place, "b") == {"u2": 2}
-    state.bury(tmp_path, pa.array(["u1"]))
-    publish(place, tmp_path, state.state_name("b", "2026-03-01", "1"))  # rolled back to, and it has them
+    add_tombstones(tmp_path, pa.array(["u1"]))
+    publish_users(place, tmp_path, state.state_name("b", "2026-03-01", "1"))  # a rollback, and it has them
     assert held(place, "b") == {"u2": 2}
 
 
 @pytest.mark.parametrize("ids", [[1, -1, 2**63 - 1], ["1", "", "ü", "x" * 2000], [b"1", b""]])
 def test_ids_of_any_type(url, tmp_path, ids):
     place = open_store(url)
-    publish(place, tmp_path, make_state(tmp_path, 1, {user: row for row, user in enumerate(ids)}))
+    publish_users(place, tmp_path, make_state(tmp_path, 1, {user: row for row, user in enumerate(ids)}))
     vectors = place.of("a")
     assert [vectors.get(user)[0] for user in ids] == list(range(len(ids)))
     assert vectors.get("1" if 1 in ids else 1) is None
@@ -159,13 +160,13 @@ def test_a_failure_says_that_the_state_is_published(url, tmp_path, monkeypatch):
 
     monkeypatch.setattr(place, "replace", fail)
     with pytest.raises(ConnectionError, match="is published, but not in the store: gone; the next run with"):
-        publish(place, tmp_path, name)
+        publish_users(place, tmp_path, name)
 
 
 def test_a_long_version_is_refused(url, tmp_path):
     name = make_state(tmp_path, 1, {"u1": 1}, version="a" * 13)
     with pytest.raises(ValueError, match="at most 12 bytes"):
-        publish(open_store(url), tmp_path, name)
+        publish_users(open_store(url), tmp_path, name)
 
 
 @pytest.mark.parametrize(
@@ -181,5 +182,5 @@ def test_chunks(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "CHUNK", 2)
     place = open_store(f"lmdb:{tmp_path / 'store'}")
     users = {f"u{number}": number for number in range(5)}
-    publish(place, tmp_path, make_state(tmp_path, 1, users))
+    publish_users(place, tmp_path, make_state(tmp_path, 1, users))
     assert held(place) == users

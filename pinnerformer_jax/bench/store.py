@@ -19,7 +19,8 @@ import numpy as np
 from pinnerformer_jax.bench.report import table
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.serving import snapshot, state
-from pinnerformer_jax.serving.store import Store, publish
+from pinnerformer_jax.serving.manifest import Manifest, write_manifest
+from pinnerformer_jax.serving.store import Store, publish_users
 from pinnerformer_jax.serving.stores import open_store
 
 VERSION, DATES = "benchmark", ("2026-01-01", "2026-01-02")
@@ -70,7 +71,7 @@ def _measure(
     before, taken = size(), []
     for name in names:
         started = time.perf_counter()
-        publish(store, root, name)
+        publish_users(store, root, name)
         taken.append(time.perf_counter() - started)
         if name == names[0]:
             after = size()
@@ -121,10 +122,10 @@ def _make_states(root: Path, users: int, dim: int) -> list[str]:
             ids, newest, created, vectors.astype(np.float16), np.ones(users, int), VERSION
         )
         (root / name).mkdir(parents=True)
-        snapshot.write(made, root / name / "users.parquet")
-        facts = {"config": "", "data": "", "inputs": {}, "counts": {}, "index": {}, "files": {}}
-        manifest = state.Manifest(date, VERSION, base=None, max_length=1, dim=dim, dtype="float16", **facts)
-        state.write_manifest(root / name, manifest)
+        snapshot.write_parquet(made, root / name / "users.parquet")
+        facts = {"config": "", "data": "", "inputs": {}}
+        manifest = Manifest(date, VERSION, base=None, max_length=1, dim=dim, dtype="float16", **facts)
+        write_manifest(root / name, manifest)
         names.append(name)
     return names
 

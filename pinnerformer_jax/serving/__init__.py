@@ -1,12 +1,26 @@
-"""The daily job: new events in, embeddings out; published as one unit, looked up and recommended from.
+"""The daily job: new events in, vectors out; published together, looked up and recommended from.
 
-event_store.py, event_file.py     the newest events of each user
-snapshot.py                       vectors of users and items; `UserVectors`, where a user's is looked up
-state.py                          states and the pointer to the one that is served
-daily.py                          the job
-store.py                          the feature store: interface, values, publishing a state to it
-lmdb_store.py, redis_store.py     in files; on a server
-stores.py                         one of them, by its URL
-recommender.py                    from a user to items
-embed_events.py                   vectors from a table of events, without a state
+The job, in the order in which it happens:
+  daily.py            the list of steps
+  trained_model.py    the run to embed with
+  plan.py             1. what the state is made of: day, state before, log, deleted and requested users
+  new_items.py        2. items that came after the training
+  events.py           3. the day's events merged into the newest events of each user, by
+                         event_store.py, day_log.py, event_file.py and histories.py
+  users.py            4. users embedded, and merged with the vectors before
+  items.py            5. item vectors and popular items
+  index.py            6. ScaNN over the item vectors
+  manifest.py         7. what the state says of itself, and its verification
+  summary.py          what was done, in lines
+
+What the job writes to:
+  state.py            states and the pointer to the served one
+  tombstones.py       deleted users
+  snapshot.py         tables of user and item vectors
+  store.py            feature store: interface, values, publishing the users of a state;
+                      lmdb_store.py (files), redis_store.py (a server), stores.py (one of them by its URL)
+
+What reads it:
+  recommender.py      items for a user
+  embed_events.py     vectors from a table of events, without a state
 """

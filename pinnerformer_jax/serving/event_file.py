@@ -1,4 +1,4 @@
-"""events.parquet of a state: that of the state before, streamed, with what changed put in its place."""
+"""events.parquet of a state: that of the state before, streamed, with the changed users replaced."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 GROUP = 1 << 16
-"""Events of a row group, which is what is read to know what one user has seen."""
+"""Events of a row group, the least that is read to know what one user has seen."""
 
 
-def write(stored: Path, changed: pa.RecordBatchReader, leaving: pa.Array, file: Path) -> int:
-    """Merge two sequences of events in order of their users; memory holds a few row groups.
+def merge_event_file(stored: Path, changed: pa.RecordBatchReader, leaving: pa.Array, file: Path) -> int:
+    """Merge two sequences of events that are sorted by user; memory holds a few row groups.
 
     Args:
         stored: a Parquet file of events.
-        changed: events of other users, or of those who leave it.
+        changed: events of users who are not in `stored`, or are among `leaving`.
         leaving: ids of users whose stored events are left out.
         file: to write, in the columns and types of `stored`.
 
@@ -50,13 +50,13 @@ def write(stored: Path, changed: pa.RecordBatchReader, leaving: pa.Array, file: 
 
 
 class _Sorted:
-    """Events in order of their users, read as far as they are asked for."""
+    """Batches of events sorted by user, read as far as needed."""
 
     def __init__(self, batches: pa.RecordBatchReader, schema: pa.Schema) -> None:
         self.batches, self.schema, self.read = batches, schema, schema.empty_table()
 
     def up_to(self, last: Any) -> pa.Table:
-        """Those that were not asked for before, of users up to and with this one; None: all."""
+        """The next events, up to the last one of user `last`; None: all that are left."""
         import pyarrow as pa
 
         parts = []

@@ -4,9 +4,9 @@
     DIR/model=V           symbolic link to the environment of a version
     DIR/V-TOKEN/          an LMDB environment: values by key, and what it holds
 
-A link is replaced in one step, a change of an environment is one transaction: readers, in this and other
-processes, see all of it or nothing, and are not held up. The version that was live before stays until the
-next publishing. Readers need to write to lock.mdb. Not for network file systems.
+A link is replaced in one step, and a change of an environment is one transaction. So a reader, in this or
+another process, sees all of a change or nothing, and never waits. The version that was live before stays
+until users are published again. Readers need to write to lock.mdb. Not for network file systems.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class LmdbStore(Store):
             with environment.begin() as transaction:
                 return [transaction.get(key) for key in keys]
 
-    def update(self, contents: Contents, changed: Rows, gone: list[bytes]) -> bool:
+    def update(self, contents: Contents, changed: Rows, removed: list[bytes]) -> bool:
         """See Store."""
         with self._failures():
             environment = self._environment(contents.model_version)
@@ -101,7 +101,7 @@ class LmdbStore(Store):
                 return False
             with environment.begin(write=True) as transaction:
                 _put(transaction, changed)
-                for key in gone:
+                for key in removed:
                     transaction.delete(key)
                 transaction.put(_CONTENTS, json.dumps(dataclasses.asdict(contents)).encode())
                 if transaction.stat()["entries"] != contents.users + 1:
@@ -117,7 +117,7 @@ class LmdbStore(Store):
             self._sweep(keep={contents.model_version, self.live()})
             folder = self._folder / f"{contents.model_version}-{secrets.token_hex(4)}"
             try:
-                # Nobody reads it yet, so that one sync at the end is enough.
+                # No reader has it yet, so one sync at the end is enough.
                 with self._lmdb.open(str(folder), _MAP_SIZE, sync=False) as environment:
                     for chunk in rows:
                         with environment.begin(write=True) as transaction:
@@ -141,7 +141,7 @@ class LmdbStore(Store):
                         transaction.delete(key)
 
     def _environment(self, model_version: str) -> lmdb.Environment | None:
-        """That of a version, opened once; one that was replaced closes when no thread reads in it."""
+        """The environment of a version, opened once; once replaced, it closes when no thread reads it."""
         while (target := self._target(f"model={model_version}")) is not None:
             try:
                 environment = self._open(str(self._folder / target))
@@ -177,7 +177,7 @@ class LmdbStore(Store):
 
     def _link(self, name: str, target: str) -> None:
         new = self._folder / f".{name}"
-        new.unlink(missing_ok=True)  # of who was killed
+        new.unlink(missing_ok=True)  # a killed process may have left it
         new.symlink_to(target)
         new.replace(self._folder / name)
         sync(self._folder)
@@ -189,23 +189,25 @@ class LmdbStore(Store):
         self._sweep(keep={model_version, before})
 
     def _sweep(self, keep: set[str | None]) -> None:
-        """Remove versions, and folders that no version has (any more)."""
+        """Remove versions that are not in `keep`, and folders that belong to no version (any more)."""
         for link in self._folder.glob("model=*"):
             if link.name.removeprefix("model=") not in keep:
                 link.unlink()
         linked = {os.readlink(link) for link in self._folder.glob("model=*")}
         for folder in self._folder.glob("*-*"):
             if not folder.is_symlink() and folder.name not in linked:
-                # Renamed, so that who is about to open it cannot; what is left nevertheless goes next time.
-                gone = folder.rename(folder.with_name(f".gone-{secrets.token_hex(4)}"))
-                shutil.rmtree(gone, ignore_errors=True)
+                # Renamed first, so that no reader opens it half removed.
+                unlinked = folder.rename(folder.with_name(f".gone-{secrets.token_hex(4)}"))
+                shutil.rmtree(unlinked, ignore_errors=True)
 
     @contextlib.contextmanager
     def _failures(self) -> Iterator[None]:
         try:
             yield
         except self._lmdb.Error as error:
-            raise OSError(f"{self}: {error}; is the disk full? It serves on as it did") from None
+            raise OSError(
+                f"{self}: {error}; is the disk full? It goes on serving what it did before"
+            ) from None
 
 
 def _put(transaction: lmdb.Transaction, rows: Rows) -> None:

@@ -1,17 +1,20 @@
-"""Items that came after the training. The item tower needs nothing of an item but its vector, so one that has
-it is recommended, and counts in its users' histories, from the same night on.
+"""Step 2 of the daily job: items that came after the training of the model.
+
+The item tower needs nothing of an item but its vector. So an item that has one is recommended, and counts in
+its users' histories, from the same night on.
 
     new_items.parquet     item_id (as it came), title, features fixed_size_list<float16>[D_item], unit rows;
-                          in the order of their coming, so that they are numbered on from the catalogue
+                          in the order in which they came: their numbers go on from those of the catalogue
 
-They stay with the states of the data whose catalogue they follow: prepared data of a new training have a
-catalogue, and perhaps vectors, of their own.
+They go with the data: a state of a model that was trained on other prepared data starts without.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import tempfile
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +22,11 @@ import numpy as np
 
 from pinnerformer_jax.config import ItemsConfig
 from pinnerformer_jax.data.catalog import Catalog
-from pinnerformer_jax.files import sha256
 from pinnerformer_jax.ingestion.catalog_writer import read_item_table, write_given
 from pinnerformer_jax.ingestion.log_reader import literal
+from pinnerformer_jax.serving.plan import Plan
 from pinnerformer_jax.serving.snapshot import lists, rows_of
+from pinnerformer_jax.serving.trained_model import TrainedModel
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,23 +34,61 @@ if TYPE_CHECKING:
 FILE = "new_items.parquet"
 
 LEAST_COSINE = 0.5
-"""Mean over the items that both sides know, of old and new vectors: below, they are of different making."""
+"""Vectors of another making are refused: the mean cosine of given and known vectors, over the items that have
+both, must be at least this."""
 
 
-def checksum(source: Path) -> str:
-    """Of an item table, or of the manifest of a prepared folder, which has those of its files.
+@dataclass(frozen=True)
+class ItemSet:
+    """All items that the state knows: those of the catalogue, and behind them those of new_items.parquet."""
+
+    catalog: Catalog
+    new: pa.Table  # of new_items.parquet
+    added: int  # how many of the new ones came with this run; the last rows
+    features: np.ndarray  # float16 [N, D_item]
+    has_vector: np.ndarray  # bool [N]
+
+    @cached_property
+    def ids(self) -> pa.Array:
+        """[N], as they came."""
+        import pyarrow as pa
+
+        return pa.concat_arrays([self.catalog.id_column, self.new["item_id"].combine_chunks()])
+
+    @cached_property
+    def titles(self) -> list[str]:
+        """[N]"""
+        return self.catalog.titles + self.new["title"].to_pylist()
+
+
+def write_new_items(plan: Plan, model: TrainedModel, folder: Path) -> ItemSet:
+    """Write new_items.parquet, if there are any: those of the state before, and behind them those of --items.
+
+    Args:
+        plan: of the run.
+        model: whose catalogue comes first.
+        folder: of the state.
 
     Raises:
-        FileNotFoundError: it is neither.
+        FileNotFoundError: --items is not there.
+        ValueError: see `added_items`.
     """
-    file = source / "manifest.json" if source.is_dir() else source
-    if not file.is_file():
-        raise FileNotFoundError(f"--items {source}: neither an item table nor a prepared folder")
-    return sha256(file)
+    import pyarrow.parquet as pq
+
+    catalog = model.catalog
+    known = stored_items(plan.base_folder if plan.same_data else None, catalog)
+    source = plan.job.items
+    new = added_items(source, model.config.items, catalog, known) if source else known
+    features, has_vector = catalog.features, catalog.reachable
+    if len(new):
+        pq.write_table(new, folder / FILE, compression="zstd")
+        features = np.concatenate([features, features_of(new)])
+        has_vector = np.concatenate([has_vector, np.ones(len(new), bool)])
+    return ItemSet(catalog, new, len(new) - len(known), features, has_vector)
 
 
-def stored(base: Path | None, catalog: Catalog) -> pa.Table:
-    """Those of a state; none where there is no state, or no such file in it."""
+def stored_items(base: Path | None, catalog: Catalog) -> pa.Table:
+    """new_items.parquet of a state; a table without rows if there is no state, or no such file in it."""
     import pyarrow.parquet as pq
 
     if base is not None and (base / FILE).is_file():
@@ -54,20 +96,20 @@ def stored(base: Path | None, catalog: Catalog) -> pa.Table:
     return _table(catalog.id_column[:0], [], np.zeros((0, catalog.features.shape[1]), np.float16))
 
 
-def added(source: Path, items: ItemsConfig, catalog: Catalog, before: pa.Table) -> pa.Table:
-    """`before`, and behind it the items of a source that neither it nor the catalogue knows.
+def added_items(source: Path, items: ItemsConfig, catalog: Catalog, known: pa.Table) -> pa.Table:
+    """`known`, and behind it the items of a source that neither `known` nor the catalogue has.
 
     Args:
-        source: an item table with the columns of the run's, or a prepared folder: of it the items that have
-            a vector.
-        items: the run's, which says what the table's columns are.
+        source: an item table with the columns of the run's, or a prepared folder, of which the items that
+            have a vector are taken.
+        items: the run's section, which names the table's columns.
         catalog: of the run.
-        before: see `stored`.
+        known: see `stored_items`.
 
     Raises:
-        FileNotFoundError: it is not there.
-        ValueError: its vectors cannot be the run's: of another length, or unlike for items that both know;
-            or what ingest says of an item table.
+        FileNotFoundError: the source is not there.
+        ValueError: its ids are of another type, or its vectors of another length or another making than the
+            run's; or ingest refuses the table.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -79,22 +121,15 @@ def added(source: Path, items: ItemsConfig, catalog: Catalog, before: pa.Table) 
             f"--items {source}: vectors of {found['features'].type.list_size} numbers, the run was trained "
             f"on {dim}"
         )
-    if found["item_id"].type != before["item_id"].type:
+    if found["item_id"].type != known["item_id"].type:
         raise ValueError(
             f"--items {source}: item ids of type {found['item_id'].type}, in the data they are "
-            f"{before['item_id'].type}"
+            f"{known['item_id'].type}"
         )
     row = pc.index_in(found["item_id"], catalog.id_column)
     _check_origin(source, found, row, catalog)
-    new = pc.and_(pc.is_null(row), pc.invert(pc.is_in(found["item_id"], before["item_id"].combine_chunks())))
-    return pa.concat_tables([before, found.filter(new)]).combine_chunks()
-
-
-def write(table: pa.Table, state: Path) -> None:
-    """Write the file into the folder of a state."""
-    import pyarrow.parquet as pq
-
-    pq.write_table(table, state / FILE, compression="zstd")
+    new = pc.and_(pc.is_null(row), pc.invert(pc.is_in(found["item_id"], known["item_id"].combine_chunks())))
+    return pa.concat_tables([known, found.filter(new)]).combine_chunks()
 
 
 def features_of(table: pa.Table) -> np.ndarray:
@@ -103,7 +138,8 @@ def features_of(table: pa.Table) -> np.ndarray:
 
 
 def _check_origin(source: Path, found: pa.Table, row: pa.ChunkedArray, catalog: Catalog) -> None:
-    """Vectors of two makings, such as two factorisations, look alike and mean nothing to each other."""
+    """Refuse vectors of another making, such as another factorisation: an inner product of vectors of two
+    makings means nothing."""
     here, there = np.flatnonzero(row.is_valid().to_numpy()), row.drop_null().to_numpy()
     here, there = here[catalog.reachable[there]], there[catalog.reachable[there]]
     if not len(here):
@@ -113,8 +149,8 @@ def _check_origin(source: Path, found: pa.Table, row: pa.ChunkedArray, catalog: 
     if cosine < LEAST_COSINE:
         raise ValueError(
             f"--items {source}: its vectors of the {len(here):,} items that the run knows are not the run's "
-            f"(mean cosine {cosine:.2f}), so new items' would mean nothing to the model; take vectors of the "
-            "same making (python -m pinnerformer_jax.items --reuse), or train anew"
+            f"(mean cosine {cosine:.2f}), so those of new items would mean nothing to the model; take "
+            "vectors of the same making (python -m pinnerformer_jax.items --reuse), or train again"
         )
 
 
@@ -133,9 +169,9 @@ def _of_table(file: Path, items: ItemsConfig, catalog: Catalog) -> pa.Table:
 
     if not items.vector:
         raise ValueError(
-            f"--items {file}: the vectors of the run's items were built, not given, so a table has none that "
-            "would do; if --method pinsage made them, name the folder that python -m pinnerformer_jax.items "
-            "--reuse writes; no other method can give more of the same: train anew"
+            f"--items {file}: the vectors of the run's items were built, not given, so no table has vectors "
+            "of the same making; if --method pinsage made them, name the folder that python -m "
+            "pinnerformer_jax.items --reuse writes; no other method can make more of them: train again"
         )
     with duckdb.connect() as connection, tempfile.TemporaryDirectory() as work:
         known = literal(catalog.path / "items.parquet")

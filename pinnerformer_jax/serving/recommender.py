@@ -1,4 +1,4 @@
-"""From a user's id to items: the vector looked up, the index searched, in whatever state is served now."""
+"""Items for a user: look the user's vector up, and search the index, in the state that is served now."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import numpy as np
 from pinnerformer_jax.retrieval import exact
 from pinnerformer_jax.retrieval.scann_index import ScannIndex, version_of
 from pinnerformer_jax.serving import snapshot, state
+from pinnerformer_jax.serving.manifest import read_manifest, verify_state
+from pinnerformer_jax.serving.tombstones import deleted_users, tombstone_files
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,7 +26,7 @@ _log = logging.getLogger(__name__)
 class Item:
     """A recommended item."""
 
-    id: Any  # as it came
+    id: Any  # as in the log
     title: str
     score: float  # inner product with the user's vector; NaN for a cold user
 
@@ -39,8 +41,13 @@ class Recommendations:
     date: str  # day of the state
 
 
-class Published:
+class LoadedState:
     """A state in memory, its files verified. It never changes, so that threads may share it.
+
+    Args:
+        root: SNAPSHOTS.
+        name: path of the state below it.
+        store: feature store of the user vectors; None: the state's own users.parquet.
 
     Raises:
         FileNotFoundError: there is no such state.
@@ -50,8 +57,8 @@ class Published:
 
     def __init__(self, root: Path, name: str, store: snapshot.UserStore | None = None) -> None:
         self.name, self.folder = name, root / name
-        self.manifest = state.verify(root, name)
-        self.items = snapshot.read(self.folder / "items.parquet")
+        self.manifest = verify_state(root, name)
+        self.items = snapshot.read_parquet(self.folder / "items.parquet")
         self.model_version = snapshot.version_of(self.items)
         self.vectors = snapshot.vectors_of(self.items)
         self.popular = np.load(self.folder / "popular.npy", allow_pickle=False)
@@ -67,7 +74,7 @@ class Published:
         self.user_type = _type_of_users(self.folder)
         self.users: snapshot.UserVectors
         if store is None:
-            self.users = snapshot.SnapshotVectors.of(snapshot.read(self.folder / "users.parquet"))
+            self.users = snapshot.SnapshotVectors.of(snapshot.read_parquet(self.folder / "users.parquet"))
         else:
             self.users = store.of(self.model_version)
         snapshot.check_same_version(
@@ -85,7 +92,7 @@ class Published:
         return set(events["item_id"].to_pylist())
 
     def nearest(self, vector: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and rows of about the k items nearest to a vector, best first."""
+        """Scores and rows of the k items nearest to a vector, best first; an index may miss some."""
         k = min(k, len(self.vectors))
         search = self.index.search if self.index else lambda q, n: exact.search(q, self.vectors, n)
         scores, rows = search(vector[None], k)
@@ -93,13 +100,14 @@ class Published:
 
 
 class Recommender:
-    """Recommends from the state that is served, and takes up a new one as soon as the pointer names it.
+    """Recommends from the served state, and loads a new one as soon as the pointer names it.
 
-    May be shared by threads. A new state that cannot be used is logged as an error; the old one serves on.
+    Threads may share it. If a new state cannot be used, that is logged as an error, and the old one goes on
+    being served.
     """
 
-    def __init__(self, root: Path, published: Published, store: snapshot.UserStore | None = None) -> None:
-        self._root, self._published, self._store = root, published, store
+    def __init__(self, root: Path, loaded: LoadedState, store: snapshot.UserStore | None = None) -> None:
+        self._root, self._loaded, self._store = root, loaded, store
         self._deleted: tuple[list[Path], set[Any]] = [], set()
         self._tried: tuple[str, int] | None = None
         self._loading = threading.Lock()
@@ -110,12 +118,12 @@ class Recommender:
 
         Args:
             snapshots: folder that python -m pinnerformer_jax.embed publishes to.
-            users: the feature store where vectors are looked up, such as stores.open_store(URL); None: in
-                the state's own snapshot.
+            users: the feature store where vectors are looked up, such as stores.open_store(URL); None: the
+                state's own users.parquet.
 
         Raises:
-            FileNotFoundError: nothing was published there.
-            ConnectionError: the feature store is not there.
+            FileNotFoundError: no state was published there.
+            ConnectionError: the feature store does not answer.
             ValueError: a file is damaged, or users, items and index are not of one model version.
         """
         root = Path(snapshots)
@@ -124,10 +132,10 @@ class Recommender:
             raise FileNotFoundError(
                 f"{root / 'CURRENT'}: nothing was published here; run python -m pinnerformer_jax.embed first"
             )
-        return cls(root, Published(root, name, users), users)
+        return cls(root, LoadedState(root, name, users), users)
 
     def recommend(self, user_id: Any, k: int = 10, *, exclude_seen: bool = False) -> Recommendations:
-        """The k items nearest to a user's vector, or without one the most popular.
+        """The k items nearest to a user's vector; for a user without one the k most popular items.
 
         Args:
             user_id: of the type that ids have in the log.
@@ -135,66 +143,66 @@ class Recommender:
             exclude_seen: leave out the items of the user's newest events (the T that the model reads).
 
         Raises:
-            ConnectionError: the feature store is not there.
-            ValueError: k < 1, the feature store has no more vectors of the items' model version, or the
-                list of deleted users is damaged.
+            ConnectionError: the feature store does not answer.
+            ValueError: k < 1, the feature store does not have the items' model version any more, or the list
+                of deleted users is damaged.
         """
         if k < 1:
             raise ValueError(f"k = {k}: must be at least 1")
-        published = self.refresh()
-        deleted = user_id in self._buried()
-        vector = None if deleted else published.users.get(user_id)
-        hidden = published.seen(user_id) if exclude_seen and not deleted else set()
+        loaded = self.refresh()
+        deleted = user_id in self._deleted_users()
+        vector = None if deleted else loaded.users.get(user_id)
+        hidden = loaded.seen(user_id) if exclude_seen and not deleted else set()
         if vector is None:
-            rows = published.popular[: k + len(hidden)]
+            rows = loaded.popular[: k + len(hidden)]
             scores = np.full(len(rows), np.nan)
         else:
-            scores, rows = published.nearest(vector, k + len(hidden))
-        found = published.items.select(["item_id", "title"]).take(rows)
+            scores, rows = loaded.nearest(vector, k + len(hidden))
+        found = loaded.items.select(["item_id", "title"]).take(rows)
         items = [
             Item(item, title, float(score))
             for item, title, score in zip(*found.to_pydict().values(), scores, strict=True)
             if item not in hidden
         ]
-        return Recommendations(items[:k], vector is None, published.model_version, published.manifest.date)
+        return Recommendations(items[:k], vector is None, loaded.model_version, loaded.manifest.date)
 
-    def refresh(self) -> Published:
-        """The state that is served now, loaded if the pointer has moved and the feature store has vectors of
-        its model. Other threads go on with the old one meanwhile."""
+    def refresh(self) -> LoadedState:
+        """The state that is served now. It is loaded here if the pointer has moved and the feature store has
+        vectors of its model; meanwhile other threads use the old one."""
         name = state.current(self._root)
-        if name in (None, self._published.name) or not self._loading.acquire(blocking=False):
-            return self._published
+        if name in (None, self._loaded.name) or not self._loading.acquire(blocking=False):
+            return self._loaded
         try:
             flipped = (self._root / "CURRENT").stat().st_mtime_ns
             if self._tried != (name, flipped) and self._stored(name):
                 self._tried = name, flipped  # not tried again, until the pointer is written again
-                self._published = Published(self._root, name, self._store)
+                self._loaded = LoadedState(self._root, name, self._store)
         except (OSError, ValueError) as error:
-            _log.error("%s serves on: %s", self._published.name, error)
+            _log.error("%s goes on being served: %s", self._loaded.name, error)
         finally:
             self._loading.release()
-        return self._published
+        return self._loaded
 
-    def _buried(self) -> set[Any]:
-        """Who was deleted, in whatever state: read again when somebody else is.
+    def _deleted_users(self) -> set[Any]:
+        """Ids of deleted users, read again when there are further ones.
 
         Raises:
-            ValueError: a file of tombstones is damaged, so that nobody knows whom not to serve.
+            ValueError: a file of tombstones is damaged, so that it is unknown who was deleted.
         """
         files, users = self._deleted
-        there = state.tombstones(self._root)
+        there = tombstone_files(self._root)
         if there != files:
-            users = set(state.deleted(self._root, self._published.user_type).to_pylist())
+            users = set(deleted_users(self._root, self._loaded.user_type).to_pylist())
             self._deleted = there, users
         return users
 
     def user_type(self) -> pa.DataType:
-        """Of user ids."""
-        return self._published.user_type
+        """Type of user ids."""
+        return self._loaded.user_type
 
     def _stored(self, name: str) -> bool:
-        """Whether the feature store, which is written after the state, can serve it."""
-        return self._store is None or self._store.holds(state.read_manifest(self._root, name).model_version)
+        """Whether the feature store, which is updated after the state, has the model version of a state."""
+        return self._store is None or self._store.holds(read_manifest(self._root, name).model_version)
 
 
 def _type_of_users(folder: Path) -> pa.DataType:

@@ -1,18 +1,18 @@
 """The feature store of many servers: Redis 6 or newer.
 
     pinnerformer:live                 the live version
-    pinnerformer:model:V              what there is of a version (JSON), the space it is in among that
+    pinnerformer:model:V              record of a version (JSON): its contents and its space
     pinnerformer:versions             set of versions, some expired
     pinnerformer:users:SPACE:BUCKET   hash of values by key; a user's bucket is the CRC-32 of the key
-    pinnerformer:garbage              set of spaces that are not, or no more, of a version
-    pinnerformer:spaces               how many there were
+    pinnerformer:garbage              set of spaces that belong to no version (yet, or any more)
+    pinnerformer:spaces               number of the newest space
 
 A version is written to a space of its own, in 1,024 hashes, so that it expires hash by hash, and then becomes
 live in one transaction, which gives the version before an hour to live. One that is live already is changed
 where it is; until that is complete its record says so ("pending").
 
-All of a publishing goes through one connection that is never opened again: if Redis restarts, which may lose
-what it was given last, the publishing ends with an error.
+Users are published through one connection that is never reopened. If Redis restarts, it may lose what it was
+given last; then the connection breaks, and publishing ends with an error.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OLD_SECONDS = 3600
 """How long the version that was live before can still be read."""
 
 _SOON_GONE = 600
-"""A version with fewer seconds to live is not brought back, but written anew."""
+"""A version with fewer seconds to live is not made live again, but written again."""
 
 _PREFIX = "pinnerformer:"
 _BUCKETS = 1024
@@ -44,7 +44,7 @@ Send = Callable[[list[tuple[Any, ...]]], list[Any]]
 
 @dataclass(frozen=True)
 class _Record:
-    """What pinnerformer:model:V says."""
+    """The value of pinnerformer:model:V."""
 
     contents: Contents
     space: str
@@ -131,7 +131,7 @@ class RedisStore(Store):
                 values[row] = value
         return values
 
-    def update(self, contents: Contents, changed: Rows, gone: list[bytes]) -> bool:
+    def update(self, contents: Contents, changed: Rows, removed: list[bytes]) -> bool:
         """See Store."""
         name = _model(contents.model_version)
         with self._failures(), self._publishing() as send:
@@ -140,11 +140,11 @@ class RedisStore(Store):
                 return False
             record = _Record.of(raw)
             if record.pending not in (None, contents.state):
-                return False  # some users are of a state that was never completed
+                return False  # some users are of a state that was not completed
             send([("SET", name, dataclasses.replace(record, pending=contents.state).to_json(), "KEEPTTL")])
             _write(send, record.space, changed)
-            for bucket, rows in _by_bucket(gone).items():
-                send([("HDEL", _users(record.space, bucket), *[gone[row] for row in rows])])
+            for bucket, rows in _by_bucket(removed).items():
+                send([("HDEL", _users(record.space, bucket), *[removed[row] for row in rows])])
             if _count(send, record.space) != contents.users:
                 return False
             self._switch(send, _Record(contents, record.space))
@@ -221,7 +221,7 @@ class RedisStore(Store):
         except (self._redis.ConnectionError, self._redis.TimeoutError) as error:
             raise ConnectionError(f"{self}: {error}") from None
         except self._redis.RedisError as error:
-            raise OSError(f"{self}: {error}; the store serves on as it did") from None
+            raise OSError(f"{self}: {error}; the store goes on serving what it did before") from None
 
 
 def _model(version: str) -> str:
@@ -258,7 +258,7 @@ def _count(send: Send, space: str) -> int:
 
 
 def _sweep(send: Send) -> None:
-    """Free the memory of spaces that nobody reads."""
+    """Free the memory of spaces that belong to no version."""
     [spaces] = send([("SMEMBERS", f"{_PREFIX}garbage")])
     for space in spaces:
         send([("UNLINK", name) for name in _all_users(space.decode())])

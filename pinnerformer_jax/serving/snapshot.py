@@ -1,11 +1,11 @@
-"""The vectors of a state: users and items, each in a Parquet file that names its model version.
+"""User and item vectors of a state, each in a Parquet file that names its model version.
 
 users.parquet, by user_id
   user_id                 as it came
-  event_timestamp         of the newest event that the vector was made of, UTC
+  event_timestamp         of the newest event that went into the vector, UTC
   created_timestamp       end of the day whose run made the vector, UTC (so that a run can be repeated)
   embedding               fixed_size_list<float16 or float32>[D], unit length but for rounding
-  n_events                events that it was made of, at most T
+  n_events                events that went into it, at most T
   model_version           of the model that made it; in the schema's metadata too
 items.parquet, in the rows of the index
   item_id, title          as it came; the id where there is no title
@@ -43,24 +43,24 @@ class UserStore(Protocol):
     """A feature store, which holds vectors of one model version or more."""
 
     def holds(self, model_version: str) -> bool:
-        """Whether it has those of a version."""
+        """Whether it has vectors of a version."""
 
     def of(self, model_version: str) -> UserVectors:
-        """Those of a version.
+        """The vectors of a version.
 
         Raises:
-            ValueError: it has none of it; names it and the version that is live.
+            ValueError: it has none; the message names the version and the one that is live.
         """
 
 
 def check_same_version(versions: dict[str, str]) -> None:
-    """Refuse artefacts that are not of one model version: their inner products mean nothing.
+    """Refuse artefacts of two model versions: an inner product of their vectors means nothing.
 
     Args:
-        versions: model versions by the artefact's name.
+        versions: model version of each artefact, by its name.
 
     Raises:
-        ValueError: names two that differ, and their versions.
+        ValueError: two differ; the message names both and their versions.
     """
     (first, wanted), *others = versions.items()
     for name, version in others:
@@ -84,8 +84,8 @@ def user_table(
     Args:
         user_ids: [U]
         newest: int64 [U] microseconds since 1970.
-        created: see the head of this file.
-        vectors: [U, D], of the dtype that they are kept in.
+        created: for created_timestamp.
+        vectors: [U, D], of the dtype to store.
         n_events: int [U]
         model_version: of all of them.
     """
@@ -103,34 +103,46 @@ def user_table(
     return pa.table(table).replace_schema_metadata({_VERSION: model_version})
 
 
-def merge_users(old: pa.Table, new: pa.Table, gone: pa.Array) -> pa.Table:
-    """The new vector wins, the old one stays, who is gone leaves; by user id.
+def merge_users(old: pa.Table, new: pa.Table, deleted: pa.Array) -> pa.Table:
+    """Merge two user snapshots: a new vector replaces an old one, other old ones stay.
+
+    Args:
+        old: of an earlier state.
+        new: of the users who were embedded.
+        deleted: ids of users to leave out of the old ones.
+
+    Returns:
+        The users by id.
 
     Raises:
-        ValueError: they are of two model versions.
+        ValueError: the snapshots are of two model versions.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     check_same_version({"the earlier snapshot": version_of(old), "the new one": version_of(new)})
-    left = pa.concat_arrays([new["user_id"].combine_chunks(), gone])
-    merged = pa.concat_tables([without(old, left), new]).combine_chunks()
+    replaced = pa.concat_arrays([new["user_id"].combine_chunks(), deleted])
+    merged = pa.concat_tables([without(old, replaced), new]).combine_chunks()
     return merged.take(pc.sort_indices(merged["user_id"]))
 
 
-def without(table: pa.Table, gone: pa.Array) -> pa.Table:
-    """The users but those who are gone."""
+def without(table: pa.Table, user_ids: pa.Array) -> pa.Table:
+    """The rows of all users but these."""
     import pyarrow.compute as pc
 
-    return table.filter(pc.invert(pc.is_in(table["user_id"], gone)))
+    return table.filter(pc.invert(pc.is_in(table["user_id"], user_ids)))
 
 
 def difference(old: pa.Table, new: pa.Table) -> tuple[pa.Table, pa.ChunkedArray]:
-    """What leads from one user snapshot to another of the same model, as a store of float16 sees it.
+    """What has to change in a store of float16 vectors to go from one user snapshot to another.
+
+    Args:
+        old: what the store holds.
+        new: of the same model.
 
     Returns:
-        Of the new one the users who are not in the old one, or with another vector or newest event; ids of
-        users of the old one who are not in the new one.
+        Rows of `new` to write: users who are not in `old`, or have another vector or newest event there. And
+        ids of users to remove: in `old` and not in `new`.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -142,12 +154,12 @@ def difference(old: pa.Table, new: pa.Table) -> tuple[pa.Table, pa.ChunkedArray]
     moments = [table["event_timestamp"].to_numpy() for table in (old, new)]
     changed[here] = (vectors[0][there] != vectors[1][here]).any(axis=1)
     changed[here] |= moments[0][there] != moments[1][here]
-    left = old["user_id"].filter(pc.invert(pc.is_in(old["user_id"], new["user_id"].combine_chunks())))
-    return new.filter(pa.array(changed)), left
+    removed = old["user_id"].filter(pc.invert(pc.is_in(old["user_id"], new["user_id"].combine_chunks())))
+    return new.filter(pa.array(changed)), removed
 
 
 def item_table(ids: pa.Array, titles: list[str], vectors: np.ndarray, model_version: str) -> pa.Table:
-    """The items' side.
+    """Item vectors with ids and titles.
 
     Args:
         ids: [N]
@@ -161,18 +173,23 @@ def item_table(ids: pa.Array, titles: list[str], vectors: np.ndarray, model_vers
     return table.replace_schema_metadata({_VERSION: model_version})
 
 
-def write(table: pa.Table, file: Path) -> None:
+def write_parquet(table: pa.Table, file: Path) -> None:
     """Write a table of users or items; the same table gives the same bytes."""
     import pyarrow.parquet as pq
 
     pq.write_table(table, file, compression="zstd", row_group_size=1 << 17)
 
 
-def read(file: Path) -> pa.Table:
-    """Read a table of users or items, its chunks in one."""
+def read_parquet(file: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read a table of users or items into one chunk.
+
+    Args:
+        file: to read.
+        columns: None: all.
+    """
     import pyarrow.parquet as pq
 
-    return pq.read_table(file, partitioning=None).combine_chunks()
+    return pq.read_table(file, columns=columns, partitioning=None).combine_chunks()
 
 
 def version_of(table: pa.Table) -> str:
@@ -181,19 +198,19 @@ def version_of(table: pa.Table) -> str:
 
 
 def vectors_of(table: pa.Table) -> np.ndarray:
-    """[N, D], of the dtype they are kept in."""
+    """[N, D], of the stored dtype."""
     return rows_of(table, "embedding")
 
 
 def rows_of(table: pa.Table, name: str) -> np.ndarray:
-    """[N, D] of a column of lists of one length."""
+    """[N, D]: a column of lists of length D, as an array."""
     column = table[name].combine_chunks()
     return column.flatten().to_numpy().reshape(len(column), column.type.list_size)
 
 
 @dataclass(frozen=True)
 class SnapshotVectors:
-    """A user snapshot in memory, looked up by bisection (its users stand in order): `UserVectors`."""
+    """A user snapshot in memory, searched by bisection, for it is sorted by user id: `UserVectors`."""
 
     user_ids: pa.Array  # [U]
     vectors: np.ndarray  # [U, D]
@@ -201,7 +218,7 @@ class SnapshotVectors:
 
     @classmethod
     def of(cls, table: pa.Table) -> SnapshotVectors:
-        """A user snapshot."""
+        """From a user snapshot."""
         return cls(table["user_id"].combine_chunks(), vectors_of(table), version_of(table))
 
     def get(self, user_id: Any) -> np.ndarray | None:
@@ -214,7 +231,7 @@ class SnapshotVectors:
 
 
 def lists(vectors: np.ndarray) -> pa.Array:
-    """[N, D] as lists of one length; `rows_of` is the inverse."""
+    """[N, D] as a column of lists of length D; `rows_of` is the inverse."""
     import pyarrow as pa
 
     return pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])

@@ -1,12 +1,13 @@
-"""The feature store: user vectors by id for the servers, brought to a state after the daily job published it.
+"""The feature store: user vectors by id, for servers. The daily job updates it after it published a state.
 
-A store holds the users of one state for each of a few model versions; one of them is live. Readers are bound
-to a version (`Store.of`), so that one whose items are still those of yesterday's model reads yesterday's
-vectors: a new version becomes live at once and as a whole, and the old one stays readable for a while.
+For each of a few model versions the store holds the users of one state; one version is live. A reader asks
+for the vectors of a version (`Store.of`): while it still has the items of yesterday's model, it reads
+yesterday's vectors. A new version becomes live at once and as a whole, and the old one stays readable for a
+while.
 
-A state of the version that is there already is published by its difference: only vectors that changed are
-written. LMDB shows such a change as a whole, Redis user by user: a vector depends on its own user's events
-alone, so that the neighbours of a changed one, still of the day before, are no mixture.
+If the store has the version of a state already, only the vectors that changed are written. LMDB shows such a
+change as a whole, Redis user by user. That is no mixture of models: a vector depends on the events of its own
+user alone.
 
 A value is a header and the vector, whatever the snapshot's dtype, little-endian, without padding:
   format u8, model_version 12 bytes, event_timestamp i64 [us since 1970, UTC], D u16, vector float16 [D]
@@ -24,8 +25,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pinnerformer_jax.files import sha256
-from pinnerformer_jax.serving import snapshot, state
+from pinnerformer_jax.files import check_files
+from pinnerformer_jax.serving import snapshot
+from pinnerformer_jax.serving.manifest import CURE, read_manifest
+from pinnerformer_jax.serving.tombstones import deleted_users
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,50 +55,55 @@ class Contents:
 
 
 class Store(ABC):
-    """A place of vectors. May be shared by threads. All methods raise OSError (a ConnectionError among them)
-    where the place fails, naming it, without password."""
+    """Where user vectors are kept; threads may share it. If the place fails, all methods raise OSError (a
+    ConnectionError among them) with its name, without the password."""
 
     @abstractmethod
     def live(self) -> str | None:
-        """The model version that was published last; None: nothing was."""
+        """The model version that was published last; None: no version was."""
 
     @abstractmethod
     def contents(self, model_version: str) -> Contents | None:
-        """What is there of a version; None: nothing, or no more."""
+        """What the store holds of a version; None: nothing (any more)."""
 
     @abstractmethod
     def fetch(self, model_version: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """Values by key, in the order of the keys.
 
         Raises:
-            ValueError: the store does not hold the version; names it and the live one.
+            ValueError: the store does not hold the version; the message names it and the live one.
         """
 
     @abstractmethod
-    def update(self, contents: Contents, changed: Rows, gone: list[bytes]) -> bool:
-        """Bring a version that is there to another state, and make it live.
+    def update(self, contents: Contents, changed: Rows, removed: list[bytes]) -> bool:
+        """Change a version that the store holds to another state, and make it live.
+
+        Args:
+            contents: what the store will hold of the version.
+            changed: users to write.
+            removed: keys of users to remove.
 
         Returns:
-            Whether it did: False where what is there is not what it was said to be; then replace it.
+            False if the store turns out to hold other users than its record says: then call `replace`.
         """
 
     @abstractmethod
     def replace(self, contents: Contents, rows: Rows) -> None:
-        """Write a version anew beside what is there, then make it live."""
+        """Write all users of a version beside what the store holds, then make it live."""
 
     @abstractmethod
     def delete(self, keys: list[bytes]) -> None:
         """Remove users from all versions."""
 
     def holds(self, model_version: str) -> bool:
-        """Whether there are vectors of a version."""
+        """Whether the store has vectors of a version."""
         return self.contents(model_version) is not None
 
     def of(self, model_version: str) -> StoredVectors:
         """The vectors of a model version.
 
         Raises:
-            ValueError: the store does not hold it; names it and the live one.
+            ValueError: the store does not hold it; the message names it and the live one.
         """
         contents = self.contents(model_version)
         if contents is None:
@@ -131,11 +139,11 @@ class StoredVectors:
         """Vectors of several users.
 
         Returns:
-            float32 [U, D], zeros for users without; bool [U], who has one.
+            float32 [U, D], zeros for users without a vector; bool [U], whether the user has one.
 
         Raises:
             ValueError: the store does not hold this version any more, or a value is damaged or of another
-                version; names both.
+                version; the message names both.
         """
         values = self.store.fetch(self.model_version, [key(user_id) for user_id in user_ids])
         known = np.array([value is not None for value in values], bool)
@@ -159,62 +167,61 @@ class StoredVectors:
         return np.ascontiguousarray(table[:, _HEADER.size :]).view("<f2").astype(np.float32)
 
 
-def publish(store: Store, root: Path, name: str) -> str:
-    """Bring a store to a state, and make its version live.
+def publish_users(store: Store, root: Path, name: str) -> str:
+    """Write the users of a state to a store, and make its version live.
 
-    Whoever is killed, and whenever: the store serves what it did, and the next call brings it to its state.
-    Only one process may publish to a store; the lock of SNAPSHOTS sees to that.
+    If the process is killed at any moment, the store serves what it did before, and the next call completes
+    the work. One process at a time may publish to a store; the lock of SNAPSHOTS ensures that.
 
     Args:
         store: where to.
-        root: where states are published.
+        root: SNAPSHOTS.
         name: path of the state below it.
 
     Returns:
         What was done, for people.
 
     Raises:
-        OSError: the store failed; it serves on as it did.
+        OSError: the store failed; it goes on serving what it did before.
     """
     try:
-        return _bring(store, root, name)
+        return _write_users(store, root, name)
     except OSError as error:
         raise type(error)(
             f"{name} is published, but not in the store: {error}; the next run with --store repairs it"
         ) from None
 
 
-def _bring(store: Store, root: Path, name: str) -> str:
-    manifest = state.read_manifest(root, name)
-    users = snapshot.read(root / name / "users.parquet")
+def _write_users(store: Store, root: Path, name: str) -> str:
+    manifest = read_manifest(root, name)
+    users = snapshot.read_parquet(root / name / "users.parquet")
     snapshot.check_same_version(
         {"manifest.json": manifest.model_version, "users.parquet": snapshot.version_of(users)}
     )
-    users = snapshot.without(users, state.deleted(root, users["user_id"].type))
+    users = snapshot.without(users, deleted_users(root, users["user_id"].type))
     contents = Contents(manifest.model_version, name, len(users), manifest.dim)
     held = store.contents(manifest.model_version)
     before = None if held is None else _users_before(root, held.state)
     if before is not None and before.schema.field("user_id").type == users.schema.field("user_id").type:
-        changed, gone = snapshot.difference(before, users)
-        if store.update(contents, encode(changed), [key(user) for user in gone.to_pylist()]):
-            return f"{store}: {len(changed):,} users written, {len(gone):,} removed"
+        changed, removed = snapshot.difference(before, users)
+        if store.update(contents, encode(changed), [key(user) for user in removed.to_pylist()]):
+            return f"{store}: {len(changed):,} users written, {len(removed):,} removed"
     store.replace(contents, encode(users))
     return f"{store}: all {len(users):,} users written"
 
 
 def _users_before(root: Path, name: str) -> pa.Table | None:
-    """Users of the state that a store holds; None where it was removed or damaged."""
-    file = root / name / "users.parquet"
+    """users.parquet of the state that a store holds; None if that state was removed or is damaged."""
     try:
-        if sha256(file) != state.read_manifest(root, name).files["users.parquet"]["sha256"]:
-            return None
+        files = read_manifest(root, name).files
+        check_files(root / name, {"users.parquet": files["users.parquet"]}, CURE)
     except (FileNotFoundError, ValueError):
         return None
-    return snapshot.read(file)
+    return snapshot.read_parquet(root / name / "users.parquet")
 
 
 def key(user_id: Any) -> bytes:
-    """The key of a user: ids that differ, be it in type alone (1 and "1"), have keys that differ."""
+    """The key of a user; ids that differ have keys that differ, also if only their types do (1 and "1")."""
     if isinstance(user_id, str):
         name = b"s" + user_id.encode()
     elif isinstance(user_id, bytes):

@@ -26,7 +26,9 @@ from pinnerformer_jax.ingestion.ingest import set_up_engine
 from pinnerformer_jax.ingestion.log_reader import BROKEN, FILE, ROW, literal, open_log
 from pinnerformer_jax.retrieval import exact
 from pinnerformer_jax.serving import snapshot, state
-from pinnerformer_jax.serving.daily import Job, run
+from pinnerformer_jax.serving.daily import run
+from pinnerformer_jax.serving.manifest import read_manifest
+from pinnerformer_jax.serving.plan import Job
 from pinnerformer_jax.training.checkpoint import read_record
 
 if TYPE_CHECKING:
@@ -141,8 +143,8 @@ def _compare(
     horizon: int,
 ) -> dict[str, Any]:
     name = state.current(roots["incremental"])
-    counts = state.read_manifest(roots["incremental"], name).counts
-    items = snapshot.read(roots["incremental"] / name / "items.parquet")
+    counts = read_manifest(roots["incremental"], name).counts
+    items = snapshot.read_parquet(roots["incremental"] / name / "items.parquet")
     merged, full = _users(roots["incremental"]), _users(roots["full"])
     if not merged["user_id"].equals(full["user_id"]):
         raise ValueError(f"{date}: both runs must have the same users")
@@ -159,9 +161,9 @@ def _compare(
     vectors = snapshot.vectors_of(items)
     stale = _aligned(first, merged)
     return {
-        "events": counts["new_events"],
-        "users": counts["users"],
-        "embedded": counts["embedded_users"],
+        "events": counts.events.new_events,
+        "users": counts.users.users,
+        "embedded": counts.users.embedded_users,
         "difference": float(np.abs(snapshot.vectors_of(merged) - snapshot.vectors_of(full)).max()),
         "pairs": len(pairs["user"]),
         "recall": _recall(snapshot.vectors_of(merged), vectors, pairs),
@@ -215,7 +217,7 @@ def draw(lines: list[dict[str, Any]], title: str, file: Path) -> None:
 
 
 def _users(root: Path) -> pa.Table:
-    return snapshot.read(root / str(state.current(root)) / "users.parquet")
+    return snapshot.read_parquet(root / str(state.current(root)) / "users.parquet")
 
 
 def _day(first: str, number: int) -> str:

@@ -1,0 +1,97 @@
+"""Step 3 of the daily job: the day's events, merged into the newest events of each user."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pinnerformer_jax.data.contracts import DAY
+from pinnerformer_jax.ingestion.ingest import set_up_engine
+from pinnerformer_jax.ingestion.log_reader import first_line
+from pinnerformer_jax.serving import event_store
+from pinnerformer_jax.serving.day_log import load_log
+from pinnerformer_jax.serving.histories import Histories, write_histories
+from pinnerformer_jax.serving.manifest import EventCounts, LogCounts, TimelineCounts
+from pinnerformer_jax.serving.new_items import ItemSet
+from pinnerformer_jax.serving.plan import Plan
+from pinnerformer_jax.serving.trained_model import TrainedModel
+
+POPULAR_DAYS = 28
+"""Days before the end of the day whose positives make an item popular."""
+
+
+class DayEvents(NamedTuple):
+    """What the later steps need of the events."""
+
+    histories: Histories  # of the users to embed
+    popular: np.ndarray  # int32, numbers of the items with positives of late, the item with the most first
+    timelines: TimelineCounts | None
+    log: LogCounts | None
+    counts: EventCounts
+
+
+def write_events(plan: Plan, model: TrainedModel, items: ItemSet, folder: Path, work: Path) -> DayEvents:
+    """Write events.parquet and, if there is a log, rejects.parquet.
+
+    Users are embedded who have an event among their newest T that the state before did not have, or are in
+    --users; all users if the state before is of another model or with --everyone. Users with fewer than
+    data.min_user_events events are left out.
+
+    Args:
+        plan: of the run.
+        model: its prepared timelines, rules and names.
+        items: numbers of the items.
+        folder: of the state.
+        work: folder for temporary files, the timelines of the histories among them.
+
+    Raises:
+        ValueError: the log cannot be used, see `day_log.load_log`, or the engine ran out of memory or disk.
+    """
+    import duckdb
+
+    config, length = model.config, model.config.model.max_length
+    root, end = plan.job.snapshots, plan.end * 10**6
+    data = config.data
+    if plan.job.max_reject_share is not None:
+        data = dataclasses.replace(data, max_reject_share=plan.job.max_reject_share)
+    from_timelines = not plan.same_data or plan.previous.max_length != length
+    all_users = plan.job.everyone or not plan.same_model
+    failed = root / "rejects.parquet"
+    try:
+        with duckdb.connect(work / "events.duckdb") as connection:
+            set_up_engine(connection, data.memory_limit, work)
+            event_store.load_catalogue(connection, model.timelines, items.new["item_id"].combine_chunks())
+            stored, timelines = event_store.load_stored(
+                connection, plan.base_folder, model.timelines if from_timelines else None, length, end, work
+            )
+            log = load_log(
+                connection,
+                plan.log,
+                data,
+                end,
+                work / "log",
+                folder / "rejects.parquet",
+                failed,
+                plan.deleted,
+            )
+            failed.unlink(missing_ok=True)  # of an earlier attempt
+            counts = event_store.merge_events(connection, plan.deleted, length)
+            kept = event_store.write_kept(connection, stored, plan.deleted, folder / "events.parquet")
+            histories = write_histories(
+                connection,
+                model.timelines.manifest,
+                None if all_users else plan.requested,
+                min(data.min_user_events, length),  # the store has at most T events of a user
+                work / "timelines",
+            )
+            since = (plan.end - POPULAR_DAYS * DAY) * 10**6
+            popular = event_store.popular_items(connection, data.positives, since)
+    except duckdb.OperationalError as error:
+        raise ValueError(
+            f"the engine ran out of memory (data.memory_limit = {data.memory_limit}) or of disk, or cannot "
+            f"write to {root}: {first_line(error)}; nothing was published"
+        ) from None
+    return DayEvents(histories, popular, timelines, log, dataclasses.replace(counts, stored_events=kept))

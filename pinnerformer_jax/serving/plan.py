@@ -1,0 +1,160 @@
+"""Step 1 of the daily job: from what the user asked for to what the state is made of.
+
+All that can be refused without work is refused here, before a user is deleted or a file of the state is
+written.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pinnerformer_jax.files import sha256
+from pinnerformer_jax.ingestion.log_reader import log_files
+from pinnerformer_jax.serving import state
+from pinnerformer_jax.serving.manifest import FORMAT, Manifest, read_manifest, verify_state
+from pinnerformer_jax.serving.tombstones import add_tombstones, deleted_users, tombstone_files
+from pinnerformer_jax.serving.trained_model import TrainedModel
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to run."""
+
+    workdir: Path  # of the trained run
+    snapshots: Path  # SNAPSHOTS, where states are published
+    date: str | None = None  # ISO; None: today (UTC) with events, else the served state's day
+    events: tuple[str, ...] = ()  # the day's log: files or globs
+    items: Path | None = None  # items that came after the training: a table, or a prepared folder
+    users: Path | None = None  # ids, one a line, of users to embed whether they are active or not
+    everyone: bool = False  # embed all users
+    tombstones: Path | None = None  # ids, one a line, of users to delete for good
+    checkpoint: Literal["best", "last"] = "best"
+    dtype: Literal["float16", "float32"] = "float16"  # of the user vectors
+    max_reject_share: float | None = None  # of the log; None: the run's
+    keep: int = 7  # states that stay, the served one among them
+    store: str | None = None  # URL of a feature store, which gets the user vectors after publishing
+
+    def __post_init__(self) -> None:
+        if self.keep < 2:
+            raise ValueError(f"--keep {self.keep}: at least 2, the served state and the one it was built on")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run makes its state from; read only."""
+
+    job: Job
+    name: str  # path of the new state below SNAPSHOTS
+    date: str  # ISO day
+    base: str | None  # path of the state it is built on
+    previous: Manifest | None  # of that state, whose files were verified
+    log: list[Path]
+    deleted: pa.Array  # ids of all deleted users
+    requested: pa.Array  # ids in --users
+    inputs: dict[str, str]  # checksums
+    same_data: bool  # the base was made with this run's prepared data
+    same_model: bool  # the base's vectors are of this model and dtype, so that they can be carried over
+
+    @property
+    def base_folder(self) -> Path | None:
+        """Folder of the base."""
+        return self.job.snapshots / self.base if self.base else None
+
+    @property
+    def end(self) -> int:
+        """The first second after the day, since 1970."""
+        return int(state.day_end(self.date).timestamp())
+
+
+def make_plan(job: Job, model: TrainedModel) -> Plan:
+    """Decide the day and the base, verify the base, read the lists of users, record deletions.
+
+    Args:
+        job: what to run.
+        model: the trained run; `Plan` says how it is related to the base.
+
+    Raises:
+        FileNotFoundError: a file of the job is not there, or the state to build on was removed.
+        ValueError: an input is wrong, or a file of the base is damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    root = job.snapshots
+    user_type = pq.read_schema(model.timelines.shards[0].path / "users.parquet").field("user_id").type
+    date = _date(job)
+    base = state.base_for(root, date, again=bool(job.events))
+    if any(pattern.startswith("tfds:") for pattern in job.events):
+        raise ValueError(f"--events {' '.join(job.events)}: a day's log is files, not a TFDS data set")
+    log = log_files("--events", job.events, root) if job.events else []
+    inputs = {f"events {number}": sha256(file) for number, file in enumerate(log)}
+    if job.items:
+        inputs["items"] = _checksum_of_items(job.items)
+    requested = read_ids(job.users, user_type) if job.users else pa.array([], user_type)
+    if job.users:
+        inputs["users"] = sha256(job.users)
+    inputs |= {"everyone": "yes"} if job.everyone else {}
+    if job.tombstones:
+        add_tombstones(root, read_ids(job.tombstones, user_type))
+    inputs |= {f"tombstones {file.stem}": file.stem for file in tombstone_files(root)}
+    previous = verify_state(root, base) if base else None
+    facts = [FORMAT, base, date, model.version, job.dtype, inputs]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+    return Plan(
+        job=job,
+        name=state.state_name(model.version, date, digest),
+        date=date,
+        base=base,
+        previous=previous,
+        log=log,
+        deleted=deleted_users(root, user_type),
+        requested=requested,
+        inputs=inputs,
+        same_data=previous is not None and previous.data == model.data,
+        same_model=previous is not None
+        and (previous.model_version, previous.dtype) == (model.version, job.dtype),
+    )
+
+
+def read_ids(file: Path, user_type: pa.DataType) -> pa.Array:
+    """User ids, one a line, in the type that they have in the data; blank lines do not count.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a line is no id of that type.
+    """
+    import pyarrow as pa
+
+    text = file.read_text(encoding="utf-8-sig")
+    lines = [line for line in (line.rstrip("\r") for line in text.split("\n")) if line.strip()]
+    try:
+        return pa.array(lines, pa.string()).cast(user_type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ValueError(f"{file}: user ids are of type {user_type}, one a line: {error}") from None
+
+
+def _date(job: Job) -> str:
+    """The day of the job, checked."""
+    served = state.current(job.snapshots)
+    if job.date is not None or job.events or served is None:
+        date = job.date or datetime.datetime.now(datetime.UTC).date().isoformat()
+    else:
+        date = read_manifest(job.snapshots, served).date
+    state.day_end(date)
+    return date
+
+
+def _checksum_of_items(source: Path) -> str:
+    """Checksum of an item table, or of a prepared folder's manifest, which has the checksums of its files."""
+    file = source / "manifest.json" if source.is_dir() else source
+    if not file.is_file():
+        raise FileNotFoundError(f"--items {source}: neither an item table nor a prepared folder")
+    return sha256(file)

@@ -1,0 +1,71 @@
+"""A trained run, loaded to embed users and items with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from flax import nnx
+
+from pinnerformer_jax.config import Config
+from pinnerformer_jax.data.catalog import Catalog
+from pinnerformer_jax.data.timelines import Timelines
+from pinnerformer_jax.training.checkpoint import data_digest, load_for_inference, open_data
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """Parameters without the optimiser's, and the prepared data that they were trained on."""
+
+    config: Config
+    graphdef: nnx.GraphDef
+    params: Any
+    timelines: Timelines
+    catalog: Catalog
+
+    @classmethod
+    def load(cls, workdir: str | Path, checkpoint: Literal["best", "last"]) -> TrainedModel:
+        """Read a run.
+
+        Args:
+            workdir: of the run; its prepared folder must still be there.
+            checkpoint: the one of the lowest validation loss, or the last.
+
+        Raises:
+            FileNotFoundError: no run, checkpoint or prepared data.
+            ValueError: the prepared data are not those of the training.
+        """
+        return cls(*load_for_inference(workdir, checkpoint), *open_data(Path(workdir)))
+
+    @cached_property
+    def data(self) -> str:
+        """Digest of the prepared data."""
+        return data_digest(self.timelines.manifest)
+
+    @cached_property
+    def version(self) -> str:
+        """See `model_version`."""
+        return model_version(self.config, self.data, self.params)
+
+
+def model_version(config: Config, data: str, params: Any) -> str:
+    """Twelve hex digits that change with any number that a vector depends on.
+
+    Args:
+        config: of the run; its `model` section counts.
+        data: digest of the prepared data, which give the catalogue's vectors and the numbers of its items and
+            actions.
+        params: a pytree of arrays.
+    """
+    facts = hashlib.sha256(json.dumps([asdict(config.model), data], sort_keys=True).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        values = np.asarray(leaf)
+        facts.update(f"{jax.tree_util.keystr(path)} {values.dtype} {values.shape}".encode())
+        facts.update(np.ascontiguousarray(values).tobytes())
+    return facts.hexdigest()[:12]
