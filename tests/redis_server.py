@@ -41,9 +41,16 @@ class Server:
             ["redis-server", *where, "--save", "", *(["--port", "0"] if self.tls else []), *self.options],
             stdout=subprocess.DEVNULL,
         )
-        for _ in range(200):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
-                return
+        for _ in range(500):
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("127.0.0.1", self.port), 5) as connection,
+            ):
+                if self.tls:
+                    return
+                connection.sendall(b"PING\r\n")
+                if not connection.recv(64).startswith(b"-LOADING"):  # else it still reads what it had saved
+                    return
             time.sleep(0.02)
         raise TimeoutError("redis-server does not start")
 
@@ -54,7 +61,7 @@ class Server:
 
 @contextlib.contextmanager
 def redis_server(folder: Path, *options: str, tls: bool = False) -> Iterator[Server]:
-    """A server, gone at the end. Skips the test where Redis is not installed."""
+    """A server, stopped at the end. The test is skipped if Redis is not installed."""
     server = Server(folder, *options, tls=tls)
     try:
         yield server

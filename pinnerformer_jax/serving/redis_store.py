@@ -113,12 +113,14 @@ class RedisStore(Store):
         known, record = self._records.get(model_version, (None, None))
         while True:
             with self._failures():
-                pipeline = self._client.pipeline(transaction=True)
-                pipeline.get(_model(model_version))
+                # No transaction: a server whose memory is full refuses those, even of reads. The record comes
+                # last: if it is the known one then, its space had not been removed when the values were read.
+                pipeline = self._client.pipeline(transaction=False)
                 if record is not None:
                     for bucket, wanted in rows.items():
                         pipeline.hmget(_users(record.space, bucket), [keys[row] for row in wanted])
-                raw, *found = pipeline.execute()
+                pipeline.get(_model(model_version))
+                *found, raw = pipeline.execute()
             if raw is None:
                 raise self.lacks(model_version)
             if raw == known:
