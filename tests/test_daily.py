@@ -16,7 +16,7 @@ from pinnerformer_jax.retrieval.scann_index import ScannIndex
 from pinnerformer_jax.serving import daily, snapshot, state
 from pinnerformer_jax.serving.manifest import IndexReport, read_manifest, verify_state, write_manifest
 from pinnerformer_jax.serving.plan import Job
-from pinnerformer_jax.serving.trained_model import TrainedModel, model_version
+from pinnerformer_jax.serving.trained_model import TrainedModel
 
 ROWS = make_rows()
 
@@ -191,7 +191,7 @@ def test_bad_rows_and_unknown_items_are_set_aside(copy):
     assert sorted(rejected["row"].to_pylist()) == [len(rows) + 1, len(rows) + 2, len(rows) + 3]
 
 
-def test_named_users_are_embedded_anew(copy):
+def test_requested_users_are_embedded(copy):
     folder, workdir, snapshots = copy
     (folder / "users.txt").write_text("u000\n\nu001\nnobody\n")
     table = users_of(snapshots)[1]
@@ -300,21 +300,6 @@ def test_longer_histories_are_read_from_the_timelines_again(copy, world):
     assert max(table["n_events"].to_pylist()) > 24
     for user in row:
         np.testing.assert_allclose(snapshot.vectors_of(table)[row[user]], want[user], atol=1e-6)
-
-
-def test_the_model_version_follows_parameters_settings_and_data(world):
-    model = TrainedModel.load(world[1], "best")
-    version = model_version(model.config, model.data, model.params)
-    assert version == model.version == TrainedModel.load(world[1], "last").version
-    renamed = dataclasses.replace(model.config, name="other")
-    assert model_version(renamed, model.data, model.params) == version
-    strict = dataclasses.replace(
-        model.config, model=dataclasses.replace(model.config.model, strictly_causal=True)
-    )
-    assert model_version(strict, model.data, model.params) != version
-    assert model_version(model.config, "other", model.params) != version
-    bent = model.params | {"log_temperature": model.params["log_temperature"] + np.float32(1e-6)}
-    assert model_version(model.config, model.data, bent) != version
 
 
 def test_a_damaged_state_is_not_built_on(copy):

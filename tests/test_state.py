@@ -2,13 +2,11 @@
 
 import multiprocessing
 
-import pyarrow as pa
 import pytest
 
 from pinnerformer_jax.serving import state
 from pinnerformer_jax.serving.manifest import Manifest, is_whole, verify_state, write_manifest
 from pinnerformer_jax.serving.state import state_name
-from pinnerformer_jax.serving.tombstones import add_tombstones, deleted_users, tombstone_files
 
 
 def make_state(root, date, base=None, version="model"):
@@ -174,20 +172,6 @@ def test_what_was_left_half_built_is_removed(three):
         assert not left.exists()
         assert not (root / ".CURRENT.7.tmp").exists()
     assert all(is_whole(root, name) for name in names)
-
-
-def test_deleted_users_add_up(tmp_path):
-    assert deleted_users(tmp_path, pa.int64()).to_pylist() == []
-    add_tombstones(tmp_path, pa.array([3, 1]))
-    add_tombstones(tmp_path, pa.array([3, 1]))  # the same list again
-    add_tombstones(tmp_path, pa.array([7]))
-    assert sorted(deleted_users(tmp_path, pa.int64()).to_pylist()) == [1, 3, 7]
-    assert len(tombstone_files(tmp_path)) == 2
-    with pytest.raises(ValueError, match="user ids of type int64, in the data they are string"):
-        deleted_users(tmp_path, pa.string())
-    tombstone_files(tmp_path)[0].write_bytes(b"less")
-    with pytest.raises(ValueError, match="altered, its checksum is not the recorded one"):
-        deleted_users(tmp_path, pa.int64())
 
 
 def test_a_day_ends_at_midnight():

@@ -11,8 +11,9 @@ lost). When the model's data or T change, it starts from the timelines again, un
 An event that the store has already (the same in the same second) is not taken twice, so that logs may
 overlap. Events of deleted users are left out.
 
-What grows with the log is DuckDB's, within data.memory_limit and spilled to disk beside the state. The file
-of the state before is streamed into the new one: a day is one pass over it, and only what changed is sorted.
+DuckDB holds all that grows with the log, within data.memory_limit, and spills to disk beside the state. The
+file of the state before is streamed into the new one: a day is one pass over it, and only what changed is
+sorted.
 """
 
 from __future__ import annotations
