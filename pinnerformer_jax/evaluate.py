@@ -25,10 +25,10 @@ from pinnerformer_jax.command_line import errors_as_messages
 from pinnerformer_jax.config import Config, EmbeddingConfig, EvaluationConfig, IndexConfig
 from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.evaluation.baselines import baselines
-from pinnerformer_jax.evaluation.comparison import MODEL, compare, inner_products
+from pinnerformer_jax.evaluation.comparison import MODEL, evaluate_methods, inner_products
 from pinnerformer_jax.evaluation.embedding import embed_users
 from pinnerformer_jax.evaluation.examples import examples
-from pinnerformer_jax.evaluation.protocol import decide
+from pinnerformer_jax.evaluation.protocol import build_protocol
 from pinnerformer_jax.evaluation.report import print_results, write_page, write_results
 from pinnerformer_jax.evaluation.staleness import staleness
 from pinnerformer_jax.evaluation.topics import item_topics
@@ -118,7 +118,7 @@ def evaluate_run(
     config = config or trained_with
     timelines, catalog = open_data(workdir)
     settings, rules = config.evaluation, config.data.positives
-    protocol = decide(timelines, catalog.reachable, rules, settings)
+    protocol = build_protocol(timelines, catalog.reachable, rules, settings)
 
     embedder = Embedder(graphdef, params, catalog.features)
     users = embed_users(
@@ -130,7 +130,7 @@ def evaluate_run(
         scorers |= baselines(timelines, protocol, catalog.features, rules, settings.seed)
     with console.status("finding the topics"):
         topics, origin = item_topics(catalog, settings)
-    results = compare(scorers, protocol, topics, settings)
+    results = evaluate_methods(scorers, protocol, topics, settings)
     results["protocol"]["topics"] = origin
     with console.status("building and searching the ScaNN index"):
         results["scann"] = retrieval(users, items[catalog.reachable], max(settings.cutoffs), config.index)

@@ -6,7 +6,13 @@ import pytest
 
 from pinnerformer_jax.config import EvaluationConfig
 from pinnerformer_jax.evaluation import comparison
-from pinnerformer_jax.evaluation.comparison import Statistic, compare, inner_products, intervals, play
+from pinnerformer_jax.evaluation.comparison import (
+    Statistic,
+    evaluate_method,
+    evaluate_methods,
+    inner_products,
+    intervals,
+)
 from pinnerformer_jax.evaluation.protocol import History, Protocol, Targets
 
 
@@ -101,7 +107,7 @@ def test_equal_to_an_enumeration_whatever_the_chunks(batch_size, filter_seen):
     # Distinct scores: among equal items it is open which are shown, and entropy depends on it.
     scores = rng.permuted(np.tile(np.arange(140), (23, 1)), axis=1).astype(np.float32)
     config = EvaluationConfig(batch_size=batch_size, filter_seen=filter_seen)
-    found = values(compare({"m": lambda users: scores[users]}, case, topics, config))
+    found = values(evaluate_methods({"m": lambda users: scores[users]}, case, topics, config))
     for key, expected in enumerated(scores, case, topics, filter_seen).items():
         assert found[key] == pytest.approx(expected), key
 
@@ -113,7 +119,7 @@ def test_ties_whatever_the_chunks(monkeypatch):
     expected = enumerated(scores, case, topics, False)
     for limit in (140, 1000, 1 << 25):  # 1, 7 and 23 users at a time
         monkeypatch.setattr(comparison, "MAX_SCORES", limit)
-        found = values(compare({"m": lambda users: scores[users]}, case, topics, EvaluationConfig()))
+        found = values(evaluate_methods({"m": lambda users: scores[users]}, case, topics, EvaluationConfig()))
         for protocol_name in ("paper", "full", "new_items"):
             assert found[protocol_name, "recall@10"] == pytest.approx(expected[protocol_name, "recall@10"])
 
@@ -126,12 +132,12 @@ def test_memory_is_bounded_by_the_chunk(monkeypatch):
         asked.append(len(users))
         return np.zeros((len(users), 140), np.float32)
 
-    play("m", scorer, protocol(), np.zeros(140, np.int32), EvaluationConfig())
+    evaluate_method("m", scorer, protocol(), np.zeros(140, np.int32), EvaluationConfig())
     assert asked == [4] * 6  # the last chunk is filled up: one shape
 
 
 def test_a_constant_scorer_gets_nothing():
-    results = compare(
+    results = evaluate_methods(
         {"m": lambda users: np.ones((len(users), 140), np.float32)},
         protocol(), np.zeros(140, np.int32), EvaluationConfig(),
     )  # fmt: skip
@@ -147,7 +153,7 @@ def test_rows_are_what_was_promised():
         name: inner_products(*(rng.normal(size=(n, 4)).astype(np.float32) for n in (23, 140)))
         for name in ("pinnerformer", "other")
     }
-    results = compare(scorers, case, np.full(140, -1, np.int32), EvaluationConfig(cutoffs=(5,)))
+    results = evaluate_methods(scorers, case, np.full(140, -1, np.int32), EvaluationConfig(cutoffs=(5,)))
     found = {(row["method"], row["protocol"], row["metric"]) for row in results["rows"]}
     kinds = {
         *[("paper", "recall@10"), ("paper", "p90_coverage@10")],  # no topic is known: no entropy
@@ -167,7 +173,9 @@ def test_rows_are_what_was_promised():
 def test_recall_by_history_length_adds_up():
     case = protocol()
     scores = np.random.default_rng(2).normal(size=(23, 140)).astype(np.float32)
-    results = compare({"m": lambda users: scores[users]}, case, np.zeros(140, np.int32), EvaluationConfig())
+    results = evaluate_methods(
+        {"m": lambda users: scores[users]}, case, np.zeros(140, np.int32), EvaluationConfig()
+    )
     lines = results["history_length"]
     assert [line["events"] for line in lines] == ["1-4", "5-9", "10-19", "20-49"]
     assert sum(line["n_users"] for line in lines) == 23
@@ -187,7 +195,7 @@ def test_recall_by_action_splits_the_same_hits():
     case = dataclasses.replace(case, targets=targets, actions=["", "like", "save", "hide"])
     for size in (5, 256):
         config = EvaluationConfig(batch_size=size)
-        results = compare({"m": lambda users: scores[users]}, case, np.zeros(140, np.int32), config)
+        results = evaluate_methods({"m": lambda users: scores[users]}, case, np.zeros(140, np.int32), config)
         found = {row["metric"]: row for row in results["rows"] if row["protocol"] == "by_action"}
         assert set(found) == {"recall@10 like", "recall@10 save"}
         hits = sum(found[f"recall@10 {a}"]["value"] * kinds[k].sum() for k, a in ((1, "like"), (2, "save")))
@@ -197,7 +205,7 @@ def test_recall_by_action_splits_the_same_hits():
 
 def test_coverage_curve_starts_at_nothing_and_ends_at_everything():
     scores = np.random.default_rng(2).normal(size=(23, 140)).astype(np.float32)
-    results = compare(
+    results = evaluate_methods(
         {"m": lambda users: scores[users]}, protocol(), np.zeros(140, np.int32), EvaluationConfig()
     )
     curve = np.array(results["coverage_curve"]["m"])

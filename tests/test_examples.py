@@ -7,7 +7,7 @@ from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.data.timelines import EVALUATION, Timelines
 from pinnerformer_jax.evaluation.examples import examples
-from pinnerformer_jax.evaluation.protocol import decide
+from pinnerformer_jax.evaluation.protocol import build_protocol
 
 T = 1_795_000_000
 
@@ -27,7 +27,7 @@ def told(tmp_path):
             titles=[f"title {k}" for k in range(14)] + [None],
         )  # fmt: skip
         timelines, catalog, settings = Timelines.open(path), Catalog.open(path), EvaluationConfig(**config)
-        protocol = decide(timelines, catalog.reachable, (PositiveRule(),), settings)
+        protocol = build_protocol(timelines, catalog.reachable, (PositiveRule(),), settings)
         scores = np.tile(np.arange(15, 0, -1, dtype=np.float32), (2, 1))  # item 0 first
         return examples(lambda users: scores[users], protocol, timelines, catalog, settings)
 

@@ -6,7 +6,7 @@ from pinnerformer_jax.config import EvaluationConfig, PositiveRule
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import DAY, positive_table
 from pinnerformer_jax.data.timelines import EVALUATION, TRAIN, VALIDATION, Timelines
-from pinnerformer_jax.evaluation.protocol import decide, with_history
+from pinnerformer_jax.evaluation.protocol import build_protocol, with_history
 
 T = 1_795_000_000
 VIEW, LIKE, HOME, SEARCH = 1, 2, 1, 2
@@ -42,7 +42,7 @@ def prepared(tmp_path):
 
 def read(prepared, **config):
     timelines, catalog = Timelines.open(prepared), Catalog.open(prepared)
-    return timelines, decide(timelines, catalog.reachable, RULES, EvaluationConfig(**config))
+    return timelines, build_protocol(timelines, catalog.reachable, RULES, EvaluationConfig(**config))
 
 
 def test_who_is_evaluated_on_what(prepared):

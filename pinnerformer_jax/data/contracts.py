@@ -55,7 +55,7 @@ def part_bounds(rows: int, parts: int) -> list[int]:
 
 def longest_in_parts(lengths: np.ndarray, parts: int, devices: int) -> np.ndarray:
     """int [parts]: the longest history of each part of a batch that is sorted longest first. A part is a part
-    of each device's rows, which are dealt like cards."""
+    of each device's rows, which are interleaved."""
     bounds = part_bounds(len(lengths) // devices, parts)[:-1]
     return lengths[[devices * bound for bound in bounds]]
 

@@ -1,4 +1,4 @@
-"""A few users as people can read them: what they had done, what is retrieved, what they did next."""
+"""Example users for the report: their history, what is retrieved for them, and their targets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import format_time
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.evaluation.comparison import Scorer
-from pinnerformer_jax.evaluation.metrics import NOTHING, contest, retrieved
+from pinnerformer_jax.evaluation.metrics import NO_PAIRS, rank_targets, retrieved
 from pinnerformer_jax.evaluation.protocol import Protocol
 
 SHOWN = 10
@@ -27,7 +27,7 @@ def examples(
     config: EvaluationConfig,
     count: int = 6,
 ) -> list[dict[str, Any]]:
-    """Users drawn at random, so that nobody picks the flattering ones.
+    """Describe a few users, drawn at random so that the choice favours no method.
 
     Returns:
         For each: "user" (id as it came), "events", "history" (newest first: "title", "time"), "retrieved"
@@ -37,28 +37,28 @@ def examples(
     places = np.sort(rng.choice(len(protocol.users), min(count, len(protocol.users)), replace=False))
     history, targets = protocol.history, protocol.targets
     user, number = targets.of(places)
-    toucher, event = history.of(places)
-    seen = toucher, history.item[event]
-    game = contest(
+    owner, event = history.of(places)
+    seen = owner, history.item[event]
+    ranking = rank_targets(
         jnp.asarray(scorer(places), jnp.float32),
         jnp.asarray(protocol.reachable),
         (user, targets.item[number]),
-        seen if config.filter_seen else NOTHING,
+        seen if config.filter_seen else NO_PAIRS,
         SHOWN,
     )
-    top = retrieved(game, protocol.reachable, SHOWN)
+    top = retrieved(ranking, protocol.reachable, SHOWN)
     ids = timelines.user_ids(protocol.users[places])
 
     def describe(rows: np.ndarray, hits: np.ndarray, touched: np.ndarray) -> list[dict[str, Any]]:
         return [{"title": catalog.titles[r], "hit": r in hits, "seen": r in touched} for r in rows.tolist()]
 
-    told = []
+    found = []
     for k, place in enumerate(places):
         wanted = targets.item[targets.offsets[place] : targets.offsets[place + 1]]
         events = slice(history.offsets[place], history.offsets[place + 1])
         touched, shown = history.item[events], top[k][top[k] >= 0]
         latest = list(zip(touched.tolist(), history.time[events].tolist(), strict=True))[: -SHOWN - 1 : -1]
-        told.append(
+        found.append(
             {
                 "user": str(ids[k]),
                 "events": len(touched),
@@ -67,4 +67,4 @@ def examples(
                 "targets": describe(wanted, shown, touched),
             }
         )
-    return told
+    return found

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 
 from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.evaluation.comparison import MAX_SCORES, PAPER_K, Scorer, Statistic, inner_products
-from pinnerformer_jax.evaluation.metrics import NOTHING, contest, placed_hits
+from pinnerformer_jax.evaluation.metrics import NO_PAIRS, index_hits, rank_targets
 from pinnerformer_jax.evaluation.protocol import Protocol
 
 HISTORY_DAYS = 90
@@ -140,11 +140,11 @@ def oracle_recall(
         targets = user, protocol.targets.item[number]
         closest, hit = np.full(len(user), -np.inf), np.zeros(len(user), bool)
         for k, scorer in enumerate(scorers, start=1):
-            game = contest(scorer(padded), index, targets, NOTHING, PAPER_K)
-            closer = game.score > closest
+            ranking = rank_targets(scorer(padded), index, targets, NO_PAIRS, PAPER_K)
+            closer = ranking.score > closest
             closest, hit = (
-                np.where(closer, game.score, closest),
-                np.where(closer, placed_hits(game, PAPER_K), hit),
+                np.where(closer, ranking.score, closest),
+                np.where(closer, index_hits(ranking, PAPER_K), hit),
             )
             if k in chunks:
                 chunks[k].append(np.bincount(user, hit, len(places)))

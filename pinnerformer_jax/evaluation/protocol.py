@@ -1,4 +1,4 @@
-"""Who is evaluated, on what, against what: decided once, the same for the model and every baseline.
+"""The evaluation protocol: the users, their targets and the candidate items, the same for every method.
 
 t is the end of training. A user is evaluated who never trained (role EVALUATION), had an event up to
 t, and has a target: an item that a positive event of the window after t is about and that has a vector.
@@ -71,7 +71,7 @@ class Protocol:
 
     @property
     def facts(self) -> dict[str, object]:
-        """For people and for results.json."""
+        """The sizes, as the report and results.json show them."""
         return {
             "t": format_time(self.split_time),
             "window_end": format_time(self.window_end),
@@ -89,13 +89,13 @@ class Protocol:
         }
 
 
-def decide(
+def build_protocol(
     timelines: Timelines,
     reachable: np.ndarray,
     rules: tuple[PositiveRule, ...],
     config: EvaluationConfig,
 ) -> Protocol:
-    """Read the protocol off a prepared folder.
+    """Build the protocol of a prepared folder.
 
     Args:
         timelines: the folder.

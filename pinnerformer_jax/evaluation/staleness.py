@@ -22,7 +22,7 @@ from pinnerformer_jax.data.ragged import flat_ranges
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.data.windows import histories_up_to
 from pinnerformer_jax.evaluation.comparison import MAX_SCORES, PAPER_K, Statistic, inner_products
-from pinnerformer_jax.evaluation.metrics import NOTHING, contest, placed_hits
+from pinnerformer_jax.evaluation.metrics import NO_PAIRS, index_hits, rank_targets
 from pinnerformer_jax.evaluation.protocol import Protocol, positives
 
 
@@ -144,8 +144,8 @@ def evaluate(
         chunk = np.arange(start, min(start + size, vectors))
         place, number = protocol.targets.of(owner[chunk])
         scores = score(np.pad(chunk, (0, size - len(chunk)), mode="edge"))
-        game = contest(scores, index, (place, protocol.targets.item[number]), NOTHING, PAPER_K)
-        hits.append(placed_hits(game, PAPER_K))
+        ranking = rank_targets(scores, index, (place, protocol.targets.item[number]), NO_PAIRS, PAPER_K)
+        hits.append(index_hits(ranking, PAPER_K))
     # Where in `hits` an event's item is: after those of earlier vectors, at its place among its user's.
     pair = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) * len(items) + protocol.targets.item
     among = np.searchsorted(pair, user * len(items) + item) - offsets[user]

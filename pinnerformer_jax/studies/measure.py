@@ -15,7 +15,7 @@ from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import positive_table
 from pinnerformer_jax.data.timelines import Timelines
-from pinnerformer_jax.evaluation.comparison import MODEL, compare, inner_products
+from pinnerformer_jax.evaluation.comparison import MODEL, evaluate_methods, inner_products
 from pinnerformer_jax.evaluation.embedding import embed_users
 from pinnerformer_jax.evaluation.pinnersage import (
     cluster_users,
@@ -23,7 +23,7 @@ from pinnerformer_jax.evaluation.pinnersage import (
     nearest_cluster,
     oracle_recall,
 )
-from pinnerformer_jax.evaluation.protocol import Protocol, decide, with_history
+from pinnerformer_jax.evaluation.protocol import Protocol, build_protocol, with_history
 from pinnerformer_jax.evaluation.staleness import staleness
 from pinnerformer_jax.evaluation.topics import item_topics
 from pinnerformer_jax.model.inference import Embedder
@@ -52,7 +52,7 @@ class Ground:
     @cached_property
     def protocol(self) -> Protocol:
         """Who is evaluated on what."""
-        return decide(
+        return build_protocol(
             self.timelines, self.catalog.reachable, self.config.data.positives, self.config.evaluation
         )
 
@@ -69,7 +69,7 @@ class Ground:
         clusters = cluster_users(protocol, features)
         recall = oracle_recall(clusters, features, protocol, ORACLE_CLUSTERS)
         scorers = {f"pinnersage_{c}": nearest_cluster(clusters, features, c) for c in ORACLE_CLUSTERS}
-        rows = compare(scorers, protocol, self.topics, self.config.evaluation)["rows"]
+        rows = evaluate_methods(scorers, protocol, self.topics, self.config.evaluation)["rows"]
         found: Numbers = {
             f"pinnersage_{c}": {"recall@10": statistic.value()} for c, statistic in recall.items()
         }
@@ -112,7 +112,7 @@ def measure(ground: Ground, workdir: Path, parts: Collection[str]) -> Numbers:
     found: Numbers = {MODEL: {}}
     if "retrieval" in parts:
         users = embed_users(embedder, timelines, protocol.users, length, batch_size)
-        results = compare({MODEL: inner_products(users, items)}, protocol, ground.topics, settings)
+        results = evaluate_methods({MODEL: inner_products(users, items)}, protocol, ground.topics, settings)
         found[MODEL] |= {_metric(row["protocol"], row["metric"]): row["value"] for row in results["rows"]}
     if "staleness" in parts:
         recalls = staleness(

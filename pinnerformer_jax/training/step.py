@@ -35,7 +35,7 @@ from pinnerformer_jax.objective.targets import (
 )
 from pinnerformer_jax.training.item_table import ItemTable
 from pinnerformer_jax.training.optimiser import learning_rate, make_optimiser
-from pinnerformer_jax.training.sharding import AXIS, collect, dealt_rows
+from pinnerformer_jax.training.sharding import AXIS, collect, shard_rows
 from pinnerformer_jax.training.state import Tables, TrainState
 
 Metrics = dict[str, jax.Array]
@@ -62,7 +62,7 @@ def device_loss(
         of the global batch.
     """
     objective = config.objective
-    row = dealt_rows(batch.length.shape[0])
+    row = shard_rows(batch.length.shape[0])
     step_key = jax.random.fold_in(jax.random.key(tables.seed), state.step)
     target_key, pool_key, dropout_key = jax.random.split(step_key, 3)
 
