@@ -1,4 +1,4 @@
-"""The variants of the train step that `torch_rival` compares, and the check of each against our float32 step."""
+"""The variants of the train step that `torch_rival` compares, and their check against our float32 step."""
 
 from __future__ import annotations
 

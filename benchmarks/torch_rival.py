@@ -3,16 +3,17 @@
     python -m benchmarks.torch_rival --size small --seconds 120 --json small.json
 
 Both take the same weights, batch, positions, targets, negatives and log Q, and do the same work: input
-features, both towers, sampled softmax with masks, clipping, AdamW. Each variant is a process of its own;
-they take turns, in reversed order every other round, so that a slow spell of the machine meets all of them
-and no two share threads. A variant is timed only if, with the same weights, its loss, EVERY parameter's gradient and its
-loss after three updates agree with our float32 reference; otherwise it is left out and the table says why.
-A ratio is ours over the rival's, round by round: below 1 ours is faster. Run it on a quiet machine: work by
-other processes slows PyTorch's OpenMP barriers more than XLA, so the result records the load before the start.
+features, both towers, sampled softmax with masks, clipping, AdamW. Each variant is a process of its own. The
+variants take turns, in reversed order every other round, so that a slow spell of the machine meets all of
+them and no two share threads. A variant is timed only if, with the same weights, its loss, EVERY
+parameter's gradient and its loss after three updates agree with our float32 reference; otherwise it is left
+out and the table says why. A ratio is our time over the rival's, round by round: below 1 ours is faster. Run
+it on a quiet machine: other work slows PyTorch's OpenMP barriers more than XLA, so the result records the
+load before the start.
 
 "whole step" is what train.py runs: it also draws and counts positions, targets and negatives, which
-PyTorch's step does not do. Float32 on CPU; on a GPU bfloat16 towers and a float32 (TF32) loss. Needs jax, flax,
-optax, numpy and, for the rival alone, torch.
+PyTorch's step does not do. Float32 on CPU; on a GPU bfloat16 towers and a float32 (TF32) loss. Needs jax,
+flax, optax, numpy and, for the rival alone, torch.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def protocol(users=23, items=140, seed=0, index=70):
 
 
 def values(results):
-    return {(row["protocol"], row["metric"]): row["value"] for row in results["rows"]}
+    return {(row.protocol, row.metric): row.value for row in results.rows}
 
 
 def enumerated(scores, case, topics, filter_seen):
@@ -141,9 +141,9 @@ def test_a_constant_scorer_gets_nothing():
         {"m": lambda users: np.ones((len(users), 140), np.float32)},
         protocol(), np.zeros(140, np.int32), EvaluationConfig(),
     )  # fmt: skip
-    scored = [row for row in results["rows"] if "entropy" not in row["metric"] and "cov" not in row["metric"]]
+    scored = [row for row in results.rows if "entropy" not in row.metric and "cov" not in row.metric]
     assert len(scored) == 13
-    assert {row["value"] for row in scored} == {0.0}
+    assert {row.value for row in scored} == {0.0}
 
 
 def test_rows_are_what_was_promised():
@@ -154,20 +154,20 @@ def test_rows_are_what_was_promised():
         for name in ("pinnerformer", "other")
     }
     results = evaluate_methods(scorers, case, np.full(140, -1, np.int32), EvaluationConfig(cutoffs=(5,)))
-    found = {(row["method"], row["protocol"], row["metric"]) for row in results["rows"]}
+    found = {(row.method, row.protocol, row.metric) for row in results.rows}
     kinds = {
         *[("paper", "recall@10"), ("paper", "p90_coverage@10")],  # no topic is known: no entropy
         *[(p, f"{m}@5") for p in ("full", "new_items") for m in ("recall", "ndcg", "hit_rate")],
     }
     assert found == {(name, *kind) for name in scorers for kind in kinds}
-    assert len(results["rows"]) == len(found)
-    users = {row["protocol"]: row["n_users"] for row in results["rows"]}
+    assert len(results.rows) == len(found)
+    users = {row.protocol: row.n_users for row in results.rows}
     new = np.add.reduceat(case.targets.new, case.targets.offsets[:-1])
     assert users == {"paper": 23, "full": 23, "new_items": int((new > 0).sum())}
-    for row in results["rows"]:
-        if "low" in row:
-            assert row["low"] <= row["value"] <= row["high"]
-    json.dumps(results, allow_nan=False)
+    for row in results.rows:
+        if row.low is not None:
+            assert row.low <= row.value <= row.high
+    json.dumps([row.to_json() for row in results.rows], allow_nan=False)
 
 
 def test_recall_by_history_length_adds_up():
@@ -176,11 +176,11 @@ def test_recall_by_history_length_adds_up():
     results = evaluate_methods(
         {"m": lambda users: scores[users]}, case, np.zeros(140, np.int32), EvaluationConfig()
     )
-    lines = results["history_length"]
-    assert [line["events"] for line in lines] == ["1-4", "5-9", "10-19", "20-49"]
-    assert sum(line["n_users"] for line in lines) == 23
-    assert sum(line["n_pairs"] for line in lines) == len(case.targets.item)
-    total = sum(line["recall@10"] * line["n_pairs"] for line in lines) / len(case.targets.item)
+    lines = results.history_length
+    assert [line.events for line in lines] == ["1-4", "5-9", "10-19", "20-49"]
+    assert sum(line.n_users for line in lines) == 23
+    assert sum(line.n_pairs for line in lines) == len(case.targets.item)
+    total = sum(line.recall * line.n_pairs for line in lines) / len(case.targets.item)
     assert total == pytest.approx(values(results)["paper", "recall@10"])
 
 
@@ -196,11 +196,11 @@ def test_recall_by_action_splits_the_same_hits():
     for size in (5, 256):
         config = EvaluationConfig(batch_size=size)
         results = evaluate_methods({"m": lambda users: scores[users]}, case, np.zeros(140, np.int32), config)
-        found = {row["metric"]: row for row in results["rows"] if row["protocol"] == "by_action"}
+        found = {row.metric: row for row in results.rows if row.protocol == "by_action"}
         assert set(found) == {"recall@10 like", "recall@10 save"}
-        hits = sum(found[f"recall@10 {a}"]["value"] * kinds[k].sum() for k, a in ((1, "like"), (2, "save")))
+        hits = sum(found[f"recall@10 {a}"].value * kinds[k].sum() for k, a in ((1, "like"), (2, "save")))
         assert hits / pairs == pytest.approx(values(results)["paper", "recall@10"])
-        assert found["recall@10 save"]["value"] > found["recall@10 like"]["value"]
+        assert found["recall@10 save"].value > found["recall@10 like"].value
 
 
 def test_coverage_curve_starts_at_nothing_and_ends_at_everything():
@@ -208,7 +208,7 @@ def test_coverage_curve_starts_at_nothing_and_ends_at_everything():
     results = evaluate_methods(
         {"m": lambda users: scores[users]}, protocol(), np.zeros(140, np.int32), EvaluationConfig()
     )
-    curve = np.array(results["coverage_curve"]["m"])
+    curve = np.array(results.coverage_curve["m"])
     assert curve[0].tolist() == [0, 0]
     assert curve[-1].tolist() == [1, 1]
     assert (np.diff(curve, axis=0) >= 0).all()

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from prepared import write_prepared
@@ -88,7 +90,7 @@ def test_those_with_a_history_are_chosen_by_nothing_they_did_later(prepared):
 
 def test_what_is_left_out_is_counted(prepared):
     _, protocol = read(prepared)
-    facts = protocol.facts
+    facts = dataclasses.asdict(protocol.summary)
     assert facts["unreachable_pairs"] == 2  # of "a" and of "out of reach"
     assert facts["users_without_history"] == 1
     assert facts["users_without_target"] == 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +19,31 @@ SHOWN = 10
 """Items of each list."""
 
 
+class ExampleEvent(NamedTuple):
+    """An event of a history."""
+
+    title: str
+    time: str  # ISO
+
+
+class ExampleItem(NamedTuple):
+    """An item that is retrieved, or a target."""
+
+    title: str
+    hit: bool  # both retrieved and a target
+    seen: bool  # in the user's history
+
+
+class Example(NamedTuple):
+    """One user."""
+
+    user: str  # id as in the log
+    events: int  # up to t
+    history: list[ExampleEvent]  # newest first
+    retrieved: list[ExampleItem]  # best first, candidates of the protocol `full`
+    targets: list[ExampleItem]
+
+
 def examples(
     scorer: Scorer,
     protocol: Protocol,
@@ -26,13 +51,8 @@ def examples(
     catalog: Catalog,
     config: EvaluationConfig,
     count: int = 6,
-) -> list[dict[str, Any]]:
-    """Describe a few users, drawn at random so that the choice favours no method.
-
-    Returns:
-        For each: "user" (id as it came), "events", "history" (newest first: "title", "time"), "retrieved"
-        (candidates of protocol `full`: "title", "hit", "seen") and "targets" ("title", "hit", "seen").
-    """
+) -> list[Example]:
+    """Describe a few users, drawn at random so that the choice favours no method."""
     rng = np.random.default_rng(config.seed)
     places = np.sort(rng.choice(len(protocol.users), min(count, len(protocol.users)), replace=False))
     history, targets = protocol.history, protocol.targets
@@ -49,8 +69,8 @@ def examples(
     top = retrieved(ranking, protocol.reachable, SHOWN)
     ids = timelines.user_ids(protocol.users[places])
 
-    def describe(rows: np.ndarray, hits: np.ndarray, touched: np.ndarray) -> list[dict[str, Any]]:
-        return [{"title": catalog.titles[r], "hit": r in hits, "seen": r in touched} for r in rows.tolist()]
+    def describe(rows: np.ndarray, hits: np.ndarray, touched: np.ndarray) -> list[ExampleItem]:
+        return [ExampleItem(catalog.titles[row], row in hits, row in touched) for row in rows.tolist()]
 
     found = []
     for k, place in enumerate(places):
@@ -59,12 +79,12 @@ def examples(
         touched, shown = history.item[events], top[k][top[k] >= 0]
         latest = list(zip(touched.tolist(), history.time[events].tolist(), strict=True))[: -SHOWN - 1 : -1]
         found.append(
-            {
-                "user": str(ids[k]),
-                "events": len(touched),
-                "history": [{"title": catalog.titles[r], "time": format_time(t)} for r, t in latest],
-                "retrieved": describe(shown, wanted, touched),
-                "targets": describe(wanted, shown, touched),
-            }
+            Example(
+                user=str(ids[k]),
+                events=len(touched),
+                history=[ExampleEvent(catalog.titles[row], format_time(t)) for row, t in latest],
+                retrieved=describe(shown, wanted, touched),
+                targets=describe(wanted, shown, touched),
+            )
         )
     return found

@@ -17,6 +17,7 @@ from pinnerformer_jax.config import EvaluationConfig, PositiveRule
 from pinnerformer_jax.data.contracts import DAY, format_time, positive_table
 from pinnerformer_jax.data.ragged import flat_ranges
 from pinnerformer_jax.data.timelines import EVALUATION, Shard, Timelines
+from pinnerformer_jax.evaluation.results import ProtocolSummary
 
 
 @dataclass(frozen=True)
@@ -70,23 +71,23 @@ class Protocol:
     unreachable: int  # (user, item) pairs of positives left out: the item has no vector
 
     @property
-    def facts(self) -> dict[str, object]:
+    def summary(self) -> ProtocolSummary:
         """The sizes, as the report and results.json show them."""
-        return {
-            "t": format_time(self.split_time),
-            "window_end": format_time(self.window_end),
-            "window_days": (self.window_end - self.split_time) / DAY,
-            "users": len(self.users),
-            "eligible_users": self.eligible,
-            "users_without_history": self.without_history,
-            "users_without_target": self.without_target,
-            "pairs": len(self.targets.item),
-            "new_pairs": int(self.targets.new.sum()),
-            "unreachable_pairs": self.unreachable,
-            "items": len(self.reachable),
-            "reachable_items": int(self.reachable.sum()),
-            "index_size": int(self.index.sum()),
-        }
+        return ProtocolSummary(
+            t=format_time(self.split_time),
+            window_end=format_time(self.window_end),
+            window_days=(self.window_end - self.split_time) / DAY,
+            users=len(self.users),
+            eligible_users=self.eligible,
+            users_without_history=self.without_history,
+            users_without_target=self.without_target,
+            pairs=len(self.targets.item),
+            new_pairs=int(self.targets.new.sum()),
+            unreachable_pairs=self.unreachable,
+            items=len(self.reachable),
+            reachable_items=int(self.reachable.sum()),
+            index_size=int(self.index.sum()),
+        )
 
 
 def build_protocol(

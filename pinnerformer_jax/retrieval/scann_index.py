@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -191,7 +191,16 @@ def version_of(path: Path) -> str:
     return json.loads((path / "manifest.json").read_text(encoding="utf-8")).get("model_version", "")
 
 
-def against_exact(index: ScannIndex, vectors: np.ndarray, queries: np.ndarray, k: int) -> dict[str, float]:
+class SearchSpeed(NamedTuple):
+    """ScaNN beside exact search."""
+
+    k: int
+    recall: float  # share of the k exact nearest items that ScaNN finds
+    exact_qps: float  # queries/s
+    scann_qps: float
+
+
+def against_exact(index: ScannIndex, vectors: np.ndarray, queries: np.ndarray, k: int) -> SearchSpeed:
     """ScaNN's recall of the k exact nearest items, and the speed of both on these queries.
 
     Speeds are queries a second, from host arrays to host arrays, everything warm: the median of
@@ -210,12 +219,12 @@ def against_exact(index: ScannIndex, vectors: np.ndarray, queries: np.ndarray, k
             start = time.perf_counter()
             search()
             seconds[name].append(time.perf_counter() - start)
-    return {
-        "k": k,
-        "recall": recall(rows["scann"], rows["exact"], len(vectors)),
-        "exact_qps": len(many) / statistics.median(seconds["exact"]),
-        "scann_qps": len(many) / statistics.median(seconds["scann"]),
-    }
+    return SearchSpeed(
+        k=k,
+        recall=recall(rows["scann"], rows["exact"], len(vectors)),
+        exact_qps=len(many) / statistics.median(seconds["exact"]),
+        scann_qps=len(many) / statistics.median(seconds["scann"]),
+    )
 
 
 def recall(found: np.ndarray, nearest: np.ndarray, items: int) -> float:

@@ -21,7 +21,7 @@ from pinnerformer_jax.files import write_json, write_text
 from pinnerformer_jax.items.item_to_item import CUTOFF, evaluate
 from pinnerformer_jax.items.methods import Sources, make_vectors, open_sources
 from pinnerformer_jax.items.publish import made_by, provenance, publish
-from pinnerformer_jax.studies.measure import Ground
+from pinnerformer_jax.studies.measure import StudyData
 from pinnerformer_jax.studies.study import Cell, cell_key, finish, missing, read_cell
 from pinnerformer_jax.studies.study_summary import spread
 from pinnerformer_jax.training.checkpoint import check_ingested, data_digest
@@ -92,11 +92,11 @@ def vectors_of(method: str, sources: Sources, timelines: Timelines, workdir: Pat
 def train_on(folder: Path, config: Config, name: str, workdir: Path) -> dict[str, float]:
     """Train and measure a PinnerFormer on a prepared folder, unless that is done; its numbers by metric."""
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, prepared=str(folder)))
-    ground = Ground(config)
-    key = cell_key(config, data_digest(ground.timelines.manifest))
+    data = StudyData.open(config)
+    key = cell_key(config, data_digest(data.timelines.manifest))
     cell = Cell(name, config, workdir / "cells" / key, {"retrieval"})
     if missing(cell):
-        print(f"{name}: {finish(cell, ground)}", flush=True)
+        print(f"{name}: {finish(cell, data)}", flush=True)
     record = read_cell(cell)
     if "failed" in record:
         raise ValueError(f"{name}: {record['failed']}")

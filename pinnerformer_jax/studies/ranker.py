@@ -69,8 +69,8 @@ def read_impressions(
     import pyarrow as pa
 
     manifest = timelines.manifest
-    people = pa.table({"user_id": timelines.user_ids(users), "number": users})
-    things = pa.table(
+    wanted_users = pa.table({"user_id": timelines.user_ids(users), "number": users})
+    known_items = pa.table(
         {
             "item_id": catalog.item_ids,
             "row": np.arange(catalog.items, dtype=np.int32),
@@ -82,8 +82,8 @@ def read_impressions(
         open_log(connection, "log", "data.events", data.events, Path(folder) / "events")
         event_mapping.stage(connection, "log", data, None)
         rejects.mark_duplicates(connection)
-        connection.register("people", people)
-        connection.register("things", things)
+        connection.register("wanted_users", wanted_users)
+        connection.register("known_items", known_items)
         query = _QUERY.format(
             positive=event_mapping.is_positive(data.positives),
             t=manifest.split_time,
@@ -128,8 +128,9 @@ _QUERY = """
         (time - first) / 86400 AS item_age, user_shown,
         (coalesce(user_liked, 0) + {prior} * rate) / (coalesce(user_shown, 0) + {prior}) AS user_rate,
         ({t} - last) / 86400 AS user_idle, CASE WHEN place < 250 THEN place END AS surface
-    FROM shown JOIN people USING (user_id) LEFT JOIN things USING (item_id) LEFT JOIN items USING (item_id)
-        LEFT JOIN users USING (user_id) LEFT JOIN surfaces USING (surface), everyone
+    FROM shown JOIN wanted_users USING (user_id) LEFT JOIN known_items USING (item_id)
+        LEFT JOIN items USING (item_id) LEFT JOIN users USING (user_id)
+        LEFT JOIN surfaces USING (surface), everyone
     WHERE time > {t} AND time <= {end}
     ORDER BY number, time, row, positive, surface"""
 
@@ -154,7 +155,7 @@ def cosines(
     return np.einsum("nd,nd->n", user, item) / np.maximum(norms, 1e-9)
 
 
-def rank(
+def ranker_metrics(
     impressions: Impressions, matches: Mapping[str, np.ndarray], middle: int, seed: int
 ) -> dict[str, dict[str, float]]:
     """Train and test the ranker without a vector, and with each.

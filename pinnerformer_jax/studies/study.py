@@ -34,7 +34,7 @@ from pinnerformer_jax.config import (
 from pinnerformer_jax.config_files import differences, in_sections_of_today, to_dict
 from pinnerformer_jax.evaluation.comparison import MODEL
 from pinnerformer_jax.files import write_json
-from pinnerformer_jax.studies.measure import Ground, measure
+from pinnerformer_jax.studies.measure import StudyData, measure_run
 from pinnerformer_jax.studies.study_report import write_study
 from pinnerformer_jax.studies.study_summary import Outcomes, summarise
 from pinnerformer_jax.studies.study_tables import Part, StudyTable
@@ -97,18 +97,18 @@ def run(study: Study, workdir: Path) -> dict[str, str]:
     """
     if study.seeds < 1:
         raise ValueError(f"--seeds {study.seeds}: must be at least 1")
-    ground = Ground(study.base)
-    check_ingested(ground.timelines.manifest, study.base)
-    cells = make_cells(study, workdir, data_digest(ground.timelines.manifest))
+    data = StudyData.open(study.base)
+    check_ingested(data.timelines.manifest, study.base)
+    cells = make_cells(study, workdir, data_digest(data.timelines.manifest))
     waiting = [cell for cell in cells if missing(cell)]
     print(
         f"{study.base.name}: {len(cells)} cells of {study.base.training.steps} steps, "
         f"{len(cells) - len(waiting)} of them done, in {workdir}",
         flush=True,
     )
-    failed = work(waiting, ground)
+    failed = run_cells(waiting, data)
     summary = summarise(study.base, study.tables, outcomes(study, cells), study.seeds)
-    summary["protocol"] = ground.protocol.facts
+    summary["protocol"] = dataclasses.asdict(data.protocol.summary)
     failed |= {cell.name: why for cell in cells if (why := read_cell(cell).get("failed"))}
     summary["failed"] = failed
     hours = sum(read_cell(cell)["seconds"] for cell in cells) / 3600
@@ -117,7 +117,7 @@ def run(study: Study, workdir: Path) -> dict[str, str]:
     return failed
 
 
-def work(cells: list[Cell], ground: Ground) -> dict[str, str]:
+def run_cells(cells: list[Cell], data: StudyData) -> dict[str, str]:
     """Finish cells, until somebody asks to stop; why some failed, by name."""
     failed, started = {}, time.perf_counter()
     try:
@@ -128,7 +128,7 @@ def work(cells: list[Cell], ground: Ground) -> dict[str, str]:
             for done, cell in enumerate(bar, start=1):
                 bar.set_postfix_str(cell.name)
                 try:
-                    outcome = finish(cell, ground)
+                    outcome = finish(cell, data)
                 except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
                     failed[cell.name] = outcome = f"failed: {error}"
                 left = (time.perf_counter() - started) / done * (len(cells) - done)
@@ -202,7 +202,7 @@ def read_cell(cell: Cell) -> dict[str, Any]:
         raise ValueError(f"{file}: not the record of a cell ({error}); delete it") from error
 
 
-def finish(cell: Cell, ground: Ground) -> str:
+def finish(cell: Cell, data: StudyData) -> str:
     """Train a cell to its end, measure what is missing, keep it; what came out, in words.
 
     Raises:
@@ -215,7 +215,7 @@ def finish(cell: Cell, ground: Ground) -> str:
             loop, state = open_run(cell.config, cell.folder)
             if int(train(loop, state).step) < cell.config.training.steps:
                 raise Stopped
-            numbers = measure(ground, cell.folder, missing(cell))
+            numbers = measure_run(data, cell.folder, missing(cell))
         for method, values in numbers.items():
             record["numbers"].setdefault(method, {}).update(values)
         record["parts"] = sorted(cell.parts | set(record["parts"]))
