@@ -20,7 +20,7 @@ from typing import get_args
 from pinnerformer_jax.command_line import errors_as_messages, parse
 from pinnerformer_jax.items.methods import Method
 from pinnerformer_jax.runtime import keep_compiled, share_heap
-from pinnerformer_jax.studies.compare_items import GIVEN, compare, write
+from pinnerformer_jax.studies.compare_items import GIVEN, compare_methods, write_comparison
 from pinnerformer_jax.studies.study import Stopped
 
 
@@ -42,11 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         methods = values.methods or [name for name in choices if name != GIVEN or config.items.vector]
         workdir = values.workdir or Path("runs/items") / config.name
         try:
-            numbers, pairs = compare(config, methods, values.seeds, workdir)
+            numbers, pairs = compare_methods(config, methods, values.seeds, workdir)
         except (Stopped, KeyboardInterrupt):
             print("stopped; what is finished is kept, and the same command goes on from here")
             return 0
-        write(config, numbers, pairs, workdir)
+        write_comparison(config, numbers, pairs, workdir)
     return 0
 
 

@@ -5,7 +5,8 @@ from scipy.sparse import csr_matrix
 
 from pinnerformer_jax.config import EvaluationConfig, PositiveRule
 from pinnerformer_jax.data.catalog import Catalog
-from pinnerformer_jax.data.contracts import DAY, positive_table
+from pinnerformer_jax.data.contracts import DAY
+from pinnerformer_jax.data.positives import positive_table
 from pinnerformer_jax.data.timelines import EVALUATION, VALIDATION, Timelines
 from pinnerformer_jax.evaluation import baselines as module
 from pinnerformer_jax.evaluation.baselines import (

@@ -6,7 +6,8 @@ from prepared import write_prepared
 
 from pinnerformer_jax.config import EvaluationConfig, PositiveRule
 from pinnerformer_jax.data.catalog import Catalog
-from pinnerformer_jax.data.contracts import DAY, positive_table
+from pinnerformer_jax.data.contracts import DAY
+from pinnerformer_jax.data.positives import positive_table
 from pinnerformer_jax.data.timelines import EVALUATION, TRAIN, VALIDATION, Timelines
 from pinnerformer_jax.evaluation.protocol import build_protocol, with_history
 

@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from pinnerformer_jax.data.positives import is_positive
+from pinnerformer_jax.data.ragged import offsets_of
 from pinnerformer_jax.files import sha256, write_json
 
 FORMAT = 1
@@ -70,6 +72,15 @@ class Shard:
         """How many users the shard holds."""
         return len(self.role)
 
+    def is_positive(self, event: np.ndarray, table: np.ndarray) -> np.ndarray:
+        """bool [E]: which events are positive.
+
+        Args:
+            event: int [E], numbers of events of the shard.
+            table: float32 [A, S], see `positives.positive_table`.
+        """
+        return is_positive(table, self.action[event], self.surface[event], self.duration[event])
+
 
 class Timelines:
     """A prepared folder, opened for reading.
@@ -79,7 +90,7 @@ class Timelines:
 
     def __init__(self, path: Path, manifest: Manifest, shards: list[Shard]) -> None:
         self.path, self.manifest, self.shards = path, manifest, shards
-        self.first_user = np.cumsum([0, *(shard.users for shard in shards)])  # [shards + 1]
+        self.first_user = offsets_of(np.array([shard.users for shard in shards], int))  # [shards + 1]
 
     @classmethod
     def open(cls, path: str | Path, *, verify: bool = False) -> Timelines:

@@ -12,7 +12,6 @@ import numpy as np
 
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.contracts import (
-    DAY,
     NO_TIME,
     Batch,
     Events,
@@ -96,7 +95,7 @@ class Windows:
     ) -> Batch:
         config, width = self.config, self.config.training.future_events
         start, end, last = self._spans(shard, users, draws)
-        horizon = shard.time[end - 1] + round(config.objective.horizon_days * DAY)
+        horizon = shard.time[end - 1] + config.objective.horizon
         count = bisect_right(shard.time, end, last, horizon) - end
         if config.objective.next_positive:
             count = np.minimum(count, width)  # the first F, where others get a random F

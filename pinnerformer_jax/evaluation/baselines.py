@@ -16,7 +16,9 @@ import jax
 import numpy as np
 
 from pinnerformer_jax.config import PositiveRule
-from pinnerformer_jax.data.contracts import DAY, positive_table
+from pinnerformer_jax.data.contracts import DAY
+from pinnerformer_jax.data.positives import positive_table
+from pinnerformer_jax.data.ragged import owners
 from pinnerformer_jax.data.timelines import TRAIN, Timelines
 from pinnerformer_jax.evaluation.comparison import Scorer, inner_products
 from pinnerformer_jax.evaluation.pinnersage import cluster_users, weighted_mean
@@ -115,7 +117,7 @@ def neighbours(touched: csr_matrix) -> csr_matrix:
     parts = []
     for start, end in pairwise(edges):
         common = (by_item[start:end] @ touched).tocsr()  # [items of the chunk, N]
-        row = np.repeat(np.arange(end - start), np.diff(common.indptr))
+        row = owners(common.indptr)
         cosine = common.data / (norm[start + row] * norm[common.indices])
         similarity = cosine * common.data / (common.data + SHRINKAGE)
         order = np.lexsort((common.indices, -similarity, row))
@@ -129,7 +131,7 @@ def item_knn(protocol: Protocol, similar: csr_matrix, popularity: np.ndarray) ->
     what no neighbour reaches."""
     history, users = protocol.history, len(protocol.users)
     weight = 0.5 ** ((protocol.split_time - history.time) / (HALF_LIFE_DAYS * DAY))
-    owner = np.repeat(np.arange(users), history.length)
+    owner = history.owners
     # An old history must not fade below what popularity adds.
     weight /= np.maximum.reduceat(weight, history.offsets[:-1])[owner]
     profile = _matrix(owner, history.item, weight, users, len(popularity))
@@ -140,7 +142,7 @@ def own_most_frequent(history: History, popularity: np.ndarray) -> Scorer:
     """The items of the user's own positive events: the most frequent first, then the most recent, then
     the most popular; behind them all others by popularity, in [0, 1)."""
     users, items = len(history.length), len(popularity)
-    owner = np.repeat(np.arange(users), history.length)[history.positive]
+    owner = history.owners[history.positive]
     pair, which = np.unique(owner * items + history.item[history.positive], return_inverse=True)
     count = np.bincount(which, minlength=len(pair))
     latest = np.full(len(pair), np.iinfo(np.int64).min)
@@ -178,7 +180,7 @@ def _training(timelines: Timelines, table: np.ndarray) -> Iterator[History]:
 
 def _places_from_end(history: History) -> tuple[np.ndarray, np.ndarray]:
     """Whose each event is, and how many of that user's events are newer."""
-    owner = np.repeat(np.arange(len(history.length)), history.length)
+    owner = history.owners
     return owner, history.offsets[owner + 1] - 1 - np.arange(len(owner))
 
 

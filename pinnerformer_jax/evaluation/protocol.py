@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from pinnerformer_jax.config import EvaluationConfig, PositiveRule
-from pinnerformer_jax.data.contracts import DAY, format_time, positive_table
-from pinnerformer_jax.data.ragged import flat_ranges
-from pinnerformer_jax.data.timelines import EVALUATION, Shard, Timelines
+from pinnerformer_jax.data.contracts import DAY, format_time
+from pinnerformer_jax.data.positives import positive_table
+from pinnerformer_jax.data.ragged import flat_ranges, offsets_of, owners
+from pinnerformer_jax.data.timelines import EVALUATION, Timelines
 from pinnerformer_jax.evaluation.results import ProtocolSummary
 
 
@@ -33,6 +34,11 @@ class History:
     def length(self) -> np.ndarray:
         """int64 [U], events of each user."""
         return np.diff(self.offsets)
+
+    @property
+    def owners(self) -> np.ndarray:
+        """int64 [E], whose each event is, as a place among the users."""
+        return owners(self.offsets)
 
     def of(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The events of some users: whose each is, as a place in `users`, and its number."""
@@ -135,7 +141,7 @@ def build_protocol(
 
     history = histories(timelines, users, table)
     place = np.searchsorted(users, user)
-    touched = np.repeat(np.arange(len(users)), history.length) * items + history.item
+    touched = history.owners * items + history.item
     targets = Targets(
         offsets=np.searchsorted(place, np.arange(len(users) + 1)),
         item=item.astype(np.int32),
@@ -165,7 +171,7 @@ def with_history(timelines: Timelines, protocol: Protocol, table: np.ndarray) ->
     Args:
         timelines: a prepared folder.
         protocol: of the users with targets.
-        table: float32 [A, S], see `contracts.positive_table`.
+        table: float32 [A, S], see `positives.positive_table`.
     """
     users, _ = _held_out(timelines)
     nothing = Targets(
@@ -195,7 +201,7 @@ def _window_positives(
         local = users[(users >= first) & (users < first + shard.users)] - first
         cut = shard.offsets[local] + shard.cut[local]
         owner, event = flat_ranges(cut, shard.offsets[local + 1] - cut)
-        wanted = positives(shard, event, table) & (shard.time[event] <= timelines.manifest.evaluation_end)
+        wanted = shard.is_positive(event, table) & (shard.time[event] <= timelines.manifest.evaluation_end)
         pair, which = np.unique(
             (first + local[owner[wanted]]) * items + shard.item[event[wanted]], return_inverse=True
         )
@@ -212,7 +218,7 @@ def histories(timelines: Timelines, users: np.ndarray, table: np.ndarray) -> His
     Args:
         timelines: a prepared folder.
         users: int64 [U], ascending.
-        table: float32 [A, S], see `contracts.positive_table`.
+        table: float32 [A, S], see `positives.positive_table`.
     """
     length, item, time, positive = [], [], [], []
     for first, shard in timelines.by_shard():
@@ -221,11 +227,6 @@ def histories(timelines: Timelines, users: np.ndarray, table: np.ndarray) -> His
         length.append(shard.cut[local])
         item.append(shard.item[event])
         time.append(shard.time[event])
-        positive.append(positives(shard, event, table))
-    offsets = np.cumsum(np.concatenate([[0], *length]))
+        positive.append(shard.is_positive(event, table))
+    offsets = offsets_of(np.concatenate(length))
     return History(offsets, *(np.concatenate(column) for column in (item, time, positive)))
-
-
-def positives(shard: Shard, event: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """bool: which events of a shard are positive engagement."""
-    return shard.duration[event] >= table[shard.action[event], shard.surface[event]]

@@ -17,13 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from pinnerformer_jax.config import EvaluationConfig, PositiveRule
-from pinnerformer_jax.data.contracts import DAY, Events, positive_table
-from pinnerformer_jax.data.ragged import flat_ranges
+from pinnerformer_jax.data.contracts import DAY, Events
+from pinnerformer_jax.data.positives import positive_table
+from pinnerformer_jax.data.ragged import flat_ranges, offsets_of, owners
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.data.windows import histories_up_to
 from pinnerformer_jax.evaluation.comparison import MAX_SCORES, PAPER_K, Statistic, inner_products
 from pinnerformer_jax.evaluation.metrics import NO_PAIRS, index_hits, rank_targets
-from pinnerformer_jax.evaluation.protocol import Protocol, positives
+from pinnerformer_jax.evaluation.protocol import Protocol
 
 
 class Window(NamedTuple):
@@ -76,7 +77,7 @@ def staleness(
     table = positive_table(rules, manifest.actions, manifest.surfaces)
     window = read_window(timelines, protocol, table)
     return {
-        name: evaluate(embed, items, timelines, protocol, window, moments, config, max_length)
+        name: schedule_recall(embed, items, timelines, protocol, window, moments, config, max_length)
         for name, moments in schedules(window, protocol).items()
     }
 
@@ -91,7 +92,7 @@ def read_window(timelines: Timelines, protocol: Protocol, table: np.ndarray) -> 
         owner, event = flat_ranges(cut, shard.offsets[local + 1] - cut)
         inside = shard.time[event] <= protocol.window_end
         owner, event = owner[inside], event[inside]
-        target = positives(shard, event, table) & protocol.reachable[shard.item[event]]
+        target = shard.is_positive(event, table) & protocol.reachable[shard.item[event]]
         parts.append((place[owner], shard.time[event], shard.item[event], target))
     return Window(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
@@ -109,7 +110,7 @@ def schedules(window: Window, protocol: Protocol) -> dict[str, Moments]:
     }
 
 
-def evaluate(
+def schedule_recall(
     embed: Callable[[Events, np.ndarray], np.ndarray],
     items: np.ndarray,
     timelines: Timelines,
@@ -147,9 +148,9 @@ def evaluate(
         ranking = rank_targets(scores, index, (place, protocol.targets.item[number]), NO_PAIRS, PAPER_K)
         hits.append(index_hits(ranking, PAPER_K))
     # Where in `hits` an event's item is: after those of earlier vectors, at its place among its user's.
-    pair = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) * len(items) + protocol.targets.item
+    pair = owners(offsets) * len(items) + protocol.targets.item
     among = np.searchsorted(pair, user * len(items) + item) - offsets[user]
-    hit = np.concatenate(hits)[(np.cumsum(count) - count)[row] + among]
+    hit = np.concatenate(hits)[offsets_of(count)[row] + among]
     users = len(protocol.users)
     return Embedded(
         Statistic(np.bincount(user, hit, users), np.bincount(user, minlength=users).astype(float)), vectors

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from pinnerformer_jax.config import ItemsConfig
+from pinnerformer_jax.data.catalog import FEATURES, ITEMS
+from pinnerformer_jax.data.ragged import flat_ranges
 from pinnerformer_jax.data.timelines import TRAIN, Shard
 from pinnerformer_jax.ingestion.event_mapping import bind_optional
 from pinnerformer_jax.ingestion.log_reader import BROKEN, FILE, ROW, literal, open_log
@@ -164,18 +166,18 @@ def write_catalog(
     folder.mkdir(parents=True)
     count = connection.execute("SELECT count(*) FROM items").fetchone()[0]
     if items.vector:
-        write_given(connection, folder / "features.npy", count)
+        write_given(connection, folder / FEATURES, count)
         reachable = np.ones(count, bool)
     else:
         features, reachable = _build(connection, items, shards, count, report)
-        np.save(folder / "features.npy", features)
+        np.save(folder / FEATURES, features)
     connection.register("item_flags", pa.table({"number": np.arange(count), "reachable": reachable}))
     connection.execute(
         f"""
         COPY (
             SELECT item_id, title, topic, trained, reachable
             FROM items JOIN item_flags USING (number) ORDER BY number
-        ) TO {literal(folder / "items.parquet")} (FORMAT parquet)"""
+        ) TO {literal(folder / ITEMS)} (FORMAT parquet)"""
     )
     return reachable
 
@@ -210,10 +212,9 @@ def _build(
     users, rows, first = [], [], 0
     for shard in shards:
         chosen = np.flatnonzero(shard.role == TRAIN)[:: max(step, 1)]
-        length = shard.cut[chosen]
-        start = np.repeat(shard.offsets[chosen] - np.cumsum(length) + length, length)
-        users.append(np.repeat(first + chosen, length))
-        rows.append(shard.item[start + np.arange(len(start))])
+        owner, event = flat_ranges(shard.offsets[chosen], shard.cut[chosen])
+        users.append(first + chosen[owner])
+        rows.append(shard.item[event])
         first += shard.users
     texts = connection.execute("SELECT text FROM items ORDER BY number").fetchnumpy()["text"].tolist()
     return item_vectors.build(

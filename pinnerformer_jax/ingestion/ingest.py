@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from pinnerformer_jax.config import Config, DataConfig
 from pinnerformer_jax.config_files import to_dict
-from pinnerformer_jax.data.contracts import DAY, format_time, parse_time, positive_table
+from pinnerformer_jax.data.catalog import catalog_path
+from pinnerformer_jax.data.contracts import DAY, format_time, parse_time
+from pinnerformer_jax.data.positives import positive_table
 from pinnerformer_jax.data.timelines import (
     EVALUATION,
     ROLES,
@@ -123,7 +125,7 @@ def _prepare(
     report(f"wrote {data.shards} shards")
 
     shards = [open_shard(folder, shard) for shard in range(data.shards)]
-    reachable = catalog_writer.write_catalog(connection, config.items, shards, folder / "catalog", report)
+    reachable = catalog_writer.write_catalog(connection, config.items, shards, catalog_path(folder), report)
     counts["unreachable_items"] = int((~reachable).sum())
     report(f"wrote the catalogue of {counts['items']:,} items")
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and work not in file.parents]

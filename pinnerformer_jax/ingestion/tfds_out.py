@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow_datasets as tfds
 
+from pinnerformer_jax.data.catalog import ITEMS, catalog_path
 from pinnerformer_jax.data.timelines import COLUMNS, ROLES, Timelines
 from pinnerformer_jax.ingestion.tfds_prepare import prepare
 
@@ -97,7 +98,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         }
 
     def _generate_examples(self, users: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
-        item_ids = _text(self.timelines.path / "catalog" / "items.parquet", "item_id")
+        item_ids = _text(catalog_path(self.timelines.path) / ITEMS, "item_id")
         for first, shard in self.timelines.by_shard():
             user_ids = _text(shard.path / "users.parquet", "user_id")
             for user in users[(users >= first) & (users < first + shard.users)] - first:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pinnerformer_jax.config import DataConfig
+from pinnerformer_jax.data.positives import is_positive
+from pinnerformer_jax.data.ragged import offsets_of
 from pinnerformer_jax.data.timelines import COLUMNS, EVALUATION, TRAIN, VALIDATION, shard_path
 from pinnerformer_jax.ingestion.log_reader import literal
 
@@ -69,7 +71,7 @@ def name_ids(connection: duckdb.DuckDBPyConnection, kind: str) -> list[str]:
 
 
 def write_shards(
-    connection: duckdb.DuckDBPyConnection, prepared: Path, shards: int, thresholds: np.ndarray
+    connection: duckdb.DuckDBPyConnection, prepared: Path, shards: int, table: np.ndarray
 ) -> int:
     """Write PREPARED/shards from the tables `users`, `items`, `action_ids`, `surface_ids` and `events`.
 
@@ -81,7 +83,7 @@ def write_shards(
         connection: where the tables are.
         prepared: the folder.
         shards: how many.
-        thresholds: float32 [A, S] of `contracts.positive_table`.
+        table: float32 [A, S] of `positives.positive_table`.
 
     Returns:
         How many events are positive.
@@ -110,8 +112,9 @@ def write_shards(
                 columns = {name: part[name].to_numpy().astype(dtype) for name, dtype in COLUMNS.items()}
                 for name, file in files.items():
                     columns[name].tofile(file)
-                needed = thresholds[columns["action"], columns["surface"]]  # seconds
-                positives += int((columns["duration"] >= needed).sum())
+                positives += int(
+                    is_positive(table, columns["action"], columns["surface"], columns["duration"]).sum()
+                )
     return positives
 
 
@@ -124,7 +127,7 @@ def _write_users(connection: duckdb.DuckDBPyConnection, prepared: Path, shard: i
         f"COPY (SELECT user_id {users}) TO {literal(folder / 'users.parquet')} (FORMAT parquet)"
     )
     facts = connection.execute(f"SELECT events, cut, role {users}").fetchnumpy()
-    np.save(folder / "offsets.npy", np.cumsum(np.append(0, facts["events"]), dtype=np.int64))
+    np.save(folder / "offsets.npy", offsets_of(facts["events"]))
     np.save(folder / "cut.npy", facts["cut"].astype(np.int64))
     np.save(folder / "role.npy", facts["role"].astype(np.uint8))
     return int(facts["events"].sum())

@@ -9,7 +9,9 @@ import numpy as np
 from jaxtyping import Int
 
 from pinnerformer_jax.config import PositiveRule
-from pinnerformer_jax.data.contracts import DAY, positive_table
+from pinnerformer_jax.data.contracts import DAY
+from pinnerformer_jax.data.positives import positive_table
+from pinnerformer_jax.data.ragged import flat_ranges
 from pinnerformer_jax.data.timelines import EVALUATION, TRAIN, Shard, Timelines
 
 
@@ -82,12 +84,7 @@ def _events(
     shard: Shard, users: np.ndarray, begin: np.ndarray, end: np.ndarray, first_user: int, table: np.ndarray
 ) -> Engagement:
     """Events begin : end of each user."""
-    length = end - begin
-    start = shard.offsets[users] + begin - np.cumsum(length) + length
-    where = np.repeat(start, length) + np.arange(length.sum())
+    owner, event = flat_ranges(shard.offsets[users] + begin, end - begin)
     return Engagement(
-        np.repeat(first_user + users, length),
-        shard.item[where],
-        shard.time[where],
-        shard.duration[where] >= table[shard.action[where], shard.surface[where]],
+        first_user + users[owner], shard.item[event], shard.time[event], shard.is_positive(event, table)
     )

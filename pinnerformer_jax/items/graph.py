@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from pinnerformer_jax.data.ragged import offsets_of
+
 
 class Graph(NamedTuple):
     """An edge for each item that a user has, however often. N items, U users, E edges."""
@@ -55,4 +57,4 @@ def build_graph(user: Int[np.ndarray, " e"], item: Int[np.ndarray, " e"], items:
 
 
 def _offsets(row: np.ndarray, rows: int) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(np.bincount(row, minlength=rows))]).astype(np.int64)
+    return offsets_of(np.bincount(row, minlength=rows))

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pinnerformer_jax.config import DataConfig, PositiveRule
+from pinnerformer_jax.data.positives import positive_sql
 from pinnerformer_jax.data.ragged import flat_ranges
 from pinnerformer_jax.data.timelines import TRAIN, Shard, Timelines, open_shard
 from pinnerformer_jax.data.windows import bisect_right
@@ -385,7 +386,7 @@ def popularity(
     """
     query = f"""
         SELECT number FROM kept JOIN items USING (item_id)
-        WHERE micros >= {since} AND {event_mapping.is_positive(rules)}
+        WHERE micros >= {since} AND {positive_sql(rules)}
         GROUP BY number ORDER BY count(*) DESC, number"""
     return connection.execute(query).fetchnumpy()["number"].astype(np.int32)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.catalog import Catalog
-from pinnerformer_jax.data.contracts import positive_table
+from pinnerformer_jax.data.positives import positive_table
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.evaluation.comparison import MODEL, evaluate_methods
 from pinnerformer_jax.evaluation.evaluator import EvaluationData, Evaluator

@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float
 
 from pinnerformer_jax.config import DataConfig
 from pinnerformer_jax.data.catalog import Catalog
+from pinnerformer_jax.data.positives import positive_sql
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.ingestion import event_mapping, rejects
 from pinnerformer_jax.ingestion.ingest import set_up_engine
@@ -85,7 +86,7 @@ def read_impressions(
         connection.register("wanted_users", wanted_users)
         connection.register("known_items", known_items)
         query = _QUERY.format(
-            positive=event_mapping.is_positive(data.positives),
+            positive=positive_sql(data.positives),
             t=manifest.split_time,
             end=manifest.evaluation_end,
             prior=PRIOR,

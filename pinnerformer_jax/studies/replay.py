@@ -20,6 +20,7 @@ import numpy as np
 
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.contracts import DAY
+from pinnerformer_jax.data.positives import positive_sql
 from pinnerformer_jax.files import atomic_path
 from pinnerformer_jax.ingestion import event_mapping
 from pinnerformer_jax.ingestion.ingest import set_up_engine
@@ -111,7 +112,7 @@ def _cut(
     connection.execute(
         f"""
         CREATE TABLE positives AS SELECT DISTINCT user_id, item_id, micros FROM staged
-        WHERE in_scope AND reason IS NULL AND {event_mapping.is_positive(data.positives)}"""
+        WHERE in_scope AND reason IS NULL AND {positive_sql(data.positives)}"""
     )
     logs, found = [], 0
     for number in range(1, span.days + 1):

@@ -19,7 +19,7 @@ from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
 from pinnerformer_jax.config import Config, ObjectiveConfig, TrainingConfig
-from pinnerformer_jax.data.contracts import DAY, Batch, part_bounds
+from pinnerformer_jax.data.contracts import Batch, part_bounds
 from pinnerformer_jax.model.towers import PinnerFormer, UserTower
 from pinnerformer_jax.objective import frequency
 from pinnerformer_jax.objective.bce import binary_cross_entropy, random_negatives
@@ -115,7 +115,7 @@ def draw_targets(
     objective: ObjectiveConfig, keys: jax.Array, batch: Batch, positive_table: jax.Array
 ) -> Targets:
     """The pairs of the objective that the config names; keys [B], one a user."""
-    horizon = round(objective.horizon_days * DAY)
+    horizon = objective.horizon
     match objective.name:
         case "dense_all_action":
             return dense_all_action(
