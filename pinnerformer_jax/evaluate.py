@@ -106,7 +106,7 @@ def evaluate_run(
     Args:
         workdir: of the run; its prepared folder must still be there.
         checkpoint: of the lowest validation loss, or the last.
-        config: the run's with other settings of evaluation, embedding or index; None: as it was trained.
+        config: the run's, with other settings of evaluation, embedding or index; None: the run's.
         with_staleness: also embed the users daily and before every event (paper, Table 2).
 
     Returns:

@@ -1,7 +1,7 @@
 """The catalogue: every item, its feature vector, title and topic.
 
     PREPARED/catalog/
-      items.parquet     item_id (as it came), title, topic (text or null), trained, reachable
+      items.parquet     item_id (as in the log), title, topic (text or null), trained, reachable
       features.npy      float16 [N, D_item], unit rows; zero where there is no vector
       vectors.json      how the vectors were made, if pinnerformer_jax.items made them
       model.npz         the PinSage that made them, if one did
@@ -64,12 +64,12 @@ class Catalog:
 
     @cached_property
     def id_column(self) -> pa.Array:
-        """Ids as they came in, of their own type."""
+        """Ids as in the log, of the type that they have there."""
         return self._column("item_id")
 
     @cached_property
     def item_ids(self) -> list[Any]:
-        """Ids as they came in."""
+        """Ids as in the log."""
         return self.id_column.to_pylist()
 
     @cached_property

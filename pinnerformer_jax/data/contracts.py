@@ -37,13 +37,13 @@ class Events(NamedTuple, Generic[Array]):
 
 
 class Batch(NamedTuple, Generic[Array]):
-    """One step's users: what each had done by some moment, and what came after it."""
+    """The users of one step: the history of each up to a moment, and the events after it."""
 
     history: Events[Array]  # [B, T] the most recent T events up to the moment
     length: Array  # int32 [B] events of the history that are real; 0: the row itself is padding
     future: Events[Array]  # [B, F] events after it, within the horizon
-    future_count: Array  # int32 [B] how many there are in truth; > F where only a random F were taken
-    user: Array  # int32 [B] whose; one who stands in a batch twice is no negative of themselves
+    future_count: Array  # int32 [B] events after it in the horizon; > F where a random F of them are shipped
+    user: Array  # int32 [B] the user; pairs of the same user are no negatives of each other
 
 
 def part_bounds(rows: int, parts: int) -> list[int]:
@@ -71,7 +71,7 @@ def to_device_time(seconds: np.ndarray) -> np.ndarray:
     """
     shifted = seconds.astype(np.int64) - EPOCH
     if shifted.size and np.abs(shifted).max() >= NO_TIME:
-        raise ValueError("a time lies outside 1929..2066 and does not fit int32 seconds")
+        raise ValueError("a time is outside 1929..2066 and does not fit int32 seconds")
     return shifted.astype(np.int32)
 
 

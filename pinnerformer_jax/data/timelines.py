@@ -1,10 +1,10 @@
-"""Timelines at rest: flat memory-mapped columns, the whole life of a user contiguous.
+"""Timelines on disk: flat memory-mapped columns, all events of a user contiguous.
 
 PREPARED/
-  manifest.json            what this is, from what, with the checksum of every file
-  rejects.parquet          the rows that were set aside: file, row, reason, raw values
+  manifest.json            counts, config and the checksum of every file
+  rejects.parquet          the rows that cannot be used: file, row, reason, raw values
   shards/00000/            users by hash of their id
-    users.parquet          user_id, as it came
+    users.parquet          user_id, as in the log
     offsets.npy            int64 [U + 1]: user u owns events offsets[u] : offsets[u + 1]
     cut.npy                int64 [U]: events of the user up to the split
     role.npy               uint8 [U]: TRAIN, VALIDATION or EVALUATION
@@ -41,7 +41,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a prepared folder says of itself."""
+    """Names, times, counts, config and files of a prepared folder."""
 
     actions: list[str]  # names by id; [0] is "", the unknown
     surfaces: list[str]
@@ -136,7 +136,7 @@ class Timelines:
         return zip(self.first_user[:-1].tolist(), self.shards, strict=True)
 
     def user_ids(self, users: np.ndarray) -> list[Any]:
-        """Ids as they came in, in the order of `users`."""
+        """Ids as in the log, in the order of `users`."""
         import pyarrow.parquet as pq
 
         ids: list[Any] = [None] * len(users)
@@ -175,7 +175,7 @@ def read_manifest(prepared: str | Path) -> Manifest:
 
 
 def write_manifest(prepared: str | Path, manifest: Manifest) -> None:
-    """Write the manifest of a prepared folder; the last thing that is written."""
+    """Write the manifest of a prepared folder, after all its other files."""
     write_json(Path(prepared) / "manifest.json", {"format": FORMAT, **dataclasses.asdict(manifest)})
 
 

@@ -1,7 +1,7 @@
-"""What a model must beat: scorers without a neural network.
+"""Baselines: scorers without a neural network.
 
-Fitted on training users' events up to t only, applied to the evaluated users' histories; same users,
-masks and metrics as the model. The constants were chosen on two public logs for the strongest baseline.
+They are fitted on the training users' events up to t and applied to the evaluated users' histories. Users,
+masks and metrics are the model's. The constants were chosen on two public logs for the strongest baseline.
 
 Dimensions: U evaluated users, b users of a chunk, N items.
 """
@@ -34,7 +34,7 @@ SHRINKAGE = 10.0
 HALF_LIFE_DAYS = 28.0
 """Age at which an event of the history weighs half in item-kNN."""
 KNN_EVENTS = 256
-"""Most recent events of a training user that item-kNN counts; bounds the pairs a user makes."""
+"""Item-kNN counts so many of the newest events of a training user; this bounds the pairs of a user."""
 LAST_ITEMS = 30
 MAX_PAIRS = 1 << 24
 """Co-occurrences item-kNN counts at a time."""
@@ -47,13 +47,13 @@ def baselines(
     rules: tuple[PositiveRule, ...],
     seed: int,
 ) -> dict[str, Scorer]:
-    """All of them, by the name they have in the results.
+    """Fit all baselines; scorers by the method's name in the results.
 
     Args:
         timelines: a prepared folder.
         protocol: the evaluated users and their histories.
         features: [N, D_item] vectors of the catalogue, unit rows.
-        rules: what a positive is.
+        rules: what makes an event positive.
         seed: of the random scorer.
     """
     manifest, items = timelines.manifest, len(protocol.reachable)
@@ -127,20 +127,20 @@ def neighbours(touched: csr_matrix) -> csr_matrix:
 
 
 def item_knn(protocol: Protocol, similar: csr_matrix, popularity: np.ndarray) -> Scorer:
-    """Sum of the similarities to the items of the history, newer events weighing more; popularity orders
-    what no neighbour reaches."""
+    """Sum of the similarities to the items of the history; newer events weigh more. Popularity orders the
+    items that are no neighbour of the history."""
     history, users = protocol.history, len(protocol.users)
     weight = 0.5 ** ((protocol.split_time - history.time) / (HALF_LIFE_DAYS * DAY))
     owner = history.owners
-    # An old history must not fade below what popularity adds.
+    # Without this an old history would weigh less than popularity.
     weight /= np.maximum.reduceat(weight, history.offsets[:-1])[owner]
     profile = _matrix(owner, history.item, weight, users, len(popularity))
     return lambda chosen: (profile[chosen] @ similar).toarray() + 1e-6 * popularity
 
 
 def own_most_frequent(history: History, popularity: np.ndarray) -> Scorer:
-    """The items of the user's own positive events: the most frequent first, then the most recent, then
-    the most popular; behind them all others by popularity, in [0, 1)."""
+    """The items of the user's own positive events: the most frequent first, then the most recent, then the
+    most popular. All other items follow by popularity, in [0, 1)."""
     users, items = len(history.length), len(popularity)
     owner = history.owners[history.positive]
     pair, which = np.unique(owner * items + history.item[history.positive], return_inverse=True)
@@ -179,7 +179,7 @@ def _training(timelines: Timelines, table: np.ndarray) -> Iterator[History]:
 
 
 def _places_from_end(history: History) -> tuple[np.ndarray, np.ndarray]:
-    """Whose each event is, and how many of that user's events are newer."""
+    """The user of each event, and how many of that user's events are newer."""
     owner = history.owners
     return owner, history.offsets[owner + 1] - 1 - np.arange(len(owner))
 

@@ -166,7 +166,7 @@ def _ticks(count: int) -> Any:
 
 
 def _colours(methods: Sequence[str]) -> list[tuple[str, str]]:
-    """Baselines first, so that the model's line lies on top."""
+    """Colours by method: baselines first, so that the model's line is drawn on top."""
     others = [method for method in dict.fromkeys(methods) if method != MODEL]
     own = [(MODEL, ACCENT)] if MODEL in methods else []
     return [(method, LINES[k % len(LINES)]) for k, method in enumerate(others)] + own

@@ -1,7 +1,8 @@
 """The evaluation protocol: the users, their targets and the candidate items, the same for every method.
 
-t is the end of training. A user is evaluated who never trained (role EVALUATION), had an event up to
-t, and has a target: an item that a positive event of the window after t is about and that has a vector.
+t is the end of training. A user is evaluated if the user has the role EVALUATION (none of their events is
+trained on), at least one event up to t, and at least one target. A target is an item with a vector that the
+user has a positive event with in the window after t.
 
 Dimensions: U evaluated users, E their events up to t, R (user, target item) pairs, N items, A actions.
 """
@@ -23,7 +24,7 @@ from pinnerformer_jax.evaluation.results import ProtocolSummary
 
 @dataclass(frozen=True)
 class History:
-    """What users had done up to t, user by user, oldest first."""
+    """The events of users up to t, user by user, oldest first."""
 
     offsets: np.ndarray  # int64 [U + 1]: user u owns events offsets[u] : offsets[u + 1]
     item: np.ndarray  # int32 [E]
@@ -37,25 +38,25 @@ class History:
 
     @property
     def owners(self) -> np.ndarray:
-        """int64 [E], whose each event is, as a place among the users."""
+        """int64 [E]: the user of each event, as a place among the users."""
         return owners(self.offsets)
 
     def of(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The events of some users: whose each is, as a place in `users`, and its number."""
+        """The events of some users: the user of each, as a place in `users`, and its number."""
         return flat_ranges(self.offsets[users], self.length[users])
 
 
 @dataclass(frozen=True)
 class Targets:
-    """The distinct items users are positive about in the window, user by user, reachable ones only."""
+    """The distinct reachable items of users' positive events in the window, user by user."""
 
     offsets: np.ndarray  # int64 [U + 1]
     item: np.ndarray  # int32 [R]
     new: np.ndarray  # bool [R]: the user had not touched it up to t
-    by_action: np.ndarray  # bool [R, A]: a positive event of that action is about it
+    by_action: np.ndarray  # bool [R, A]: a positive event of that action is with it
 
     def of(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The targets of some users: whose each is, as a place in `users`, and its number."""
+        """The targets of some users: the user of each, as a place in `users`, and its number."""
         return flat_ranges(self.offsets[users], np.diff(self.offsets)[users])
 
 
@@ -107,11 +108,11 @@ def build_protocol(
     Args:
         timelines: the folder.
         reachable: bool [N], items with a vector.
-        rules: what a positive is.
+        rules: what makes an event positive.
         config: sizes and seeds of the samples.
 
     Raises:
-        ValueError: nobody can be evaluated; says why.
+        ValueError: there is no user to evaluate; the message says why.
     """
     manifest, items = timelines.manifest, len(reachable)
     table = positive_table(rules, manifest.actions, manifest.surfaces)
@@ -165,8 +166,8 @@ def build_protocol(
 
 
 def with_history(timelines: Timelines, protocol: Protocol, table: np.ndarray) -> Protocol:
-    """The protocol of all evaluation users with an event up to t, chosen by nothing that they did after it.
-    They have histories and no targets.
+    """The protocol of all evaluation users with an event up to t. The choice does not depend on events after
+    t, so these users have histories and no targets.
 
     Args:
         timelines: a prepared folder.

@@ -1,9 +1,9 @@
-"""How much recall a user vector loses by its age (paper, Table 2): the same model, users embedded once at t,
-daily, or anew after every event.
+"""How much recall a user vector loses by its age (paper, Table 2). One model embeds the users once at t,
+daily, or after every event.
 
-A schedule is a list of moments for each user, the first of them t. An event of the window is a target of
-the newest vector from strictly before it, made of the actions up to that vector's moment. So every
-schedule has the same targets: each positive event of the window, also where a user repeats an item.
+A schedule is a list of moments for each user, the first of them t. At each moment the user is embedded from
+the events up to it. Each positive event of the window is a target of the newest vector from strictly before
+it, also if the user repeats an item. So every schedule has the same targets.
 
 Dimensions: U evaluated users, E their events in the window, M moments, V vectors, D output, N items.
 """
@@ -28,7 +28,7 @@ from pinnerformer_jax.evaluation.protocol import Protocol
 
 
 class Window(NamedTuple):
-    """What evaluated users did in the window, user by user, oldest first."""
+    """The events of the evaluated users in the window, user by user, oldest first."""
 
     user: np.ndarray  # int64 [E] place among the evaluated users
     time: np.ndarray  # int64 [E] seconds since 1970
@@ -37,7 +37,7 @@ class Window(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """When users are embedded, by user and time; everybody at t."""
+    """The moments at which users are embedded, by user and time; every user has the moment t."""
 
     user: np.ndarray  # int64 [M]
     time: np.ndarray  # int64 [M]
@@ -47,7 +47,7 @@ class Embedded(NamedTuple):
     """Outcome of a schedule."""
 
     recall: Statistic  # the paper's Recall@10
-    vectors: int  # V, as many as targets needed
+    vectors: int  # V, those that targets need
 
 
 def staleness(
@@ -61,15 +61,15 @@ def staleness(
 ) -> dict[str, Embedded]:
     """Recall@10 of "once", "daily" and "real time".
 
-    As in the paper's protocol a target is placed into the random index and none of the user's positives of
-    the whole window compete with it, whatever the schedule.
+    As in the paper's protocol, a target is placed into the random index, and the user's other positives of
+    the whole window are no candidates. This holds for every schedule.
 
     Args:
         embed: `Embedder.users`: histories [B, T] and lengths [B] -> float32 [B, D].
         items: [N, D] item embeddings.
         timelines: a prepared folder.
         protocol: users, targets and index.
-        rules: what a positive is.
+        rules: what makes an event positive.
         config: batch size.
         max_length: T.
     """
@@ -98,8 +98,7 @@ def read_window(timelines: Timelines, protocol: Protocol, table: np.ndarray) -> 
 
 
 def schedules(window: Window, protocol: Protocol) -> dict[str, Moments]:
-    """The paper's three: at t, at t and every 24 hours after it, at t and at every event (which is before
-    every next one)."""
+    """The paper's three schedules: at t; at t and every 24 hours after it; at t and at every event."""
     users = np.arange(len(protocol.users))
     days = np.arange(protocol.split_time, protocol.window_end, DAY)
     started = np.full(len(users), protocol.split_time)
@@ -124,7 +123,7 @@ def schedule_recall(
     seen = visible(window, moments, protocol)
     wanted = np.flatnonzero(window.target)
     user, item = window.user[wanted], window.item[wanted]
-    # A vector is what a user had done by then: moments with nothing between them share it.
+    # Moments of a user with no event between them have the same vector: it is computed once.
     counts = seen[newest_before(window, moments, protocol)[wanted]]
     rows, row = np.unique(np.stack([user, counts], axis=1), axis=0, return_inverse=True)
     owner, vectors = rows[:, 0], len(rows)
@@ -139,7 +138,7 @@ def schedule_recall(
     score = inner_products(np.concatenate(embeddings)[:vectors], items)
 
     index, offsets = jnp.asarray(protocol.index), protocol.targets.offsets
-    count = np.diff(offsets)[owner]  # targets that stand aside for each vector
+    count = np.diff(offsets)[owner]  # the user's targets, for each vector
     hits = []
     for start in range(0, vectors, size):
         chunk = np.arange(start, min(start + size, vectors))
@@ -163,7 +162,7 @@ def newest_before(window: Window, moments: Moments, protocol: Protocol) -> np.nd
 
 
 def visible(window: Window, moments: Moments, protocol: Protocol) -> np.ndarray:
-    """int64 [M]: how many events each moment's user had had by then, the history included."""
+    """int64 [M]: events of the user up to each moment, the history included."""
     first = np.searchsorted(window.user, moments.user)
     after_t = np.searchsorted(_order(window, protocol), _order(moments, protocol), side="right") - first
     return protocol.history.length[moments.user] + after_t

@@ -37,7 +37,7 @@ def read_item_table(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a column is missing, an id stands there twice, a vector is unlike the others.
+        ValueError: a column is missing, an id occurs twice, or vectors differ in length.
     """
     if not items.table:
         connection.execute(
@@ -104,7 +104,7 @@ def _check_vectors(connection: duckdb.DuckDBPyConnection, setting: str) -> None:
 
 
 def _refuse(connection: duckdb.DuckDBPyConnection, query: str, message: str) -> None:
-    """Raise ValueError if the query finds an item; the first stands in the message."""
+    """Raise ValueError if the query finds an item; the message names the first."""
     found = connection.execute(f"SELECT min(item_id) FROM ({query}) HAVING count(*) > 0").fetchone()
     if found:
         raise ValueError(message.format(found[0]))
@@ -156,7 +156,7 @@ def write_catalog(
         items: where vectors come from.
         shards: the timelines, from which vectors that are not given are built.
         folder: to write.
-        report: is told if the vectors are built from a sample of the users.
+        report: called with a line if the vectors are built from a sample of the users.
 
     Returns:
         bool [N]: items that have a vector.
@@ -206,7 +206,7 @@ def _build(
     from pinnerformer_jax.ingestion import item_vectors
 
     events = sum(int(shard.cut[shard.role == TRAIN].sum()) for shard in shards)
-    step = -(-events // MAX_VECTOR_EVENTS)  # users stand in the order of a hash: every k-th is a sample
+    step = -(-events // MAX_VECTOR_EVENTS)  # users are in the order of a hash: every k-th is a sample
     if step > 1:
         report(f"item vectors are built from one training user in {step}: {events:,} events are too many")
     users, rows, first = [], [], 0

@@ -75,7 +75,7 @@ def stage(
 ) -> None:
     """Create the table `staged`: every row of the log, mapped, with the reason it cannot be used.
 
-        file, row           where it stands
+        file, row           its place in the log
         in_scope            it meets data.where (if not, the rest is null)
         user_id, item_id    as in the log
         micros              microseconds since 1970, UTC

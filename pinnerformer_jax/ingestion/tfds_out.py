@@ -6,7 +6,7 @@
     duration   float32 [T], seconds
     user_id    text
 
-Ids are text, so that the data set stands without the catalogue. Splits are the roles train,
+Ids are text, so that the data set can be read without the catalogue. Splits are the roles train,
 validation and evaluation, those that have users; users keep the order they have in the prepared
 folder. The metadata holds the names of actions and surfaces, the split time and the end of the
 evaluation window. To read it, without this package and without TensorFlow:
@@ -109,5 +109,5 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def _text(path: Path, column: str) -> pa.Array:
-    # One chunk: a take from many would join them anew for every user.
+    # One chunk: a take from many chunks would join them again for every user.
     return pq.read_table(path, columns=[column])[column].cast(pa.large_string()).combine_chunks()

@@ -75,9 +75,9 @@ def write_shards(
 ) -> int:
     """Write PREPARED/shards from the tables `users`, `items`, `action_ids`, `surface_ids` and `events`.
 
-    Events of a user stand by time, and those of one microsecond by the MD5 of (item, action, surface,
-    duration): a fixed order that neither follows the item ids nor knows where in the log a row stood.
-    They are sorted by the engine, on disk where need be, and pass through memory a batch at a time.
+    A user's events are sorted by time, and those of one microsecond by the MD5 of (item, action, surface,
+    duration). This order depends neither on the item ids nor on the order of the log. DuckDB sorts the
+    events, on disk if they do not fit in memory, and they pass through memory a batch at a time.
 
     Args:
         connection: where the tables are.
@@ -119,7 +119,7 @@ def write_shards(
 
 
 def _write_users(connection: duckdb.DuckDBPyConnection, prepared: Path, shard: int) -> int:
-    """Write what a shard has a row a user of; how many events they have."""
+    """Write the files of a shard that have a row for each user; the number of their events."""
     folder = shard_path(prepared, shard)
     folder.mkdir(parents=True)
     users = f"FROM users WHERE shard = {shard} ORDER BY number"

@@ -3,7 +3,7 @@
     python -m pinnerformer_jax.items --config configs/yours.py --method pinsage [--out DIR] [--evaluate]
     python train.py --config configs/yours.py --data.prepared DIR --workdir runs/yours
 
-Methods: pinsage (graph convolutions over random walks, for those who have text or vectors of their own),
+Methods: pinsage (graph convolutions over random walks, for items with text or given vectors),
 pinsage_svd (half of the numbers pinsage's, half of co-occurrence), svd (co-occurrence and text, what ingest
 builds), text. DIR is a copy of data.prepared with these vectors;
 default: data.prepared with the method's name behind it. --evaluate prints how well they find what evaluation

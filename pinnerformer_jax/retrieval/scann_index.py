@@ -2,14 +2,14 @@
 
     INDEX/
       manifest.json     items, dim, settings, checksum of the item vectors and of every file
-      ...               what ScaNN writes, the vectors among it
+      ...               the files that ScaNN writes, with the vectors
 
 The default parameters are measured, on 30,000 and 100,000 clustered unit vectors of 128 numbers
 with queries that are mixtures of items:
 - brute force up to 20,000 items, where it answers over 10,000 queries a second on two cores;
 - about sqrt(N) partitions of which a tenth is searched: recall@50 0.988 and 0.959;
-- SOAR (each item in a second partition) from 100,000 items: it lifts 0.959 to 0.975, which searching
-  more partitions buys more dearly there; below, it only costs speed;
+- SOAR (each item in a second partition) from 100,000 items: it lifts 0.959 to 0.975, at less
+  cost than searching more partitions; for fewer items it only costs speed;
 - partitions and codebooks trained on all items: ScaNN's own sample of 100,000 loses recall beyond it.
 """
 
@@ -122,7 +122,7 @@ class ScannIndex:
         )
 
     def save(self, path: str | Path, model_version: str = "") -> None:
-        """Write the index as a folder; one that stands there is replaced once the new one is whole.
+        """Write the index as a folder. It replaces an existing folder once it is complete.
 
         Args:
             path: the folder.

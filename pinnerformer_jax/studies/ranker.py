@@ -6,7 +6,7 @@ are. A vector goes in as ONE number, its cosine with the item's: neither trees n
 product of two vectors from a few thousand rows of their coordinates, and a product is what retrieval
 vectors are trained for. All else of the ranker is the same for every vector.
 
-Everything a feature knows is from up to t, except the impression's own surface and moment. The impressions
+Features use the log up to t, and the impression's own surface and time. The impressions
 of the first half of the window train the ranker, those of the second half test it.
 
 Dimensions: n impressions, U users, N items, D numbers of a vector.
@@ -34,7 +34,7 @@ NO_VECTOR = "no_vector"
 METRICS = ("auc", "log_loss", "normalised_entropy")
 RESAMPLES = 200
 PRIOR = 20.0
-"""Impressions at which a rate of one's own counts as much as the rate of all."""
+"""With so many impressions a user's or item's own rate weighs as much as the overall rate."""
 FEATURES = ("item_shown", "item_rate", "item_age", "user_shown", "user_rate", "user_idle", "surface")
 
 
@@ -53,17 +53,17 @@ class Impressions:
 def read_impressions(
     data: DataConfig, timelines: Timelines, catalog: Catalog, users: np.ndarray
 ) -> Impressions:
-    """Read the log once more, as ingest does, but for `data.sequence_actions`: an impression that is no
-    engagement is in no timeline.
+    """Read the impressions from the log. They are not in the timelines: `data.sequence_actions` keeps
+    engagements alone.
 
     Args:
-        data: the log, its columns, and what a positive is.
+        data: the log, its columns, and the rules of positives.
         timelines: a prepared folder of that log.
         catalog: its items.
         users: int64 [U] numbers of the users wanted.
 
     Raises:
-        FileNotFoundError: the log is not there any more.
+        FileNotFoundError: the log does not exist.
         ValueError: it cannot be read, or has no impression of these users in the window.
     """
     import duckdb
@@ -248,7 +248,12 @@ def _resamples(impressions: Impressions, test: np.ndarray, seed: int) -> list[np
 
 
 def _summary(found: np.ndarray, without: np.ndarray) -> dict[str, float]:
-    """The metrics, and what is gained over no vector, with intervals; both [1 + RESAMPLES, METRICS]."""
+    """The metrics and the entropy saved over no vector, with intervals.
+
+    Args:
+        found: [1 + RESAMPLES, METRICS] of a method.
+        without: the same of the ranker without a vector.
+    """
     gained = 1 - found[:, 2] / without[:, 2]
     summary = {}
     for name, values in zip((*METRICS, "gained"), (*found.T, gained), strict=True):
