@@ -1,4 +1,4 @@
-"""What `torch_rival` gives both sides (shapes, batch, draws, weights), and our side of the contest."""
+"""What `torch_rival` gives both sides (shapes, batch, draws, weights), and our step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ACTIONS, SURFACES = 6, 4
 
 
 class Size(NamedTuple):
-    """Shapes of a contest."""
+    """Shapes of the model, the batch and the negatives."""
 
     layers: int
     width: int

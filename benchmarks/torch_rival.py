@@ -3,16 +3,17 @@
     python -m benchmarks.torch_rival --size small --seconds 120 --json small.json
 
 Both take the same weights, batch, positions, targets, negatives and log Q, and do the same work: input
-features, both towers, sampled softmax with masks, clipping, AdamW. Each contestant is a process of its own;
-they take turns (the order reversed every other round), so that they share the machine's moods but no
-threads. A variant is timed only if, with the same weights, its loss, EVERY parameter's gradient and its
-loss after three updates agree with our float32 reference; otherwise it is left out and the table says why.
-A ratio is ours over the rival's, round by round: below 1 ours is faster. Run it on a quiet machine: work of
-others slows OpenMP's barriers in PyTorch more than XLA, so the load before the start stands in the result.
+features, both towers, sampled softmax with masks, clipping, AdamW. Each variant is a process of its own. The
+variants take turns, in reversed order every other round, so that a slow spell of the machine meets all of
+them and no two share threads. A variant is timed only if, with the same weights, its loss, EVERY
+parameter's gradient and its loss after three updates agree with our float32 reference; otherwise it is left
+out and the table says why. A ratio is our time over the rival's, round by round: below 1 ours is faster. Run
+it on a quiet machine: other work slows PyTorch's OpenMP barriers more than XLA, so the result records the
+load before the start.
 
-"whole step" is what train.py runs: it also draws positions, targets and negatives and counts them, which
-the rival is spared. Float32 on CPU; on a GPU bfloat16 towers and a float32 (TF32) loss. Needs jax, flax,
-optax, numpy and, for the rival alone, torch.
+"whole step" is what train.py runs: it also draws and counts positions, targets and negatives, which
+PyTorch's step does not do. Float32 on CPU; on a GPU bfloat16 towers and a float32 (TF32) loss. Needs jax,
+flax, optax, numpy and, for the rival alone, torch.
 """
 
 from __future__ import annotations
@@ -27,152 +28,30 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from benchmarks import problem
-from benchmarks.problem import SIZES, Arrays, Size, Step
+from benchmarks.problem import SIZES, Arrays, Size
+from benchmarks.rival_variants import CHECK_STEPS, VARIANTS, Wrong, check, our_side, reference, torch_side
 from pinnerformer_jax.bench.accelerator import CUBLAS
-from pinnerformer_jax.bench.correctness import gradient_errors, named
+from pinnerformer_jax.bench.correctness import named
 from pinnerformer_jax.files import write_json
 
-CHECK_STEPS = 3
-TOLERANCE = {"float32": (1e-4, 2e-3, 1e-3), "bfloat16": (2e-2, 1e-1, 3e-2)}
-"""Relative, of the loss, of each gradient, of the loss after CHECK_STEPS updates."""
-
 KEPT_HEAP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**62)}
-"""What `runtime.share_heap` and `runtime.keep_heap` set in train.py; here for every contestant alike."""
+"""What `runtime.share_heap` and `runtime.keep_heap` set in train.py; here the same for every variant."""
 
-TURN_LIMIT = 60.0  # seconds after which a turn that does not end leaves its contestant out
-TURN_SECONDS = 1.0  # at least, so that a turn's first step, with cold caches, weighs little
+TURN_LIMIT = 60.0  # seconds; a variant whose turn takes longer is left out
+TURN_SECONDS = 1.0  # the least length of a turn, so that its first step, with cold caches, weighs little
 REST_SECONDS = 0.25  # between turns: OpenMP's threads spin for a while after their last work
 READY, DONE, OUT = "@ready", "@done", "@out"
 REFERENCE = "reference"  # the process that computes what all are checked against
 
 
-class Contestant(NamedTuple):
-    """One way to run the step."""
-
-    framework: str  # ours, ours whole, torch
-    pruned: bool = True
-    compiled: bool = False
-    instead_of: str = ""  # torch.compile without `inplace_buffers`, where it is wrong with them
-
-
-CONTESTANTS = {
-    "ours": Contestant("ours"),
-    "ours, whole step": Contestant("ours whole"),
-    "torch eager": Contestant("torch"),
-    "torch compiled": Contestant("torch", compiled=True),
-    "torch compiled, no inplace": Contestant("torch", compiled=True, instead_of="torch compiled"),
-    "ours, unpruned": Contestant("ours", pruned=False),
-    "torch eager, unpruned": Contestant("torch", pruned=False),
-    "torch compiled, unpruned": Contestant("torch", pruned=False, compiled=True),
-    "torch compiled, no inplace, unpruned": Contestant(
-        "torch", pruned=False, compiled=True, instead_of="torch compiled, unpruned"
-    ),
-}
-"""torch.compile 2.13 gave wrong gradients under a correct loss on CPU; `inplace_buffers=False` mends it, and
-is run where the check finds its default wrong."""
-
-
-class Wrong(Exception):
-    """A contestant that computes something else."""
-
-
-def check(
-    loss: float, gradient: Arrays, later_loss: float, wanted: tuple[float, Arrays, float], dtype: str
-) -> str:
-    """One line on how far a contestant is from the reference.
-
-    Raises:
-        Wrong: too far.
-    """
-    errors = gradient_errors(gradient, wanted[1])
-    worst = max(errors, key=lambda name: np.nan_to_num(errors[name], nan=np.inf))
-    found = (abs(loss / wanted[0] - 1), errors[worst], abs(later_loss / wanted[2] - 1))
-    bad = [name for name, error in errors.items() if not error <= TOLERANCE[dtype][1]]
-    line = f"loss {found[0]:.0e}, worst gradient {found[1]:.0e} ({worst}), loss later {found[2]:.0e}"
-    if not all(error <= limit for error, limit in zip(found, TOLERANCE[dtype], strict=True)):
-        raise Wrong(f"{line}; {len(bad)} of {len(errors)} gradients are off")
-    return line
-
-
-def torch_side(
-    who: Contestant, size: Size, dtype: str, inputs: Arrays, params: Arrays
-) -> tuple[float, Arrays, Step]:
-    """(loss, gradients, step) of the rival."""
-    import torch
-
-    from benchmarks import torch_model
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_float32_matmul_precision("high")
-    config = problem.make_config(size, dtype)
-    model = torch_model.PinnerFormer(
-        config.model,
-        size.of_data(),
-        config.objective.min_temperature,
-        pruned=who.pruned,
-        autocast=dtype == "bfloat16",
-    )
-    torch_model.copy_weights(model, params)
-    model.to(device)
-    tensors = {
-        name: torch.from_numpy(v.astype(np.int64) if name in ("position", "action", "surface") else v)
-        for name, v in inputs.items()
-    }
-    tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-    loss_of = model
-    if who.compiled:
-        options = {"inplace_buffers": False} if who.instead_of else None
-        loss_of = torch.compile(model, fullgraph=True, dynamic=False, options=options)
-    loss = loss_of(tensors)
-    loss.backward()
-    gradient = torch_model.gradients(model)
-
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    training = config.training
-    optimiser = torch.optim.AdamW(
-        [{"params": decayed}, {"params": others, "weight_decay": 0.0}],
-        lr=training.learning_rate,
-        weight_decay=training.weight_decay,
-        fused=True,
-    )
-
-    def run() -> Any:
-        optimiser.zero_grad(set_to_none=True)
-        loss = loss_of(tensors)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm, foreach=True)
-        optimiser.step()
-        return loss.detach()
-
-    return loss.item(), gradient, run
-
-
-def our_side(who: Contestant, size: Size, dtype: str, inputs: Arrays) -> tuple[float, Arrays, Step]:
-    """(loss, gradients, step) of ours."""
-    config = problem.make_config(size, dtype)
-    graphdef, params = problem.make_params(config, size)
-    loss, gradient = problem.our_gradients(config, graphdef, params, inputs, pruned=who.pruned)
-    return loss, gradient, problem.our_step(config, graphdef, params, inputs, pruned=who.pruned)
-
-
-def reference(size: Size, inputs: Arrays) -> tuple[float, Arrays, float]:
-    """Ours in float32 at full precision: loss, gradients, loss after CHECK_STEPS updates."""
-    import jax
-
-    with jax.default_matmul_precision("highest"):
-        loss, gradient, run = our_side(CONTESTANTS["ours"], size, "float32", inputs)
-        return loss, gradient, [float(run()) for _ in range(CHECK_STEPS + 1)][-1]
-
-
 def _write_reference(size: Size, folder: Path) -> None:
-    """Ours in float32, the parameters and what the device is, into reference.npz: by a process that ends, so
-    that it holds none of the device's memory while others are timed."""
+    """Write our float32 results, the parameters and the device's name to reference.npz. This process then
+    ends, so that it holds no device memory while the variants are timed."""
     import jax
 
     inputs = problem.make_problem(size)
@@ -196,33 +75,33 @@ def _read_reference(folder: Path) -> dict[str, Arrays]:
 
 
 def _child(name: str, size: Size, folder: Path) -> None:
-    """A contestant's process: check, then time as many steps as each line of stdin says."""
+    """A variant's process: check, then time as many steps as each line of stdin says."""
 
     def say(*words: object) -> None:
         print(*words, file=answers, flush=True)
 
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # libraries print to stdout
     if name == REFERENCE:
         _write_reference(size, folder)
         say(READY)
         return
-    who, inputs, kinds = CONTESTANTS[name], problem.make_problem(size), _read_reference(folder)
+    variant, inputs, kinds = VARIANTS[name], problem.make_problem(size), _read_reference(folder)
     facts = kinds["facts"]
     wanted = (float(facts["loss"]), kinds["gradient"], float(facts["later"]))
     dtype = str(facts["dtype"])
     started = time.perf_counter()
     try:
-        if who.framework == "ours whole":
+        if variant.framework == "ours whole":
             config = problem.make_config(size, dtype)
             graphdef, _ = problem.make_params(config, size)
             run, line = problem.our_whole_step(config, graphdef, size, inputs), "draws for itself"
             float(run())
         else:
-            if who.framework == "torch":
-                loss, found, run = torch_side(who, size, dtype, inputs, kinds["params"])
+            if variant.framework == "torch":
+                loss, found, run = torch_side(variant, size, dtype, inputs, kinds["params"])
             else:
-                loss, found, run = our_side(who, size, dtype, inputs)
+                loss, found, run = our_side(variant, size, dtype, inputs)
             later = [float(run()) for _ in range(CHECK_STEPS + 1)][-1]
             line = check(loss, found, later, wanted, dtype)
     except (Wrong, ImportError, RuntimeError) as error:
@@ -242,11 +121,12 @@ def _size(name: str, users: int) -> Size:
 
 
 class _Process:
-    """The parent's end of a contestant. One that dies or does not answer in time is left out alone."""
+    """A variant's process, as the parent sees it. If it dies or does not answer in time, the variant is left
+    out and the others go on."""
 
     def __init__(self, name: str, args: argparse.Namespace, folder: str) -> None:
         environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-        # Timing Triton's products beside cuBLAS's took minutes on an H200: our contestants go without, as
+        # Timing Triton's products beside cuBLAS's took minutes on an H200: our variants go without, as
         # `bench accelerator` does.
         environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {CUBLAS}".strip()
         environment |= KEPT_HEAP if args.heap == "kept" else {}
@@ -270,7 +150,7 @@ class _Process:
             self.process.stdin.write(f"{self.steps}\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass  # what follows says why
+            pass  # `_answer` gives the reason
         word, line = self._answer(TURN_LIMIT)
         if word == DONE:
             return 1000 * float(line)
@@ -290,20 +170,20 @@ class _Process:
         self.process.communicate()
 
 
-def contest(args: argparse.Namespace) -> dict[str, Any]:
-    """Run it; all that is known at the end, which stands in the file after each round too."""
+def run_benchmark(args: argparse.Namespace) -> dict[str, Any]:
+    """Time the variants; the result, which is also written to the file after each round."""
     end = time.monotonic() + args.limit
     result: dict[str, Any] = {
         "benchmark": "torch_rival", "size": args.size, **_size(args.size, args.users)._asdict(),
         "heap": args.heap, "cores": os.cpu_count(), "load_before": round(os.getloadavg()[0], 2),
         "command": " ".join(["python -m benchmarks.torch_rival", *sys.argv[1:]]),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "contestants": {},
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "variants": {},
     }  # fmt: skip
     processes: dict[str, _Process] = {}
 
     def keep() -> None:
         timed = {name: process for name, process in processes.items() if process.milliseconds}
-        result["contestants"] = {
+        result["variants"] = {
             name: {"passed": p.ready, "check": p.line, "ms": _quartiles(p.milliseconds),
                    "ms_fastest": min(p.milliseconds, default=None),
                    "rounds": len(p.milliseconds), "ours_over_it": _ratio(name, timed)}
@@ -321,11 +201,11 @@ def contest(args: argparse.Namespace) -> dict[str, Any]:
                 raise SystemExit(f"error: our own step as reference: {reference.line}")
             facts = _read_reference(Path(folder))["facts"]
             result |= {name: str(facts[name]) for name in ("dtype", "device", "jax")}
-            names = list(args.only or CONTESTANTS)
+            names = list(args.only or VARIANTS)
             if args.together:
-                processes |= {n: _Process(n, args, folder) for n in names if not CONTESTANTS[n].instead_of}
+                processes |= {n: _Process(n, args, folder) for n in names if not VARIANTS[n].instead_of}
             for name in names:
-                default = processes.get(CONTESTANTS[name].instead_of)
+                default = processes.get(VARIANTS[name].instead_of)
                 if default and default.ready:
                     continue
                 if name not in processes:
@@ -359,16 +239,16 @@ def _quartiles(values: list[float]) -> list[float] | None:
 
 
 def _ratio(name: str, timed: dict[str, _Process]) -> list[float] | None:
-    """Ours over it, ours being as pruned as it is."""
-    ours = timed.get("ours, unpruned" if not CONTESTANTS[name].pruned else "ours")
+    """Our time over this variant's; ours is the variant that is pruned as this one is."""
+    ours = timed.get("ours, unpruned" if not VARIANTS[name].pruned else "ours")
     if name not in timed or ours is None or ours is timed[name]:
         return None
-    # One that was left out has fewer rounds; those it has were taken in turns with ours.
+    # A variant that was left out later has fewer rounds than ours; zip pairs the rounds that both have.
     return _quartiles([a / b for a, b in zip(ours.milliseconds, timed[name].milliseconds, strict=False)])
 
 
 def table(result: dict[str, Any]) -> str:
-    """For people."""
+    """The result as a table for the terminal."""
     lines = [
         f"{result['size']}: L{result['layers']} H{result['width']} {result['heads']} heads "
         f"T{result['length']} "
@@ -376,7 +256,7 @@ def table(result: dict[str, Any]) -> str:
         f"{result['device']}, heap {result['heap']}; load before the start {result['load_before']}",
         f"{'':36}  {'step, ms: median (quartiles), fastest':36}  ours over it: median (quartiles)",
     ]
-    for name, row in result["contestants"].items():
+    for name, row in result["variants"].items():
         if not row["passed"] or not row["ms"]:
             lines.append(f"{name:36}  left out: {row['check']}")
             continue
@@ -394,14 +274,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--size", choices=SIZES, default="small", help="shapes; paper is for a GPU")
-    parser.add_argument("--seconds", type=float, default=120.0, help="of timing, all contestants together")
+    parser.add_argument("--seconds", type=float, default=120.0, help="of timing, all variants together")
     parser.add_argument("--users", type=int, default=0, help="users a batch; 0: the size's own")
-    heap = "malloc of every contestant: as train.py sets it, or glibc's default"
+    heap = "malloc of every variant: as train.py sets it, or glibc's default"
     parser.add_argument("--heap", choices=["kept", "default"], default="kept", help=heap)
-    parser.add_argument("--only", nargs="+", choices=CONTESTANTS, metavar="NAME", help="contestants; all")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, metavar="NAME", help="variants; all")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here after each round")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="the same, as DIR/rival-SIZE.json")
-    setup = "seconds a contestant may take to compile and be checked (%(default)s)"
+    setup = "seconds a variant may take to compile and be checked (%(default)s)"
     parser.add_argument("--setup", type=float, default=900.0, help=setup)
     together = "set all up at once: for a machine with many cores and an accelerator's memory"
     parser.add_argument("--together", action="store_true", help=together)
@@ -416,7 +296,7 @@ def main() -> None:
         args.json = args.folder / f"rival-{args.size}.json"
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-    result = contest(args)
+    result = run_benchmark(args)
     print(table(result))
     print(json.dumps(result))
 

@@ -4,9 +4,9 @@
         [--seeds 3] [--methods pinsage svd text given] [--training.steps 300]
 
 Each method makes vectors with each seed, and a PinnerFormer is trained on them with that seed; all have the
-same settings. `given` are the vectors of the item table, where it has some. The workdir keeps vectors and
-trainings: a command that was stopped goes on where it was. Printed, and written to compare.json and
-compare.md: means over the seeds, with the standard deviation behind them.
+same settings. `given` are the vectors of the item table, if it has any. The workdir keeps vectors and
+trainings, so that a stopped command resumes. The command prints means and standard deviations over the
+seeds, and writes them to compare.json and compare.md.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import get_args
 from pinnerformer_jax.command_line import errors_as_messages, parse
 from pinnerformer_jax.items.methods import Method
 from pinnerformer_jax.runtime import set_up_process
-from pinnerformer_jax.studies.compare_items import GIVEN, compare, write
+from pinnerformer_jax.studies.compare_items import GIVEN, compare_methods, write_comparison
 from pinnerformer_jax.studies.study import Stopped
 
 
@@ -41,11 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         methods = values.methods or [name for name in choices if name != GIVEN or config.items.vector]
         workdir = values.workdir or Path("runs/items") / config.name
         try:
-            numbers, pairs = compare(config, methods, values.seeds, workdir)
+            numbers, pairs = compare_methods(config, methods, values.seeds, workdir)
         except (Stopped, KeyboardInterrupt):
-            print("stopped; what is finished is kept, and the same command goes on from here")
+            print("stopped; the workdir keeps what is finished, and the same command resumes")
             return 0
-        write(config, numbers, pairs, workdir)
+        write_comparison(config, numbers, pairs, workdir)
     return 0
 
 

@@ -319,6 +319,11 @@ class ObjectiveConfig:
         """Targets are next positives: the first events after a window must be shipped, not a sample."""
         return self.name in ("next_action", "sasrec", "sasrec_plain")
 
+    @property
+    def horizon(self) -> int:
+        """`horizon_days` in seconds."""
+        return round(self.horizon_days * 86_400)
+
 
 @dataclass(frozen=True)
 class TrainingConfig:

@@ -4,7 +4,7 @@
         [--evaluation.cutoffs 10 50] [--index.leaves 500] [--embedding.batch-size 256]
 
 Prints the tables and writes results.json and report.html into the workdir. --staleness also embeds the users
-daily and before every event, to tell what a daily batch loses (paper, Table 2). Wrong input exits with 2.
+daily and before every event, to measure what a daily batch loses (paper, Table 2). Wrong input exits with 2.
 """
 
 from __future__ import annotations
@@ -21,28 +21,32 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from pinnerformer_jax import __version__
 from pinnerformer_jax.command_line import errors_as_messages
 from pinnerformer_jax.config import Config, EmbeddingConfig, EvaluationConfig, IndexConfig
-from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.evaluation.baselines import baselines
-from pinnerformer_jax.evaluation.comparison import MODEL, compare, inner_products
+from pinnerformer_jax.evaluation.evaluator import EvaluationData, Evaluator
 from pinnerformer_jax.evaluation.examples import examples
-from pinnerformer_jax.evaluation.protocol import decide
 from pinnerformer_jax.evaluation.report import print_results, write_page, write_results
-from pinnerformer_jax.evaluation.staleness import staleness
-from pinnerformer_jax.evaluation.topics import item_topics
-from pinnerformer_jax.model.inference import Embedder, embed_users
+from pinnerformer_jax.evaluation.results import NotMeasured, Provenance, Results, ScannResult
+from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.retrieval.scann_index import ScannIndex, against_exact
 from pinnerformer_jax.runtime import set_up_process
-from pinnerformer_jax.training.checkpoint import load_for_inference, open_data, read_record
+from pinnerformer_jax.training.checkpoint import (
+    checkpoint_step,
+    data_digest,
+    load_for_inference,
+    open_data,
+    read_record,
+)
 
 RETRIEVAL_QUERIES = 4096
-"""Users that exact search and ScaNN are compared on, at most."""
+"""Exact search and ScaNN are compared on at most so many users."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What may be set anew after training."""
+    """The settings that may differ from those of the training."""
 
     evaluation: EvaluationConfig
     embedding: EmbeddingConfig
@@ -101,61 +105,65 @@ def evaluate_run(
     Args:
         workdir: of the run; its prepared folder must still be there.
         checkpoint: of the lowest validation loss, or the last.
-        config: the run's with other settings of evaluation, embedding or index; None: as it was trained.
+        config: the run's, with other settings of evaluation, embedding or index; None: the run's.
         with_staleness: also embed the users daily and before every event (paper, Table 2).
 
     Returns:
-        What is in results.json; "rows" has a number a method, protocol and metric.
+        What is in results.json; "rows" has a number for each method, protocol and metric.
 
     Raises:
-        FileNotFoundError: no run, checkpoint or prepared data.
-        ValueError: the prepared data are not those of the training, or nobody can be evaluated.
+        FileNotFoundError: there is no run, no checkpoint or no prepared folder.
+        ValueError: the prepared folder is not the one of the training, or no user can be evaluated.
     """
     console, workdir = Console(), Path(workdir)
     trained_with, graphdef, params = load_for_inference(workdir, checkpoint)
+    step = checkpoint_step(workdir, checkpoint)
     config = config or trained_with
     timelines, catalog = open_data(workdir)
-    settings, rules = config.evaluation, config.data.positives
-    protocol = decide(timelines, catalog.reachable, rules, settings)
+    data = EvaluationData(config, timelines, catalog)
+    protocol, settings = data.protocol, config.evaluation
+    model = Evaluator(data, Embedder(graphdef, params, catalog.features), config.model.max_length)
 
-    embedder = Embedder(graphdef, params, catalog.features)
-    users = embed_users(
-        embedder, timelines, protocol.users, config.model.max_length, config.embedding.batch_size
-    )
-    items = embedder.items()
-    scorers = {MODEL: inner_products(users, items)}
     with console.status("fitting the baselines"):
-        scorers |= baselines(timelines, protocol, catalog.features, rules, settings.seed)
-    with console.status("finding the topics"):
-        topics, origin = item_topics(catalog, settings)
-    results = compare(scorers, protocol, topics, settings)
-    results["protocol"]["topics"] = origin
+        others = baselines(timelines, protocol, catalog.features, config.data.positives, settings.seed)
+    methods = model.metrics(others)
     with console.status("building and searching the ScaNN index"):
-        results["scann"] = retrieval(users, items[catalog.reachable], max(settings.cutoffs), config.index)
-    results["config"], results["checkpoint"] = to_dict(config), checkpoint
+        candidates = model.item_vectors[catalog.reachable]
+        scann = measure_scann(model.user_vectors, candidates, max(settings.cutoffs), config.index)
+    stale = None
     if with_staleness:
         with console.status("embedding the users daily and in real time"):
-            found = staleness(
-                embedder.users, items, timelines, protocol, rules, settings, config.model.max_length
-            )
-        results["staleness"] = {name: outcome.recall.value() for name, outcome in found.items()}
+            stale = model.staleness()
+    results = Results(
+        provenance=Provenance.now(__version__, checkpoint, step, data_digest(timelines.manifest), config),
+        methods=methods,
+        protocol=protocol.summary,
+        topics=data.topics[1],
+        scann=scann,
+        config=config,
+        staleness=stale,
+    )
 
     print_results(results, console)
-    told = examples(scorers[MODEL], protocol, timelines, catalog, settings)
-    for path in (write_results(results, workdir), write_page(results, told, workdir)):
+    shown = examples(model.scorer, protocol, timelines, catalog, settings)
+    for path in (write_results(results, workdir), write_page(results, shown, workdir)):
         console.print(f"wrote {path}", highlight=False)
-    return results
+    return results.to_json()
 
 
-def retrieval(users: np.ndarray, items: np.ndarray, k: int, config: IndexConfig) -> dict[str, Any]:
-    """Exact search of the k nearest beside ScaNN; {"error": ...} where ScaNN does not load."""
+def measure_scann(
+    users: np.ndarray, items: np.ndarray, k: int, config: IndexConfig
+) -> ScannResult | NotMeasured:
+    """ScaNN beside exact search of the k nearest items, float32 [U, D] and [N, D] vectors."""
     try:
         index = ScannIndex.build(items, config)
     except ImportError as error:
-        return {"error": str(error)}
-    facts = against_exact(index, items, users[:RETRIEVAL_QUERIES], min(k, len(items)))
+        return NotMeasured(str(error))
+    search = against_exact(index, items, users[:RETRIEVAL_QUERIES], min(k, len(items)))
     device = jax.devices()[0].device_kind
-    return {**facts, **dataclasses.asdict(index.settings), "items": len(items), "device": device}
+    return ScannResult(
+        items=len(items), device=device, **search._asdict(), **dataclasses.asdict(index.settings)
+    )
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python -m pinnerformer_jax.replay --workdir RUN --out DIR --first DAY [--days 10 --horizon 3]
 
-The state of DAY comes from the run's prepared timelines; each day after it is run incrementally and with
-everyone embedded anew. Prints a line a day and writes DIR/replay.json and DIR/replay.png. Choose days after
-the training (data.split_time), or recall is flattered.
+The state of DAY comes from the run's prepared timelines. Each day after it is run twice: incrementally, and
+with all users embedded. The command prints a line for each day and writes DIR/replay.json and DIR/replay.png.
+Choose days after data.split_time: the model was trained on the days before it, so their recall is too high.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
 
 The data must have been prepared. Settings on the command line change the base of all variants. A variant
 that several tables show is trained once. The workdir keeps one folder a cell (variant and seed), study.json
-and report.html, which are written anew whenever the command ends. Ctrl-C and SIGTERM save the cell in
-training and exit with 0; the same command goes on from there. A cell that fails is reported, and the study
-goes on; the command then ends with 1, and tries it again the next time, unless its loss was not finite.
+and report.html; the command writes these two whenever it ends. Ctrl-C and SIGTERM save the cell in training
+and exit with 0; the same command then resumes. If a cell fails, the command reports it, continues with the
+others and exits with 1. The next call tries the cell again, unless its loss was not finite.
 """
 
 from __future__ import annotations

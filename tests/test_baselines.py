@@ -5,7 +5,8 @@ from scipy.sparse import csr_matrix
 
 from pinnerformer_jax.config import EvaluationConfig, PositiveRule
 from pinnerformer_jax.data.catalog import Catalog
-from pinnerformer_jax.data.contracts import DAY, positive_table
+from pinnerformer_jax.data.contracts import DAY
+from pinnerformer_jax.data.positives import positive_table
 from pinnerformer_jax.data.timelines import EVALUATION, VALIDATION, Timelines
 from pinnerformer_jax.evaluation import baselines as module
 from pinnerformer_jax.evaluation.baselines import (
@@ -18,7 +19,7 @@ from pinnerformer_jax.evaluation.baselines import (
     random_scores,
     recent_positives,
 )
-from pinnerformer_jax.evaluation.protocol import History, decide
+from pinnerformer_jax.evaluation.protocol import History, build_protocol
 
 T = 1_795_000_000
 VIEW, LIKE = 1, 2
@@ -42,7 +43,7 @@ def world(tmp_path):
     roles = {"v": VALIDATION, "e": EVALUATION, "e2": EVALUATION}
     path = write_prepared(tmp_path / "p", users, T, roles=roles, shards=2, items=8)
     timelines, catalog = Timelines.open(path), Catalog.open(path)
-    return timelines, catalog, decide(timelines, catalog.reachable, RULES, EvaluationConfig())
+    return timelines, catalog, build_protocol(timelines, catalog.reachable, RULES, EvaluationConfig())
 
 
 def table(timelines):
@@ -160,6 +161,6 @@ def test_without_training_events_nothing_breaks(tmp_path):
     users = {"e": [event(0, -1), event(1, 1)]}
     path = write_prepared(tmp_path / "p", users, T, roles={"e": EVALUATION}, items=3)
     timelines, catalog = Timelines.open(path), Catalog.open(path)
-    protocol = decide(timelines, catalog.reachable, RULES, EvaluationConfig())
+    protocol = build_protocol(timelines, catalog.reachable, RULES, EvaluationConfig())
     for scorer in baselines(timelines, protocol, catalog.features, RULES, seed=0).values():
         assert np.isfinite(np.asarray(scorer(np.array([0])))).all()

@@ -48,7 +48,7 @@ def test_one_command_goes_on_where_it_was(tmp_path, arguments, capsys, monkeypat
         raise AssertionError("was done before")
 
     monkeypatch.setattr(compare, "finish", no_more)
-    monkeypatch.setattr(compare, "publish", no_more)
+    monkeypatch.setattr(compare, "write_copy", no_more)
     assert verb.main([*arguments, "--seeds", "2", "--methods", "pinsage"]) == 0
     again = json.loads((tmp_path / "w/compare.json").read_text())
     assert again["methods"] == methods

@@ -6,7 +6,13 @@ import pytest
 
 from pinnerformer_jax.config import EvaluationConfig
 from pinnerformer_jax.evaluation import comparison
-from pinnerformer_jax.evaluation.comparison import Statistic, compare, inner_products, intervals, play
+from pinnerformer_jax.evaluation.comparison import (
+    Statistic,
+    evaluate_method,
+    evaluate_methods,
+    inner_products,
+    intervals,
+)
 from pinnerformer_jax.evaluation.protocol import History, Protocol, Targets
 
 
@@ -48,7 +54,7 @@ def protocol(users=23, items=140, seed=0, index=70):
 
 
 def values(results):
-    return {(row["protocol"], row["metric"]): row["value"] for row in results["rows"]}
+    return {(row.protocol, row.metric): row.value for row in results.rows}
 
 
 def enumerated(scores, case, topics, filter_seen):
@@ -101,7 +107,7 @@ def test_equal_to_an_enumeration_whatever_the_chunks(batch_size, filter_seen):
     # Distinct scores: among equal items it is open which are shown, and entropy depends on it.
     scores = rng.permuted(np.tile(np.arange(140), (23, 1)), axis=1).astype(np.float32)
     config = EvaluationConfig(batch_size=batch_size, filter_seen=filter_seen)
-    found = values(compare({"m": lambda users: scores[users]}, case, topics, config))
+    found = values(evaluate_methods({"m": lambda users: scores[users]}, case, topics, config))
     for key, expected in enumerated(scores, case, topics, filter_seen).items():
         assert found[key] == pytest.approx(expected), key
 
@@ -113,7 +119,7 @@ def test_ties_whatever_the_chunks(monkeypatch):
     expected = enumerated(scores, case, topics, False)
     for limit in (140, 1000, 1 << 25):  # 1, 7 and 23 users at a time
         monkeypatch.setattr(comparison, "MAX_SCORES", limit)
-        found = values(compare({"m": lambda users: scores[users]}, case, topics, EvaluationConfig()))
+        found = values(evaluate_methods({"m": lambda users: scores[users]}, case, topics, EvaluationConfig()))
         for protocol_name in ("paper", "full", "new_items"):
             assert found[protocol_name, "recall@10"] == pytest.approx(expected[protocol_name, "recall@10"])
 
@@ -126,18 +132,18 @@ def test_memory_is_bounded_by_the_chunk(monkeypatch):
         asked.append(len(users))
         return np.zeros((len(users), 140), np.float32)
 
-    play("m", scorer, protocol(), np.zeros(140, np.int32), EvaluationConfig())
+    evaluate_method("m", scorer, protocol(), np.zeros(140, np.int32), EvaluationConfig())
     assert asked == [4] * 6  # the last chunk is filled up: one shape
 
 
 def test_a_constant_scorer_gets_nothing():
-    results = compare(
+    results = evaluate_methods(
         {"m": lambda users: np.ones((len(users), 140), np.float32)},
         protocol(), np.zeros(140, np.int32), EvaluationConfig(),
     )  # fmt: skip
-    scored = [row for row in results["rows"] if "entropy" not in row["metric"] and "cov" not in row["metric"]]
+    scored = [row for row in results.rows if "entropy" not in row.metric and "cov" not in row.metric]
     assert len(scored) == 13
-    assert {row["value"] for row in scored} == {0.0}
+    assert {row.value for row in scored} == {0.0}
 
 
 def test_rows_are_what_was_promised():
@@ -147,32 +153,34 @@ def test_rows_are_what_was_promised():
         name: inner_products(*(rng.normal(size=(n, 4)).astype(np.float32) for n in (23, 140)))
         for name in ("pinnerformer", "other")
     }
-    results = compare(scorers, case, np.full(140, -1, np.int32), EvaluationConfig(cutoffs=(5,)))
-    found = {(row["method"], row["protocol"], row["metric"]) for row in results["rows"]}
+    results = evaluate_methods(scorers, case, np.full(140, -1, np.int32), EvaluationConfig(cutoffs=(5,)))
+    found = {(row.method, row.protocol, row.metric) for row in results.rows}
     kinds = {
         *[("paper", "recall@10"), ("paper", "p90_coverage@10")],  # no topic is known: no entropy
         *[(p, f"{m}@5") for p in ("full", "new_items") for m in ("recall", "ndcg", "hit_rate")],
     }
     assert found == {(name, *kind) for name in scorers for kind in kinds}
-    assert len(results["rows"]) == len(found)
-    users = {row["protocol"]: row["n_users"] for row in results["rows"]}
+    assert len(results.rows) == len(found)
+    users = {row.protocol: row.n_users for row in results.rows}
     new = np.add.reduceat(case.targets.new, case.targets.offsets[:-1])
     assert users == {"paper": 23, "full": 23, "new_items": int((new > 0).sum())}
-    for row in results["rows"]:
-        if "low" in row:
-            assert row["low"] <= row["value"] <= row["high"]
-    json.dumps(results, allow_nan=False)
+    for row in results.rows:
+        if row.low is not None:
+            assert row.low <= row.value <= row.high
+    json.dumps([row.to_json() for row in results.rows], allow_nan=False)
 
 
 def test_recall_by_history_length_adds_up():
     case = protocol()
     scores = np.random.default_rng(2).normal(size=(23, 140)).astype(np.float32)
-    results = compare({"m": lambda users: scores[users]}, case, np.zeros(140, np.int32), EvaluationConfig())
-    lines = results["history_length"]
-    assert [line["events"] for line in lines] == ["1-4", "5-9", "10-19", "20-49"]
-    assert sum(line["n_users"] for line in lines) == 23
-    assert sum(line["n_pairs"] for line in lines) == len(case.targets.item)
-    total = sum(line["recall@10"] * line["n_pairs"] for line in lines) / len(case.targets.item)
+    results = evaluate_methods(
+        {"m": lambda users: scores[users]}, case, np.zeros(140, np.int32), EvaluationConfig()
+    )
+    lines = results.history_length
+    assert [line.events for line in lines] == ["1-4", "5-9", "10-19", "20-49"]
+    assert sum(line.n_users for line in lines) == 23
+    assert sum(line.n_pairs for line in lines) == len(case.targets.item)
+    total = sum(line.recall * line.n_pairs for line in lines) / len(case.targets.item)
     assert total == pytest.approx(values(results)["paper", "recall@10"])
 
 
@@ -187,20 +195,20 @@ def test_recall_by_action_splits_the_same_hits():
     case = dataclasses.replace(case, targets=targets, actions=["", "like", "save", "hide"])
     for size in (5, 256):
         config = EvaluationConfig(batch_size=size)
-        results = compare({"m": lambda users: scores[users]}, case, np.zeros(140, np.int32), config)
-        found = {row["metric"]: row for row in results["rows"] if row["protocol"] == "by_action"}
+        results = evaluate_methods({"m": lambda users: scores[users]}, case, np.zeros(140, np.int32), config)
+        found = {row.metric: row for row in results.rows if row.protocol == "by_action"}
         assert set(found) == {"recall@10 like", "recall@10 save"}
-        hits = sum(found[f"recall@10 {a}"]["value"] * kinds[k].sum() for k, a in ((1, "like"), (2, "save")))
+        hits = sum(found[f"recall@10 {a}"].value * kinds[k].sum() for k, a in ((1, "like"), (2, "save")))
         assert hits / pairs == pytest.approx(values(results)["paper", "recall@10"])
-        assert found["recall@10 save"]["value"] > found["recall@10 like"]["value"]
+        assert found["recall@10 save"].value > found["recall@10 like"].value
 
 
 def test_coverage_curve_starts_at_nothing_and_ends_at_everything():
     scores = np.random.default_rng(2).normal(size=(23, 140)).astype(np.float32)
-    results = compare(
+    results = evaluate_methods(
         {"m": lambda users: scores[users]}, protocol(), np.zeros(140, np.int32), EvaluationConfig()
     )
-    curve = np.array(results["coverage_curve"]["m"])
+    curve = np.array(results.coverage_curve["m"])
     assert curve[0].tolist() == [0, 0]
     assert curve[-1].tolist() == [1, 1]
     assert (np.diff(curve, axis=0) >= 0).all()

@@ -1,5 +1,6 @@
 """The verb `evaluate` as a user runs it, on a run of a tiny model."""
 
+import datetime
 import json
 
 import jax
@@ -8,7 +9,7 @@ import pytest
 import small_run
 from prepared import write_prepared
 
-from pinnerformer_jax import evaluate
+from pinnerformer_jax import __version__, evaluate
 from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.data.timelines import EVALUATION, TRAIN, read_manifest
 from pinnerformer_jax.model.towers import Sizes
@@ -34,7 +35,7 @@ def write_data(path, seed=0):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """(workdir, prepared folder) of a run with one checkpoint, of a model as it was born."""
+    """(workdir, prepared folder) of a run with one checkpoint, of an untrained model."""
     folder = tmp_path_factory.mktemp("run")
     prepared = write_data(folder / "prepared")
     config = small_run.config(prepared)
@@ -69,6 +70,11 @@ def test_one_command_evaluates_and_reports(run, capsys):
     assert results["config"]["evaluation"]["cutoffs"] == [10, 20]
     assert results["protocol"]["users"] == 20
     assert results["scann"]["recall"] == 1.0  # brute force
+    assert (results["checkpoint"], results["step"]) == ("best", 1)
+    assert results["data"] == data_digest(read_manifest(run[1]))
+    assert results["version"] == __version__
+    assert datetime.datetime.fromisoformat(results["date"]).utcoffset() == datetime.timedelta(0)
+    assert "Checkpoint: step 1 " in printed
     assert "</html>" in (workdir / "report.html").read_text()
 
 

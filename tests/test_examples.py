@@ -7,13 +7,13 @@ from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.data.timelines import EVALUATION, Timelines
 from pinnerformer_jax.evaluation.examples import examples
-from pinnerformer_jax.evaluation.protocol import decide
+from pinnerformer_jax.evaluation.protocol import build_protocol
 
 T = 1_795_000_000
 
 
 @pytest.fixture
-def told(tmp_path):
+def described(tmp_path):
     def tell(**config):
         def event(item, time):
             return (item, 1, 1, T + time, 0.0)
@@ -27,35 +27,35 @@ def told(tmp_path):
             titles=[f"title {k}" for k in range(14)] + [None],
         )  # fmt: skip
         timelines, catalog, settings = Timelines.open(path), Catalog.open(path), EvaluationConfig(**config)
-        protocol = decide(timelines, catalog.reachable, (PositiveRule(),), settings)
+        protocol = build_protocol(timelines, catalog.reachable, (PositiveRule(),), settings)
         scores = np.tile(np.arange(15, 0, -1, dtype=np.float32), (2, 1))  # item 0 first
         return examples(lambda users: scores[users], protocol, timelines, catalog, settings)
 
     return tell
 
 
-def test_an_example_is_told_by_title(told):
-    first, second = told()
-    assert (first["user"], second["user"]) == ("7", "8")
-    assert [(item["title"], item["time"][:10]) for item in first["history"]] == [
+def test_an_example_shows_titles(described):
+    first, second = described()
+    assert (first.user, second.user) == ("7", "8")
+    assert [(item.title, item.time[:10]) for item in first.history] == [
         ("title 1", "2026-11-17"),
         ("title 0", "2026-11-16"),
     ]
-    assert first["events"] == 2
-    assert [item["title"] for item in first["retrieved"]] == [f"title {k}" for k in range(10)]
-    assert [(item["hit"], item["seen"]) for item in first["retrieved"][:4]] == [
+    assert first.events == 2
+    assert [item.title for item in first.retrieved] == [f"title {k}" for k in range(10)]
+    assert [(item.hit, item.seen) for item in first.retrieved[:4]] == [
         (False, True),
         (True, True),
         (True, False),
         (False, False),
     ]
-    assert [(item["title"], item["hit"]) for item in second["targets"]] == [("title 4", True)]
+    assert [(item.title, item.hit) for item in second.targets] == [("title 4", True)]
 
 
-def test_seen_items_are_not_retrieved_if_they_are_filtered(told):
-    first, _ = told(filter_seen=True)
-    assert first["retrieved"][0]["title"] == "title 2"
-    assert [(item["title"], item["hit"]) for item in first["targets"]] == [
+def test_seen_items_are_not_retrieved_if_they_are_filtered(described):
+    first, _ = described(filter_seen=True)
+    assert first.retrieved[0].title == "title 2"
+    assert [(item.title, item.hit) for item in first.targets] == [
         ("title 1", False),
         ("title 2", True),
     ]

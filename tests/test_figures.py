@@ -3,10 +3,11 @@ import re
 import pytest
 
 from pinnerformer_jax.evaluation import figures
+from pinnerformer_jax.evaluation.results import LengthRow, MetricRow
 
 METHODS = ("pinnerformer", "random", "item_knn")
 LINES = [
-    {"method": method, "events": events, "recall@10": 0.1, "n_users": users, "n_pairs": users}
+    LengthRow(method, events, 0.1, users, users)
     for method in METHODS
     for events, users in (("1-4", 3), ("5-9", 40), ("10-19", 50))
 ]
@@ -24,7 +25,7 @@ def check(svg):
 
 def bars(values):
     return [
-        {"method": m, "value": v, "low": v * 0.9, "high": v * 1.1}
+        MetricRow(m, "paper", "recall@10", v, 12, v * 0.9, v * 1.1)
         for m, v in zip(METHODS, values, strict=True)
     ]
 
@@ -50,7 +51,7 @@ def test_history_leaves_small_buckets_out():
 
 
 def test_history_of_small_buckets_only_is_drawn_all_the_same():
-    assert "1-4" in figures.recall_by_history([line for line in LINES if line["events"] == "1-4"])
+    assert "1-4" in figures.recall_by_history([line for line in LINES if line.events == "1-4"])
 
 
 def test_coverage_has_a_line_for_each_method():

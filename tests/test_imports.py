@@ -38,14 +38,15 @@ def modules():
 
 
 def imports(source, known):
-    """The modules of the package that a source imports, wherever in it the import stands."""
+    """The modules of the package that a source imports, at its top or within a function. `__version__` is
+    set before the package imports anything, so it is no arrow."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             named = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports name the whole path"
-            named = [f"{node.module}.{alias.name}" for alias in node.names]
+            named = [f"{node.module}.{alias.name}" for alias in node.names if alias.name != "__version__"]
         else:
             continue
         for name in named:
@@ -119,7 +120,7 @@ from pinnerformer_jax import __version__, train
 def later():
     from pinnerformer_jax.data import windows
 """
-    assert imports(source, known) == {"data.windows", "training.loop", "", "train"}
+    assert imports(source, known) == {"data.windows", "training.loop", "train"}
     graph = {
         "config": {"data.windows"},
         "data.windows": {"data.timelines"},

@@ -72,7 +72,7 @@ def test_an_item_born_later_gets_a_vector_from_the_old_model(plain, tmp_path):
 def test_what_all_have_in_common_is_left_out(plain):
     vectors, trained = pinsage(plain, lambda _: None)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    assert np.linalg.norm(vectors[:TRAINED].mean(axis=0)) < 0.5 * np.linalg.norm(trained.spread.centre)
+    assert np.linalg.norm(vectors[:TRAINED].mean(axis=0)) < 0.5 * np.linalg.norm(trained.whitening.centre)
 
 
 @pytest.mark.parametrize("method", ["pinsage", "pinsage_svd"])

@@ -6,7 +6,7 @@ import small_study
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.timelines import read_manifest
 from pinnerformer_jax.model.towers import Sizes
-from pinnerformer_jax.studies.measure import Ground, measure
+from pinnerformer_jax.studies.measure import StudyData, measure_run
 from pinnerformer_jax.training.checkpoint import Checkpoints, RunRecord, claim, data_digest
 from pinnerformer_jax.training.sharding import make_mesh, replicate
 from pinnerformer_jax.training.state import create
@@ -14,7 +14,7 @@ from pinnerformer_jax.training.state import create
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """(ground, workdir) of a model as it was born."""
+    """(data, workdir) of an untrained model."""
     folder = tmp_path_factory.mktemp("measure")
     config = small_study.prepared(folder)
     manifest, features = read_manifest(config.data.prepared), Catalog.open(config.data.prepared).features
@@ -23,13 +23,13 @@ def run(tmp_path_factory):
     state = jax.device_get(jax.jit(lambda: create(config, sizes)[1])())
     with Checkpoints(folder / "work") as checkpoints:
         checkpoints.save(replicate(make_mesh(), state._replace(step=np.int32(1))))
-    return Ground(config), folder / "work"
+    return StudyData.open(config), folder / "work"
 
 
 @pytest.mark.slow
 def test_each_part_gives_its_numbers_by_method(run):
-    ground, workdir = run
-    found = measure(ground, workdir, ("retrieval", "staleness", "pinnersage", "ranker"))
+    data, workdir = run
+    found = measure_run(data, workdir, ("retrieval", "staleness", "pinnersage", "ranker"))
     assert set(found) == {
         "pinnerformer", "pinnersage_1", "pinnersage_5", "pinnersage_20", "no_vector", "pinnersage_mean",
     }  # fmt: skip
@@ -46,14 +46,14 @@ def test_each_part_gives_its_numbers_by_method(run):
 
 
 def test_only_what_is_asked_for_is_measured(run):
-    ground, workdir = run
-    assert set(measure(ground, workdir, ("staleness",))["pinnerformer"]) == {
+    data, workdir = run
+    assert set(measure_run(data, workdir, ("staleness",))["pinnerformer"]) == {
         "recall@10 once", "recall@10 daily", "recall@10 real time", "lost daily",
     }  # fmt: skip
 
 
 def test_the_ranker_knows_users_without_targets_too(run):
-    users, shown, _ = run[0].shown
+    users, shown, _ = run[0].impressions
     assert set(run[0].protocol.users) < set(users)
     assert set(shown.user) <= set(users)
     assert not shown.positive.all()  # views, that are in no timeline

@@ -6,11 +6,11 @@ import pytest
 
 from pinnerformer_jax.evaluation import metrics
 from pinnerformer_jax.evaluation.metrics import (
-    contest,
     coverage,
     coverage_curve,
+    index_hits,
     interest_entropy,
-    placed_hits,
+    rank_targets,
     ranking_metrics,
     ranks,
     retrieved,
@@ -23,55 +23,55 @@ def pairs(*lists):
     return np.array(user, int), np.array([item for items in lists for item in items], int)
 
 
-def play(scores, targets, *, candidates=None, excluded=None, k=50):
+def ranking_of(scores, targets, *, candidates=None, excluded=None, k=50):
     scores = np.asarray(scores, np.float32)
     candidates = np.ones(scores.shape[1], bool) if candidates is None else np.asarray(candidates)
     excluded = pairs(*[[]] * len(scores)) if excluded is None else excluded
-    return contest(jnp.asarray(scores), jnp.asarray(candidates), targets, excluded, k)
+    return rank_targets(jnp.asarray(scores), jnp.asarray(candidates), targets, excluded, k)
 
 
 def test_competitors_are_candidates_that_are_no_targets():
-    game = play(
+    ranking = ranking_of(
         [[9, 8, 7, 6, 5, 4]], pairs([1, 2]), candidates=[1, 1, 0, 0, 1, 1], excluded=pairs([5, 5]), k=3
     )
-    np.testing.assert_array_equal(game.best, [[9, 5, -np.inf]])
-    np.testing.assert_array_equal(game.rows, [[0, 4, -1]])
-    np.testing.assert_array_equal(game.score, [8, 7])  # the second is outside the index: placed into it
+    np.testing.assert_array_equal(ranking.top_scores, [[9, 5, -np.inf]])
+    np.testing.assert_array_equal(ranking.top_items, [[0, 4, -1]])
+    np.testing.assert_array_equal(ranking.score, [8, 7])  # the second is outside the index: placed into it
 
 
 def test_paper_recall_lets_the_other_positives_not_compete():
     # Twelve items; user 0 likes the two best and the last, user 1 the eleventh and twelfth best.
     scores = [np.arange(12, 0, -1), np.arange(12, 0, -1)]
-    game = play(scores, pairs([0, 1, 11], [10, 11]))
+    ranking = ranking_of(scores, pairs([0, 1, 11], [10, 11]))
     # Of user 0 nine items are no targets: the worst item has fewer than ten competitors above it.
-    np.testing.assert_array_equal(placed_hits(game, 10), [True, True, True, False, False])
+    np.testing.assert_array_equal(index_hits(ranking, 10), [True, True, True, False, False])
     # Where targets compete, the same worst item has eleven above it.
-    np.testing.assert_array_equal(ranks(game), [0, 1, 11, 10, 11])
+    np.testing.assert_array_equal(ranks(ranking), [0, 1, 11, 10, 11])
 
 
 def test_paper_recall_needs_fewer_than_k_competitors():
     scores = [[5, 4, 3, 2, 1]]
-    assert placed_hits(play(scores, pairs([3])), 4).all()
-    assert not placed_hits(play(scores, pairs([3])), 3).any()
+    assert index_hits(ranking_of(scores, pairs([3])), 4).all()
+    assert not index_hits(ranking_of(scores, pairs([3])), 3).any()
 
 
 def test_a_constant_scorer_has_no_hit():
-    game = play(np.zeros((2, 30)), pairs([0, 3], [29]))
-    assert not placed_hits(game, 10).any()
-    rank = ranks(game)
+    ranking = ranking_of(np.zeros((2, 30)), pairs([0, 3], [29]))
+    assert not index_hits(ranking, 10).any()
+    rank = ranks(ranking)
     assert (rank >= 27).all()
     for k in (1, 10):
-        for values in ranking_metrics(rank, game.user, 2, k).values():
+        for values in ranking_metrics(rank, ranking.user, 2, k).values():
             np.testing.assert_array_equal(values, 0)
 
 
 def test_ties_count_against_the_target():
     # One better, two equal: the target comes fourth.
-    game = play([[7, 5, 5, 5, 1]], pairs([2]))
-    assert ranks(game).tolist() == [3]
-    assert placed_hits(game, 4).all()
-    assert not placed_hits(game, 3).any()
-    assert retrieved(game, np.ones(5, bool), 5).tolist() == [[0, 1, 3, 2, 4]]
+    ranking = ranking_of([[7, 5, 5, 5, 1]], pairs([2]))
+    assert ranks(ranking).tolist() == [3]
+    assert index_hits(ranking, 4).all()
+    assert not index_hits(ranking, 3).any()
+    assert retrieved(ranking, np.ones(5, bool), 5).tolist() == [[0, 1, 3, 2, 4]]
 
 
 def test_ranking_metrics_by_hand():
@@ -91,18 +91,18 @@ def test_ranking_metrics_by_hand():
 def test_new_items_masks_take_seen_items_from_both_sides():
     scores = [[9, 8, 7, 6, 5]]
     seen = pairs([0, 1, 1])  # touched twice counts once
-    game = play(scores, pairs([3]), excluded=seen)
-    assert ranks(game).tolist() == [1]  # only item 2 is before it
+    ranking = ranking_of(scores, pairs([3]), excluded=seen)
+    assert ranks(ranking).tolist() == [1]  # only item 2 is before it
     # A seen item that is a target all the same can never be a hit.
-    assert ranks(play(scores, pairs([0]), excluded=seen))[0] >= 5
-    assert not ranking_metrics(ranks(play(scores, pairs([0]), excluded=seen)), np.zeros(1, int), 1, 5)[
+    assert ranks(ranking_of(scores, pairs([0]), excluded=seen))[0] >= 5
+    assert not ranking_metrics(ranks(ranking_of(scores, pairs([0]), excluded=seen)), np.zeros(1, int), 1, 5)[
         "recall@5"
     ].any()
 
 
 def test_retrieved_merges_targets_that_are_candidates():
-    game = play([[1, 5, 9, 7]], pairs([1, 3]), candidates=[1, 1, 1, 0])
-    assert retrieved(game, np.array([1, 1, 1, 0], bool), 4).tolist() == [[2, 1, 0, -1]]
+    ranking = ranking_of([[1, 5, 9, 7]], pairs([1, 3]), candidates=[1, 1, 1, 0])
+    assert retrieved(ranking, np.array([1, 1, 1, 0], bool), 4).tolist() == [[2, 1, 0, -1]]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -114,9 +114,9 @@ def test_equal_to_an_enumeration(seed):
     candidates = rng.random(items) < 0.7
     targets = pairs(*[rng.choice(items, rng.integers(0, 8), replace=False) for _ in range(users)])
     excluded = pairs(*[rng.choice(items, 12) for _ in range(users)])
-    plain = play(scores, targets, candidates=candidates)
-    masked = play(scores, targets, candidates=candidates, excluded=excluded)
-    hits, rank = placed_hits(plain, k), ranks(masked)
+    plain = ranking_of(scores, targets, candidates=candidates)
+    masked = ranking_of(scores, targets, candidates=candidates, excluded=excluded)
+    hits, rank = index_hits(plain, k), ranks(masked)
     for pair, (user, item) in enumerate(zip(*targets, strict=True)):
         own = set(targets[1][targets[0] == user])
         others = [j for j in np.flatnonzero(candidates) if j not in own]
@@ -153,11 +153,11 @@ def test_coverage_by_hand():
 
 def test_a_nan_is_an_error():
     with pytest.raises(ValueError, match="NaN"):
-        play([[1, np.nan, 2]], pairs([0]))
+        ranking_of([[1, np.nan, 2]], pairs([0]))
 
 
 def test_few_shapes_are_compiled():
-    metrics._contest.clear_cache()
+    metrics._rank.clear_cache()
     for count in (0, 1, 30, 64):
-        play(np.zeros((1, 200)), pairs(range(count)))
-    assert metrics._contest._cache_size() == 1
+        ranking_of(np.zeros((1, 200)), pairs(range(count)))
+    assert metrics._rank._cache_size() == 1

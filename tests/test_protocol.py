@@ -1,12 +1,15 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from prepared import write_prepared
 
 from pinnerformer_jax.config import EvaluationConfig, PositiveRule
 from pinnerformer_jax.data.catalog import Catalog
-from pinnerformer_jax.data.contracts import DAY, positive_table
+from pinnerformer_jax.data.contracts import DAY
+from pinnerformer_jax.data.positives import positive_table
 from pinnerformer_jax.data.timelines import EVALUATION, TRAIN, VALIDATION, Timelines
-from pinnerformer_jax.evaluation.protocol import decide, with_history
+from pinnerformer_jax.evaluation.protocol import build_protocol, with_history
 
 T = 1_795_000_000
 VIEW, LIKE, HOME, SEARCH = 1, 2, 1, 2
@@ -42,7 +45,7 @@ def prepared(tmp_path):
 
 def read(prepared, **config):
     timelines, catalog = Timelines.open(prepared), Catalog.open(prepared)
-    return timelines, decide(timelines, catalog.reachable, RULES, EvaluationConfig(**config))
+    return timelines, build_protocol(timelines, catalog.reachable, RULES, EvaluationConfig(**config))
 
 
 def test_who_is_evaluated_on_what(prepared):
@@ -88,7 +91,7 @@ def test_those_with_a_history_are_chosen_by_nothing_they_did_later(prepared):
 
 def test_what_is_left_out_is_counted(prepared):
     _, protocol = read(prepared)
-    facts = protocol.facts
+    facts = dataclasses.asdict(protocol.summary)
     assert facts["unreachable_pairs"] == 2  # of "a" and of "out of reach"
     assert facts["users_without_history"] == 1
     assert facts["users_without_target"] == 2

@@ -10,7 +10,7 @@ from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.data.timelines import EVALUATION, Timelines
 from pinnerformer_jax.ingestion.ingest import prepare
 from pinnerformer_jax.studies import ranker
-from pinnerformer_jax.studies.ranker import FEATURES, NO_VECTOR, Impressions, cosines, metrics, rank
+from pinnerformer_jax.studies.ranker import FEATURES, NO_VECTOR, Impressions, cosines, metrics, ranker_metrics
 
 T = START + 30 * DAY
 ONCE = np.ones(4)
@@ -145,7 +145,7 @@ def impressions(rng, n=4000, users=200):
 def test_a_vector_that_knows_helps_and_noise_does_not():
     rng = np.random.default_rng(0)
     shown, chance = impressions(rng)
-    found = rank(shown, {"knows": chance, "noise": rng.random(len(chance))}, 2000, seed=0)
+    found = ranker_metrics(shown, {"knows": chance, "noise": rng.random(len(chance))}, 2000, seed=0)
     assert list(found) == [NO_VECTOR, "knows", "noise"]
     assert found[NO_VECTOR]["gained"] == found[NO_VECTOR]["gained_high"] == 0
     assert found["knows"]["auc_low"] > found[NO_VECTOR]["auc_high"]
@@ -153,7 +153,7 @@ def test_a_vector_that_knows_helps_and_noise_does_not():
     assert found["noise"]["gained_low"] < 0 < found["knows"]["normalised_entropy"] < 1
     for values in found.values():
         assert values["log_loss_low"] < values["log_loss"] < values["log_loss_high"]
-    assert found == rank(shown, {"knows": chance, "noise": found_noise(0, chance)}, 2000, seed=0)
+    assert found == ranker_metrics(shown, {"knows": chance, "noise": found_noise(0, chance)}, 2000, seed=0)
 
 
 def found_noise(seed, chance):
@@ -175,7 +175,7 @@ def test_a_half_of_one_kind_is_an_error():
     shown, _ = impressions(np.random.default_rng(0), n=50)
     positive = np.where(shown.time <= 25, shown.positive, True)
     with pytest.raises(ValueError, match="the second half of the window has 24 impressions, all of one kind"):
-        rank(dataclasses.replace(shown, positive=positive), {}, 25, seed=0)
+        ranker_metrics(dataclasses.replace(shown, positive=positive), {}, 25, seed=0)
 
 
 def test_cosines_are_of_the_right_user_and_item():

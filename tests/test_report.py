@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import re
@@ -5,9 +6,8 @@ import re
 import pytest
 from rich.console import Console
 
-from pinnerformer_jax.config import Config
-from pinnerformer_jax.config_files import to_dict
-from pinnerformer_jax.evaluation.comparison import DEFINITIONS
+from pinnerformer_jax.config import Config, EvaluationConfig
+from pinnerformer_jax.evaluation.examples import Example, ExampleEvent, ExampleItem
 from pinnerformer_jax.evaluation.report import (
     print_results,
     read_losses,
@@ -16,59 +16,57 @@ from pinnerformer_jax.evaluation.report import (
     write_page,
     write_results,
 )
+from pinnerformer_jax.evaluation.results import (
+    LengthRow,
+    MethodResults,
+    MetricRow,
+    NotMeasured,
+    ProtocolSummary,
+    Provenance,
+    Results,
+    ScannResult,
+)
 
 METHODS = {"popularity": 0.2, "pinnerformer": 0.4, "random": 0.0}
 
 
 def row(method, protocol, metric, value, **interval):
-    return {
-        "method": method,
-        "protocol": protocol,
-        "metric": metric,
-        "value": value,
-        "n_users": 12,
-        **interval,
-    }
+    return MetricRow(method, protocol, metric, value, 12, **interval)
 
 
 @pytest.fixture
 def results():
-    return {
-        "rows": [
-            row(method, protocol, "recall@10", value, low=value - 0.01, high=value + 0.01)
-            for method, value in METHODS.items()
-            for protocol in ("paper", "full", "new_items")
-        ]
-        + [row(method, "paper", "p90_coverage@10", 0.3) for method in METHODS],
-        "history_length": [
-            {"method": method, "events": "1-4", "recall@10": value, "n_users": 12, "n_pairs": 20}
-            for method, value in METHODS.items()
-        ],
-        "coverage_curve": {method: [[0.0, 0.0], [1.0, 1.0]] for method in METHODS},
-        "protocol": {
-            "t": "2026-11-18T00:00:00Z", "window_days": 14.0, "users": 12, "eligible_users": 15, "pairs": 20,
-            "new_pairs": 9, "unreachable_pairs": 3, "index_size": 50, "reachable_items": 60,
-            "filter_seen": False, "topics": "4 topics of the catalogue", "definitions": DEFINITIONS,
-        },
-        "scann": {
-            "k": 10, "items": 60, "recall": 0.987, "scann_qps": 5000.0, "exact_qps": 900.0, "device": "cpu",
-            "leaves": 0, "leaves_searched": 0, "reorder": 0, "soar": False,
-        },
-        "config": to_dict(Config(name="a <b>bold</b> name")),
-    }  # fmt: skip
+    rows = [
+        row(method, protocol, "recall@10", value, low=value - 0.01, high=value + 0.01)
+        for method, value in METHODS.items()
+        for protocol in ("paper", "full", "new_items")
+    ] + [row(method, "paper", "p90_coverage@10", 0.3) for method in METHODS]
+    return Results(
+        provenance=Provenance("2026-11-26T08:00:00+00:00", "0.1.0", "best", 1234, "d", "c", "0.10", ["cpu"]),
+        methods=MethodResults(
+            rows,
+            [LengthRow(method, "1-4", value, 12, 20) for method, value in METHODS.items()],
+            {method: [[0.0, 0.0], [1.0, 1.0]] for method in METHODS},
+        ),
+        protocol=ProtocolSummary(
+            t="2026-11-18T00:00:00Z", window_end="2026-12-02T00:00:00Z", window_days=14.0, users=12,
+            eligible_users=15, users_without_history=1, users_without_target=2, pairs=20, new_pairs=9,
+            unreachable_pairs=3, items=64, reachable_items=60, index_size=50,
+        ),
+        topics="4 topics of the catalogue",
+        scann=ScannResult(10, 60, 0.987, 900.0, 5000.0, "cpu", 0, 0, 0, False),
+        config=Config(name="a <b>bold</b> name"),
+    )  # fmt: skip
 
 
 EXAMPLES = [
-    {
-        "user": "<u>",
-        "events": 1234,
-        "history": [{"title": "Tea & <i>cake</i>", "time": "2026-11-01T00:00:00Z"}],
-        "retrieved": [
-            {"title": "Found one", "hit": True, "seen": False},
-            {"title": "Known one", "hit": False, "seen": True},
-        ],
-        "targets": [{"title": f"wanted {k}", "hit": False, "seen": False} for k in range(13)],
-    }
+    Example(
+        user="<u>",
+        events=1234,
+        history=[ExampleEvent("Tea & <i>cake</i>", "2026-11-01T00:00:00Z")],
+        retrieved=[ExampleItem("Found one", True, False), ExampleItem("Known one", False, True)],
+        targets=[ExampleItem(f"wanted {k}", False, False) for k in range(13)],
+    )
 ]
 
 
@@ -79,19 +77,19 @@ def text(results, width=200):
 
 
 def test_tables_put_the_model_first_and_mark_the_best(results):
-    paper = tables(results["rows"])[0]
-    assert paper["title"] == "Paper (12 users)"
-    assert [line["name"] for line in paper["lines"]] == ["PinnerFormer", "Popularity", "Random"]
-    assert paper["metrics"] == ["recall@10", "p90_coverage@10"]
-    assert [cell["best"] for cell in paper["lines"][0]["cells"]] == [True, False]  # coverage has no best
-    assert paper["lines"][0]["cells"][0] == {"value": "0.4000", "interval": " ±0.0100", "best": True}
-    assert paper["lines"][0]["cells"][1]["interval"] == ""
+    paper = tables(results.methods.rows)[0]
+    assert paper.title == "Paper (12 users)"
+    assert [line.name for line in paper.lines] == ["PinnerFormer", "Popularity", "Random"]
+    assert paper.metrics == ["recall@10", "p90_coverage@10"]
+    assert [cell.best for cell in paper.lines[0].cells] == [True, False]  # coverage has no best
+    assert paper.lines[0].cells[0] == ("0.4000", " ±0.0100", True)
+    assert paper.lines[0].cells[1].interval == ""
 
 
 def test_a_protocol_without_users_has_no_table(results):
-    rows = [row for row in results["rows"] if row["protocol"] != "new_items"]
-    assert [table["title"] for table in tables(rows)] == ["Paper (12 users)", "Full catalogue (12 users)"]
-    results["rows"] = rows
+    results.methods.rows[:] = [row for row in results.methods.rows if row.protocol != "new_items"]
+    titles = [table.title for table in tables(results.methods.rows)]
+    assert titles == ["Paper (12 users)", "Full catalogue (12 users)"]
     assert "New items" not in text(results)
 
 
@@ -103,14 +101,21 @@ def test_terminal_states_the_protocol(results):
     assert "Ties count against the model" in printed
     assert "ScaNN (brute force, the catalogue is small) finds 98.70% of the exact" in printed
     assert "5,000 queries/s" in printed
-    results["protocol"]["filter_seen"] = True
-    assert "seen items are left out of the candidates" in " ".join(text(results).split())
+    filtering = dataclasses.replace(results.config, evaluation=EvaluationConfig(filter_seen=True))
+    printed = " ".join(text(dataclasses.replace(results, config=filtering)).split())
+    assert "seen items are left out of the candidates" in printed
+
+
+def test_terminal_and_page_state_the_checkpoint(results, tmp_path):
+    said = "Checkpoint: step 1,234 (lowest validation loss); evaluated 2026-11-26T08:00:00+00:00"
+    assert said in " ".join(text(results).split())
+    assert said in write_page(results, EXAMPLES, tmp_path).read_text()
 
 
 def test_tables_fit_a_terminal_of_80_columns(results):
     for protocol in ("full", "new_items"):
         for metric in ("ndcg@10", "hit_rate@10", "recall@50", "ndcg@50", "hit_rate@50"):
-            results["rows"].append(row("own_most_frequent", protocol, metric, 0.1234, low=0.1, high=0.2))
+            results.methods.rows.append(row("own_most_frequent", protocol, metric, 0.1234, low=0.1, high=0.2))
     printed = text(results, width=80)
     assert "hit@50" in printed
     assert "…" not in printed
@@ -118,8 +123,8 @@ def test_tables_fit_a_terminal_of_80_columns(results):
 
 
 def test_scann_that_does_not_load_is_said(results):
-    assert "no AVX" in scann_sentence({"error": "no AVX"})
-    tree = results["scann"] | {"leaves": 1000, "leaves_searched": 100, "soar": True}
+    assert "no AVX" in scann_sentence(NotMeasured("no AVX"))
+    tree = dataclasses.replace(results.scann, leaves=1000, leaves_searched=100, soar=True)
     assert "(tree of 1,000 leaves, 100 searched, SOAR)" in scann_sentence(tree)
 
 
@@ -127,9 +132,17 @@ def test_results_are_plain_json_with_the_promised_rows(results, tmp_path):
     path = write_results(results, tmp_path)
     assert path == tmp_path / "results.json"
     read = json.loads(path.read_text())
-    assert read == results
+    assert read == results.to_json()
+    assert (read["date"], read["checkpoint"], read["step"]) == ("2026-11-26T08:00:00+00:00", "best", 1234)
+    assert {"version", "data", "config_digest", "jax", "devices", "config"} <= read.keys()
+    assert read["protocol"]["filter_seen"] is False
+    assert "staleness" not in read
+    assert read["history_length"][0] == {
+        "method": "popularity", "events": "1-4", "recall@10": 0.2, "n_users": 12, "n_pairs": 20,
+    }  # fmt: skip
     for line in read["rows"]:
         assert {"method", "protocol", "metric", "value", "n_users"} <= line.keys()
+        assert ("low" in line) == (line["metric"] == "recall@10")
 
 
 def test_page_is_whole_in_itself(results, tmp_path):
@@ -161,7 +174,7 @@ def test_page_tells_examples_and_headlines(results, tmp_path):
 
 
 def test_page_without_scann(results, tmp_path):
-    results["scann"] = {"error": "ScaNN does not load here"}
+    results = dataclasses.replace(results, scann=NotMeasured("ScaNN does not load here"))
     assert "ScaNN does not load here" in write_page(results, EXAMPLES, tmp_path).read_text()
 
 

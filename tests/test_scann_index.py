@@ -38,19 +38,19 @@ def test_tree_is_near_exact_and_both_are_timed(tree):
     vectors, index = tree
     facts = against_exact(index, vectors, clustered(200, seed=1), 20)
     assert index.settings.leaves == 60
-    assert 0.97 < facts["recall"] <= 1
-    assert facts["exact_qps"] > 0
-    assert facts["scann_qps"] > 0
+    assert 0.97 < facts.recall <= 1
+    assert facts.exact_qps > 0
+    assert facts.scann_qps > 0
 
 
 def test_recall_counts_what_is_missed(tree):
     vectors, index = tree
     narrow = ScannIndex(index.searcher, index.items, index.dim, "", index.settings)
     narrow.search = lambda queries, k: (None, np.full((len(queries), k), -1))
-    assert against_exact(narrow, vectors, vectors[:5], 4)["recall"] == 0
+    assert against_exact(narrow, vectors, vectors[:5], 4).recall == 0
     narrow.search = lambda queries, k: (None, np.tile(np.arange(k), (len(queries), 1)))
     truth = exact.search(vectors[:5], vectors, 4)[1]
-    assert against_exact(narrow, vectors, vectors[:5], 4)["recall"] == (truth < 4).mean()
+    assert against_exact(narrow, vectors, vectors[:5], 4).recall == (truth < 4).mean()
 
 
 def test_rows_that_are_not_found_are_named():

@@ -6,7 +6,7 @@ from pinnerformer_jax.config import EvaluationConfig, PositiveRule
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import DAY, EPOCH
 from pinnerformer_jax.data.timelines import EVALUATION, TRAIN, Timelines
-from pinnerformer_jax.evaluation.protocol import decide
+from pinnerformer_jax.evaluation.protocol import build_protocol
 from pinnerformer_jax.evaluation.staleness import newest_before, read_window, schedules, staleness, visible
 
 T = 1_795_000_000
@@ -34,7 +34,7 @@ def world(tmp_path):
     roles = {user: TRAIN if user == "trains" else EVALUATION for user in USERS}
     path = write_prepared(tmp_path / "p", USERS, T, roles=roles, shards=2, items=ITEMS)
     timelines = Timelines.open(path)
-    protocol = decide(timelines, Catalog.open(path).reachable, RULES, EvaluationConfig())
+    protocol = build_protocol(timelines, Catalog.open(path).reachable, RULES, EvaluationConfig())
     table = np.full((3, 3), np.inf)
     table[LIKE] = 0
     return timelines, protocol, read_window(timelines, protocol, table)

@@ -13,7 +13,7 @@ from pinnerformer_jax.objective import frequency
 from pinnerformer_jax.objective.loss import Rows
 from pinnerformer_jax.training import state as training_state
 from pinnerformer_jax.training.item_table import ItemTable
-from pinnerformer_jax.training.sharding import AXIS, deal, make_mesh, replicate, shard_batch
+from pinnerformer_jax.training.sharding import AXIS, interleave, make_mesh, replicate, shard_batch
 from pinnerformer_jax.training.step import (
     device_step,
     draw_contrasts,
@@ -68,7 +68,7 @@ def test_pmap_of_the_same_function_gives_the_same(one_device):
         partial(device_step, config, graphdef, CORPUS), axis_name=AXIS, in_axes=(None, 0, None), out_axes=None
     )
     for k in range(3):
-        batch = jax.tree.map(lambda v: deal(v, 8).reshape(8, -1, *v.shape[1:]), small.batch(seed=k))
+        batch = jax.tree.map(lambda v: interleave(v, 8).reshape(8, -1, *v.shape[1:]), small.batch(seed=k))
         state, metrics = step(state, batch, small.tables())
         assert_close(metrics, one_device[1][k])
     assert_close(gradients(jax.device_get(state)), gradients(one_device[0]))

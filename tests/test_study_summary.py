@@ -112,10 +112,8 @@ def test_sentence_that_does_not_and_says_where():
 def test_sentence_of_what_is_missing():
     verdict, text = told(a=[0.5, 0.5, 0.5], b=[0.4, 0.4, 0.4], c=[None, None, None])
     assert verdict == UNKNOWN
-    assert text.startswith(
-        "Whether the paper's ordering holds on these data cannot be told: it does in 1 of 3"
-    )
-    assert text.endswith("2 not to be told for want of a second seed or of a measurement.")
+    assert text.startswith("Whether the paper's ordering holds on these data is not known: it does in 1 of 3")
+    assert text.endswith("2 are not known, because a second seed or a measurement is missing.")
 
 
 def test_sentence_tells_three_failures_the_worst_first():

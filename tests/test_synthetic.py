@@ -9,7 +9,8 @@ import pytest
 
 from pinnerformer_jax import synthetic as verb
 from pinnerformer_jax.config_files import load_config
-from pinnerformer_jax.data.contracts import DAY, positive_table
+from pinnerformer_jax.data.contracts import DAY
+from pinnerformer_jax.data.positives import positive_table
 from pinnerformer_jax.files import sha256
 from pinnerformer_jax.ingestion import synthetic
 from pinnerformer_jax.ingestion.synthetic import ACTIONS, STAGES, START, SURFACES, SyntheticConfig

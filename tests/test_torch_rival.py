@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import problem
-from benchmarks.torch_rival import CONTESTANTS, Wrong, check, our_side, torch_side
+from benchmarks.rival_variants import VARIANTS, Wrong, check, our_side, torch_side
 from pinnerformer_jax.bench.correctness import gradient_errors, named
 
 ROOT = Path(__file__).parents[1]
@@ -22,7 +22,7 @@ def inputs():
 @pytest.fixture(scope="module")
 def ours(inputs):
     """(loss, gradients, loss of each of three steps)"""
-    loss, gradient, run = our_side(CONTESTANTS["ours"], TINY, "float32", inputs)
+    loss, gradient, run = our_side(VARIANTS["ours"], TINY, "float32", inputs)
     return loss, gradient, [float(run()) for _ in range(3)]
 
 
@@ -39,7 +39,7 @@ def test_the_problem_has_padding_and_pairs_that_are_not_valid(inputs):
 
 
 def test_our_unpruned_step_is_the_pruned_one(inputs, ours):
-    loss, gradient, _ = our_side(CONTESTANTS["ours, unpruned"], TINY, "float32", inputs)
+    loss, gradient, _ = our_side(VARIANTS["ours, unpruned"], TINY, "float32", inputs)
     np.testing.assert_allclose(loss, ours[0], rtol=1e-6)
     assert max(gradient_errors(gradient, ours[1]).values()) < 1e-5
 
@@ -60,7 +60,7 @@ def test_the_check_finds_one_wrong_gradient(ours):
 @pytest.mark.parametrize("name", ["torch eager", "torch eager, unpruned"])
 def test_eager_has_our_loss_gradients_and_updates(torch, inputs, ours, name):
     _, params = problem.make_params(problem.make_config(TINY, "float32"), TINY)
-    loss, gradient, run = torch_side(CONTESTANTS[name], TINY, "float32", inputs, named(params))
+    loss, gradient, run = torch_side(VARIANTS[name], TINY, "float32", inputs, named(params))
     np.testing.assert_allclose(loss, ours[0], rtol=1e-6)
     assert gradient.keys() == ours[1].keys()
     assert max(gradient_errors(gradient, ours[1]).values()) < 1e-4
@@ -85,7 +85,7 @@ def test_without_torch_the_rival_is_left_out_with_its_reason(tmp_path):
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result == json.loads((tmp_path / "result.json").read_text())
-    ours, rival = result["contestants"]["ours"], result["contestants"]["torch eager"]
+    ours, rival = result["variants"]["ours"], result["variants"]["torch eager"]
     assert ours["passed"]
     assert ours["rounds"] >= 1
     if rival["passed"]:

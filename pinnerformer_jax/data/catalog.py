@@ -1,12 +1,14 @@
 """The catalogue: every item, its feature vector, title and topic.
 
     PREPARED/catalog/
-      items.parquet     item_id (as it came), title, topic (text or null), trained, reachable
+      items.parquet     item_id (as in the log), title, topic (text or null), trained, reachable
       features.npy      float16 [N, D_item], unit rows; zero where there is no vector
+      vectors.json      how the vectors were made, if pinnerformer_jax.items made them
+      model.npz         the PinSage that made them, if one did
 
-Items of the training period come first, so that the corpus random negatives are drawn from is
-rows 0 : trained. An item that only the evaluation window knows has a vector if one was given or
-its text makes one; otherwise it is not reachable, and counted as such.
+Items of the training period come first: random negatives are drawn from rows 0 : trained. An item that
+occurs in the evaluation window alone has a vector if the item table gives one or one is built from its
+text; otherwise it is not reachable.
 """
 
 from __future__ import annotations
@@ -20,6 +22,15 @@ import numpy as np
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+ITEMS, FEATURES, VECTORS, MODEL = "items.parquet", "features.npy", "vectors.json", "model.npz"
+"""Names of the catalogue's files."""
+
+
+def catalog_path(prepared: str | Path) -> Path:
+    """Folder of the catalogue of a prepared folder."""
+    return Path(prepared) / "catalog"
 
 
 @dataclass(frozen=True)
@@ -40,10 +51,10 @@ class Catalog:
         """
         import pyarrow.parquet as pq
 
-        path = Path(prepared) / "catalog"
-        flags = pq.read_table(path / "items.parquet", columns=["trained", "reachable"])
+        path = catalog_path(prepared)
+        flags = pq.read_table(path / ITEMS, columns=["trained", "reachable"])
         trained = flags["trained"].to_numpy()
-        features = np.load(path / "features.npy", mmap_mode="r", allow_pickle=False)
+        features = np.load(path / FEATURES, mmap_mode="r", allow_pickle=False)
         return cls(path, features, int(trained.sum()), flags["reachable"].to_numpy())
 
     @property
@@ -53,12 +64,12 @@ class Catalog:
 
     @cached_property
     def id_column(self) -> pa.Array:
-        """Ids as they came in, of their own type."""
+        """Ids as in the log, of the type that they have there."""
         return self._column("item_id")
 
     @cached_property
     def item_ids(self) -> list[Any]:
-        """Ids as they came in."""
+        """Ids as in the log."""
         return self.id_column.to_pylist()
 
     @cached_property
@@ -75,4 +86,4 @@ class Catalog:
     def _column(self, name: str) -> pa.Array:
         import pyarrow.parquet as pq
 
-        return pq.read_table(self.path / "items.parquet", columns=[name])[name].combine_chunks()
+        return pq.read_table(self.path / ITEMS, columns=[name])[name].combine_chunks()

@@ -12,8 +12,6 @@ from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from pinnerformer_jax.config import PositiveRule
-
 DAY = 86_400
 
 EPOCH = 10_220 * DAY
@@ -39,13 +37,13 @@ class Events(NamedTuple, Generic[Array]):
 
 
 class Batch(NamedTuple, Generic[Array]):
-    """One step's users: what each had done by some moment, and what came after it."""
+    """The users of one step: the history of each up to a moment, and the events after it."""
 
     history: Events[Array]  # [B, T] the most recent T events up to the moment
     length: Array  # int32 [B] events of the history that are real; 0: the row itself is padding
     future: Events[Array]  # [B, F] events after it, within the horizon
-    future_count: Array  # int32 [B] how many there are in truth; > F where only a random F were taken
-    user: Array  # int32 [B] whose; one who stands in a batch twice is no negative of themselves
+    future_count: Array  # int32 [B] events after it in the horizon; > F where a random F of them are shipped
+    user: Array  # int32 [B] the user; pairs of the same user are no negatives of each other
 
 
 def part_bounds(rows: int, parts: int) -> list[int]:
@@ -55,7 +53,7 @@ def part_bounds(rows: int, parts: int) -> list[int]:
 
 def longest_in_parts(lengths: np.ndarray, parts: int, devices: int) -> np.ndarray:
     """int [parts]: the longest history of each part of a batch that is sorted longest first. A part is a part
-    of each device's rows, which are dealt like cards."""
+    of each device's rows, which are interleaved."""
     bounds = part_bounds(len(lengths) // devices, parts)[:-1]
     return lengths[[devices * bound for bound in bounds]]
 
@@ -73,52 +71,8 @@ def to_device_time(seconds: np.ndarray) -> np.ndarray:
     """
     shifted = seconds.astype(np.int64) - EPOCH
     if shifted.size and np.abs(shifted).max() >= NO_TIME:
-        raise ValueError("a time lies outside 1929..2066 and does not fit int32 seconds")
+        raise ValueError("a time is outside 1929..2066 and does not fit int32 seconds")
     return shifted.astype(np.int32)
-
-
-def positive_table(rules: tuple[PositiveRule, ...], actions: list[str], surfaces: list[str]) -> np.ndarray:
-    """float32 [A, S]: seconds an event of this action on this surface must last to be a positive;
-    infinity where it never is.
-
-    Args:
-        rules: any of them makes an event a positive.
-        actions: names by id, `actions[0]` the unknown.
-        surfaces: names by id, `surfaces[0]` the unknown.
-
-    Raises:
-        ValueError: a rule names an action or surface that is not in the log.
-    """
-    table = np.full((len(actions), len(surfaces)), np.inf, np.float32)
-    for rule in rules:
-        for kind, wanted, known in (("action", rule.action, actions), ("surface", rule.surface, surfaces)):
-            if wanted and wanted not in known[1:]:
-                raise ValueError(f"data.positives: no {kind} {wanted!r} in the log; it has {known[1:]}")
-        rows = actions.index(rule.action) if rule.action else slice(None)
-        columns = surfaces.index(rule.surface) if rule.surface else slice(None)
-        table[rows, columns] = np.minimum(table[rows, columns], rule.min_duration)
-    return table
-
-
-def only_actions(table: np.ndarray, actions: list[str], wanted: tuple[str, ...]) -> np.ndarray:
-    """A `positive_table` in which only events of some actions can be positive.
-
-    Args:
-        table: float32 [A, S].
-        actions: names by id, `actions[0]` the unknown.
-        wanted: names; empty: all.
-
-    Raises:
-        ValueError: a name is not in the log, or no rule makes that action a positive.
-    """
-    for name in wanted:
-        possible = [a for a, row in zip(actions[1:], table[1:], strict=True) if np.isfinite(row).any()]
-        if name not in possible:
-            raise ValueError(
-                f"objective.target_actions: {name!r} is no positive by data.positives; these are: {possible}"
-            )
-    kept = np.array([not wanted or name in wanted for name in actions])
-    return np.where(kept[:, None], table, np.float32(np.inf))
 
 
 def parse_time(text: str, field_name: str) -> int:

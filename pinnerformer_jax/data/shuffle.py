@@ -8,14 +8,15 @@ _ROUNDS = 4
 
 
 def shuffled(index: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Element of an endless shuffled stream over `size` things: each epoch of `size` holds each thing once.
+    """Element of an endless shuffled stream over `size` elements: each epoch of `size` holds each element
+    once.
 
     A Feistel network over the smallest even number of bits that holds `size`, walked until it lands inside
     (Black and Rogaway 2002), so that resuming at any index costs nothing.
 
     Args:
         index: int64, any shape, positions in the stream.
-        size: how many things there are.
+        size: number of elements.
         seed: of the shuffle.
 
     Returns:

@@ -1,10 +1,10 @@
-"""Timelines at rest: flat memory-mapped columns, the whole life of a user contiguous.
+"""Timelines on disk: flat memory-mapped columns, all events of a user contiguous.
 
 PREPARED/
-  manifest.json            what this is, from what, with the checksum of every file
-  rejects.parquet          the rows that were set aside: file, row, reason, raw values
+  manifest.json            counts, config and the checksum of every file
+  rejects.parquet          the rows that cannot be used: file, row, reason, raw values
   shards/00000/            users by hash of their id
-    users.parquet          user_id, as it came
+    users.parquet          user_id, as in the log
     offsets.npy            int64 [U + 1]: user u owns events offsets[u] : offsets[u + 1]
     cut.npy                int64 [U]: events of the user up to the split
     role.npy               uint8 [U]: TRAIN, VALIDATION or EVALUATION
@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from pinnerformer_jax.data.positives import is_positive
+from pinnerformer_jax.data.ragged import offsets_of
 from pinnerformer_jax.files import Facts, check_files, write_json
 
 FORMAT = 1
@@ -39,7 +41,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a prepared folder says of itself."""
+    """Names, times, counts, config and files of a prepared folder."""
 
     actions: list[str]  # names by id; [0] is "", the unknown
     surfaces: list[str]
@@ -70,6 +72,15 @@ class Shard:
         """How many users the shard holds."""
         return len(self.role)
 
+    def is_positive(self, event: np.ndarray, table: np.ndarray) -> np.ndarray:
+        """bool [E]: which events are positive.
+
+        Args:
+            event: int [E], numbers of events of the shard.
+            table: float32 [A, S], see `positives.positive_table`.
+        """
+        return is_positive(table, self.action[event], self.surface[event], self.duration[event])
+
 
 class Timelines:
     """A prepared folder, opened for reading.
@@ -79,7 +90,7 @@ class Timelines:
 
     def __init__(self, path: Path, manifest: Manifest, shards: list[Shard]) -> None:
         self.path, self.manifest, self.shards = path, manifest, shards
-        self.first_user = np.cumsum([0, *(shard.users for shard in shards)])  # [shards + 1]
+        self.first_user = offsets_of(np.array([shard.users for shard in shards], int))  # [shards + 1]
 
     @classmethod
     def open(cls, path: str | Path, *, verify: bool = False) -> Timelines:
@@ -118,7 +129,7 @@ class Timelines:
         return zip(self.first_user[:-1].tolist(), self.shards, strict=True)
 
     def user_ids(self, users: np.ndarray) -> list[Any]:
-        """Ids as they came in, in the order of `users`."""
+        """Ids as in the log, in the order of `users`."""
         import pyarrow.parquet as pq
 
         ids: list[Any] = [None] * len(users)
@@ -157,7 +168,7 @@ def read_manifest(prepared: str | Path) -> Manifest:
 
 
 def write_manifest(prepared: str | Path, manifest: Manifest) -> None:
-    """Write the manifest of a prepared folder; the last thing that is written."""
+    """Write the manifest of a prepared folder, after all its other files."""
     write_json(Path(prepared) / "manifest.json", {"format": FORMAT, **dataclasses.asdict(manifest)})
 
 

@@ -1,5 +1,5 @@
-"""Timelines -> batches. Which users and which stretch of their lives is a function of (seed, step), so
-that resuming is a seek; the work is vectorised NumPy on the memory map, a batch at a time."""
+"""Batches of windows over the timelines. Users and windows are a function of (seed, step), so that a resumed
+run seeks. Reading is vectorised NumPy on the memory map, a batch at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import numpy as np
 
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.contracts import (
-    DAY,
     NO_TIME,
     Batch,
     Events,
@@ -28,11 +27,12 @@ from pinnerformer_jax.data.timelines import COLUMNS, TRAIN, Shard, Timelines
 class Windows:
     """Training batches of the users of one role.
 
-    A step takes the next B users of a stream in which every epoch holds each user once. A user's window
-    ends at a random event with another one after it, T events into the user's life or later, or in its
-    later half where that is earlier: so windows are as full as the histories that are served, while
-    their positions cover short ones too (our choice). It holds the T events up to there. With it go the
-    events of the next K days, never past the split: of more than F, a random F.
+    A step takes the next B users of a stream in which every epoch holds each user once. A window ends at a
+    random event of the user that has a later event. It ends at the user's T-th event or later; users with
+    fewer than 2 T events may end it in the later half of their events. So windows are as full as the
+    histories that are served, and their positions cover short histories too (our choice). A window holds the
+    T events up to its end. The batch also has the events of the next K days, up to the split; of more than F,
+    a random F.
     """
 
     timelines: Timelines
@@ -96,7 +96,7 @@ class Windows:
     ) -> Batch:
         config, width = self.config, self.config.training.future_events
         start, end, last = self._spans(shard, users, draws)
-        horizon = shard.time[end - 1] + round(config.objective.horizon_days * DAY)
+        horizon = shard.time[end - 1] + config.objective.horizon
         count = bisect_right(shard.time, end, last, horizon) - end
         if config.objective.next_positive:
             count = np.minimum(count, width)  # the first F, where others get a random F
@@ -123,7 +123,7 @@ def training_batches(
     if config.training.input_workers:
         from absl import flags
 
-        flags.FLAGS.mark_as_parsed()  # Grain's workers read flags that nobody here parses
+        flags.FLAGS.mark_as_parsed()  # Grain's workers read flags, which this program does not parse
         options = grain.MultiprocessingOptions(num_workers=config.training.input_workers)
         dataset = dataset.mp_prefetch(options, worker_init_fn=_leave_interrupts_to_the_loop)
     return iter(dataset)
@@ -135,7 +135,7 @@ def _leave_interrupts_to_the_loop(worker: int, workers: int) -> None:
 
 
 def histories_at_split(timelines: Timelines, users: np.ndarray, max_length: int) -> tuple[Events, np.ndarray]:
-    """What each user had done by t: the last T events up to the split.
+    """The history of each user at t: the last T events up to the split.
 
     Args:
         timelines: a prepared folder.

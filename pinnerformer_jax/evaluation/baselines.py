@@ -1,7 +1,7 @@
-"""What a model must beat: scorers without a neural network.
+"""Baselines: scorers without a neural network.
 
-Fitted on training users' events up to t only, applied to the evaluated users' histories; same users,
-masks and metrics as the model. The constants were chosen on two public logs for the strongest baseline.
+They are fitted on the training users' events up to t and applied to the evaluated users' histories. Users,
+masks and metrics are the model's. The constants were chosen on two public logs for the strongest baseline.
 
 Dimensions: U evaluated users, b users of a chunk, N items.
 """
@@ -16,7 +16,9 @@ import jax
 import numpy as np
 
 from pinnerformer_jax.config import PositiveRule
-from pinnerformer_jax.data.contracts import DAY, positive_table
+from pinnerformer_jax.data.contracts import DAY
+from pinnerformer_jax.data.positives import positive_table
+from pinnerformer_jax.data.ragged import owners
 from pinnerformer_jax.data.timelines import TRAIN, Timelines
 from pinnerformer_jax.evaluation.comparison import Scorer, inner_products
 from pinnerformer_jax.evaluation.pinnersage import cluster_users, weighted_mean
@@ -32,7 +34,7 @@ SHRINKAGE = 10.0
 HALF_LIFE_DAYS = 28.0
 """Age at which an event of the history weighs half in item-kNN."""
 KNN_EVENTS = 256
-"""Most recent events of a training user that item-kNN counts; bounds the pairs a user makes."""
+"""Item-kNN counts so many of the newest events of a training user; this bounds the pairs of a user."""
 LAST_ITEMS = 30
 MAX_PAIRS = 1 << 24
 """Co-occurrences item-kNN counts at a time."""
@@ -45,13 +47,13 @@ def baselines(
     rules: tuple[PositiveRule, ...],
     seed: int,
 ) -> dict[str, Scorer]:
-    """All of them, by the name they have in the results.
+    """Fit all baselines; scorers by the method's name in the results.
 
     Args:
         timelines: a prepared folder.
         protocol: the evaluated users and their histories.
         features: [N, D_item] vectors of the catalogue, unit rows.
-        rules: what a positive is.
+        rules: what makes an event positive.
         seed: of the random scorer.
     """
     manifest, items = timelines.manifest, len(protocol.reachable)
@@ -115,7 +117,7 @@ def neighbours(touched: csr_matrix) -> csr_matrix:
     parts = []
     for start, end in pairwise(edges):
         common = (by_item[start:end] @ touched).tocsr()  # [items of the chunk, N]
-        row = np.repeat(np.arange(end - start), np.diff(common.indptr))
+        row = owners(common.indptr)
         cosine = common.data / (norm[start + row] * norm[common.indices])
         similarity = cosine * common.data / (common.data + SHRINKAGE)
         order = np.lexsort((common.indices, -similarity, row))
@@ -125,22 +127,22 @@ def neighbours(touched: csr_matrix) -> csr_matrix:
 
 
 def item_knn(protocol: Protocol, similar: csr_matrix, popularity: np.ndarray) -> Scorer:
-    """Sum of the similarities to the items of the history, newer events weighing more; popularity orders
-    what no neighbour reaches."""
+    """Sum of the similarities to the items of the history; newer events weigh more. Popularity orders the
+    items that are no neighbour of the history."""
     history, users = protocol.history, len(protocol.users)
     weight = 0.5 ** ((protocol.split_time - history.time) / (HALF_LIFE_DAYS * DAY))
-    owner = np.repeat(np.arange(users), history.length)
-    # An old history must not fade below what popularity adds.
+    owner = history.owners
+    # Without this an old history would weigh less than popularity.
     weight /= np.maximum.reduceat(weight, history.offsets[:-1])[owner]
     profile = _matrix(owner, history.item, weight, users, len(popularity))
     return lambda chosen: (profile[chosen] @ similar).toarray() + 1e-6 * popularity
 
 
 def own_most_frequent(history: History, popularity: np.ndarray) -> Scorer:
-    """The items of the user's own positive events: the most frequent first, then the most recent, then
-    the most popular; behind them all others by popularity, in [0, 1)."""
+    """The items of the user's own positive events: the most frequent first, then the most recent, then the
+    most popular. All other items follow by popularity, in [0, 1)."""
     users, items = len(history.length), len(popularity)
-    owner = np.repeat(np.arange(users), history.length)[history.positive]
+    owner = history.owners[history.positive]
     pair, which = np.unique(owner * items + history.item[history.positive], return_inverse=True)
     count = np.bincount(which, minlength=len(pair))
     latest = np.full(len(pair), np.iinfo(np.int64).min)
@@ -177,8 +179,8 @@ def _training(timelines: Timelines, table: np.ndarray) -> Iterator[History]:
 
 
 def _places_from_end(history: History) -> tuple[np.ndarray, np.ndarray]:
-    """Whose each event is, and how many of that user's events are newer."""
-    owner = np.repeat(np.arange(len(history.length)), history.length)
+    """The user of each event, and how many of that user's events are newer."""
+    owner = history.owners
     return owner, history.offsets[owner + 1] - 1 - np.arange(len(owner))
 
 

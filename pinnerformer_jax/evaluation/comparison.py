@@ -1,4 +1,4 @@
-"""Every method through the same contests, chunk by chunk; what comes out is the table of results.
+"""Metrics of every method on the same users, targets and candidates, computed a chunk of users at a time.
 
 Dimensions: U evaluated users, b users of a chunk, N items, S statistics.
 """
@@ -6,7 +6,7 @@ Dimensions: U evaluated users, b users of a chunk, N items, S statistics.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,17 +16,18 @@ from tqdm import tqdm
 
 from pinnerformer_jax.config import EvaluationConfig
 from pinnerformer_jax.evaluation.metrics import (
-    NOTHING,
-    contest,
+    NO_PAIRS,
     coverage,
     coverage_curve,
+    index_hits,
     interest_entropy,
-    placed_hits,
+    rank_targets,
     ranking_metrics,
     ranks,
     retrieved,
 )
 from pinnerformer_jax.evaluation.protocol import Protocol
+from pinnerformer_jax.evaluation.results import LengthRow, MethodResults, MetricRow
 
 Scorer = Callable[[np.ndarray], jax.Array | np.ndarray]
 """Places [b] among the evaluated users -> float32 [b, N], higher is nearer."""
@@ -41,19 +42,6 @@ MAX_SCORES = 1 << 25
 BUCKETS = (1, 5, 10, 20, 50, 100, 256)
 """Least events of each bucket of history lengths."""
 RESAMPLES = 1000
-
-DEFINITIONS = {
-    "tie_rule": "a competitor that scores the same as a target comes before it",
-    "paper recall@10": "share of (user, target) pairs with fewer than 10 index items, the user's other "
-    "targets aside, that score at least as high; targets not in the random index are placed into it",
-    "paper interest_entropy@50": "entropy in nats of the topics of a user's 50 nearest index items, mean",
-    "paper p90_coverage@10": "smallest share of the index that makes up 90 % of all users' top 10",
-    "by_action recall@10": "as paper recall@10, of the pairs that a positive of that action made",
-    "full": "all items with a vector compete, a user's targets with each other too; mean over users of "
-    "hits / targets (recall), NDCG with an ideal of min(k, targets) hits, any hit (hit_rate)",
-    "new_items": "as full, with every item the user had touched up to t taken out of candidates and targets",
-    "low, high": "95 % bootstrap interval over users",
-}
 
 
 def inner_products(users: np.ndarray, items: np.ndarray) -> Scorer:
@@ -83,56 +71,55 @@ class Statistic(NamedTuple):
         return float(self.total[users].sum() / weight) if weight else float("nan")
 
 
-class Played(NamedTuple):
-    """A method's outcome."""
+class MethodMetrics(NamedTuple):
+    """Metrics of one method, by user."""
 
     statistics: dict[tuple[str, str], Statistic]  # by (protocol, metric)
     shown: np.ndarray  # int64 [size of the index] times each item was in a top 10
 
 
-def compare(
+def evaluate_methods(
     scorers: Mapping[str, Scorer], protocol: Protocol, topics: np.ndarray, config: EvaluationConfig
-) -> dict[str, Any]:
+) -> MethodResults:
     """Evaluate every method.
 
     Args:
         scorers: by method.
-        protocol: users, targets and items, the same for all.
+        protocol: users, targets and candidates, the same for all.
         topics: int32 [N] topic of each item, -1 unknown.
         config: cutoffs, chunk size, filter_seen.
 
     Returns:
-        "rows" ({"method", "protocol", "metric", "value", "n_users", "low", "high"}; none where nobody
-        has a say), "history_length" (the paper's recall@10 by length of the history), "coverage_curve"
-        ([share of items, share of results] by method) and "protocol", plain JSON types.
+        No row where a metric is over no user.
     """
-    played = {name: play(name, scorer, protocol, topics, config) for name, scorer in scorers.items()}
-    keyed = {
-        (name, *key): value for name, outcome in played.items() for key, value in outcome.statistics.items()
+    methods = {
+        name: evaluate_method(name, scorer, protocol, topics, config) for name, scorer in scorers.items()
     }
-    keys, statistics = list(keyed), list(keyed.values())
-    low, high = intervals(statistics, config.seed)
+    keyed = {
+        (name, *key): value for name, found in methods.items() for key, value in found.statistics.items()
+    }
+    low, high = intervals(list(keyed.values()), config.seed)
     rows = [
-        _row(*key, statistic.value(), int((statistic.weight > 0).sum()), float(a), float(b))
-        for key, statistic, a, b in zip(keys, statistics, low, high, strict=True)
+        MetricRow(*key, statistic.value(), int((statistic.weight > 0).sum()), float(a), float(b))
+        for (key, statistic), a, b in zip(keyed.items(), low, high, strict=True)
         if statistic.weight.any()
     ]
     users = len(protocol.users)
-    rows += [_row(m, "paper", "p90_coverage@10", coverage(p.shown), users) for m, p in played.items()]
-    return {
-        "rows": rows,
-        "history_length": [
-            line for name, outcome in played.items() for line in _by_length(name, outcome, protocol)
-        ],
-        "coverage_curve": {name: _thinned(coverage_curve(p.shown)) for name, p in played.items()},
-        "protocol": {**protocol.facts, "filter_seen": config.filter_seen, "definitions": DEFINITIONS},
-    }
+    rows += [
+        MetricRow(name, "paper", "p90_coverage@10", coverage(found.shown), users)
+        for name, found in methods.items()
+    ]
+    return MethodResults(
+        rows=rows,
+        history_length=[row for name, found in methods.items() for row in _by_length(name, found, protocol)],
+        coverage_curve={name: _thinned(coverage_curve(found.shown)) for name, found in methods.items()},
+    )
 
 
-def play(
+def evaluate_method(
     name: str, scorer: Scorer, protocol: Protocol, topics: np.ndarray, config: EvaluationConfig
-) -> Played:
-    """One method through all its contests, so many users at a time that their scores stay in bounds."""
+) -> MethodMetrics:
+    """Compute the metrics of one method, so many users at a time that their scores stay in bounds."""
     users, items = len(protocol.users), len(protocol.reachable)
     size = max(1, min(config.batch_size, users, MAX_SCORES // items))
     shown = np.zeros(items, np.int64)
@@ -150,7 +137,7 @@ def play(
     for key in chunks[0]:
         parts = [chunk[key] for chunk in chunks]
         joined[key] = Statistic(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-    return Played(joined, shown[protocol.index])
+    return MethodMetrics(joined, shown[protocol.index])
 
 
 def _paper(
@@ -160,9 +147,9 @@ def _paper(
     users = len(places)
     user, number = protocol.targets.of(places)
     targets = user, protocol.targets.item[number]
-    game = contest(scores, jnp.asarray(protocol.index), targets, NOTHING, max(PAPER_K, ENTROPY_K))
-    top = retrieved(game, protocol.index, ENTROPY_K)[:users]
-    hit, by_action = placed_hits(game, PAPER_K), protocol.targets.by_action
+    ranking = rank_targets(scores, jnp.asarray(protocol.index), targets, NO_PAIRS, max(PAPER_K, ENTROPY_K))
+    top = retrieved(ranking, protocol.index, ENTROPY_K)[:users]
+    hit, by_action = index_hits(ranking, PAPER_K), protocol.targets.by_action
     statistics = {
         ("paper", "recall@10"): _share(hit, user, users),
         ("paper", "interest_entropy@50"): _mean(interest_entropy(top, topics)),
@@ -180,17 +167,19 @@ def _full_and_new(
     """Metrics of a chunk over the catalogue: of all targets, and of the new ones among unseen items."""
     user, number = protocol.targets.of(places)
     item, new = protocol.targets.item[number], protocol.targets.new[number]
-    toucher, event = protocol.history.of(places)
-    seen = toucher, protocol.history.item[event]
+    owner, event = protocol.history.of(places)
+    seen = owner, protocol.history.item[event]
     statistics = {}
     for kind, targets, excluded in (
-        ("full", (user, item), seen if config.filter_seen else NOTHING),
+        ("full", (user, item), seen if config.filter_seen else NO_PAIRS),
         ("new_items", (user[new], item[new]), seen),
     ):
-        game = contest(scores, jnp.asarray(protocol.reachable), targets, excluded, max(config.cutoffs))
-        rank = ranks(game)
+        ranking = rank_targets(
+            scores, jnp.asarray(protocol.reachable), targets, excluded, max(config.cutoffs)
+        )
+        rank = ranks(ranking)
         for k in config.cutoffs:
-            for metric, values in ranking_metrics(rank, game.user, len(places), k).items():
+            for metric, values in ranking_metrics(rank, ranking.user, len(places), k).items():
                 statistics[kind, metric] = _mean(values)
     return statistics
 
@@ -225,30 +214,17 @@ def _mean(values: np.ndarray) -> Statistic:
     return Statistic(np.nan_to_num(values), np.isfinite(values).astype(float))
 
 
-def _row(
-    method: str,
-    protocol: str,
-    metric: str,
-    value: float,
-    users: int,
-    low: float | None = None,
-    high: float | None = None,
-) -> dict[str, Any]:
-    row = {"method": method, "protocol": protocol, "metric": metric, "value": value, "n_users": users}
-    return row if low is None else {**row, "low": low, "high": high}
-
-
-def _by_length(method: str, outcome: Played, protocol: Protocol) -> list[dict[str, Any]]:
-    """The paper's recall@10 in each bucket of history lengths that has users."""
+def _by_length(method: str, found: MethodMetrics, protocol: Protocol) -> list[LengthRow]:
+    """The paper's Recall@10 in each bucket of history lengths that has users."""
     bucket = np.searchsorted(BUCKETS, protocol.history.length, side="right") - 1
-    recall = outcome.statistics["paper", "recall@10"]
-    lines = []
+    recall = found.statistics["paper", "recall@10"]
+    rows = []
     for k in np.unique(bucket):
         events = f"{BUCKETS[k]}+" if k == len(BUCKETS) - 1 else f"{BUCKETS[k]}-{BUCKETS[k + 1] - 1}"
         inside = bucket == k
-        facts = {"n_users": int(inside.sum()), "n_pairs": int(recall.weight[inside].sum())}
-        lines.append({"method": method, "events": events, "recall@10": recall.value(inside), **facts})
-    return lines
+        pairs = int(recall.weight[inside].sum())
+        rows.append(LengthRow(method, events, recall.value(inside), int(inside.sum()), pairs))
+    return rows
 
 
 def _thinned(curve: np.ndarray, points: int = 200) -> list[list[float]]:

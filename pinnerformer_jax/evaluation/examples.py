@@ -1,8 +1,8 @@
-"""A few users as people can read them: what they had done, what is retrieved, what they did next."""
+"""Example users for the report: their history, what is retrieved for them, and their targets."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,11 +12,36 @@ from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import format_time
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.evaluation.comparison import Scorer
-from pinnerformer_jax.evaluation.metrics import NOTHING, contest, retrieved
+from pinnerformer_jax.evaluation.metrics import NO_PAIRS, rank_targets, retrieved
 from pinnerformer_jax.evaluation.protocol import Protocol
 
 SHOWN = 10
 """Items of each list."""
+
+
+class ExampleEvent(NamedTuple):
+    """An event of a history."""
+
+    title: str
+    time: str  # ISO
+
+
+class ExampleItem(NamedTuple):
+    """An item that is retrieved, or a target."""
+
+    title: str
+    hit: bool  # both retrieved and a target
+    seen: bool  # in the user's history
+
+
+class Example(NamedTuple):
+    """One user."""
+
+    user: str  # id as in the log
+    events: int  # up to t
+    history: list[ExampleEvent]  # newest first
+    retrieved: list[ExampleItem]  # best first, candidates of the protocol `full`
+    targets: list[ExampleItem]
 
 
 def examples(
@@ -26,45 +51,40 @@ def examples(
     catalog: Catalog,
     config: EvaluationConfig,
     count: int = 6,
-) -> list[dict[str, Any]]:
-    """Users drawn at random, so that nobody picks the flattering ones.
-
-    Returns:
-        For each: "user" (id as it came), "events", "history" (newest first: "title", "time"), "retrieved"
-        (candidates of protocol `full`: "title", "hit", "seen") and "targets" ("title", "hit", "seen").
-    """
+) -> list[Example]:
+    """Describe a few users, drawn at random so that the choice favours no method."""
     rng = np.random.default_rng(config.seed)
     places = np.sort(rng.choice(len(protocol.users), min(count, len(protocol.users)), replace=False))
     history, targets = protocol.history, protocol.targets
     user, number = targets.of(places)
-    toucher, event = history.of(places)
-    seen = toucher, history.item[event]
-    game = contest(
+    owner, event = history.of(places)
+    seen = owner, history.item[event]
+    ranking = rank_targets(
         jnp.asarray(scorer(places), jnp.float32),
         jnp.asarray(protocol.reachable),
         (user, targets.item[number]),
-        seen if config.filter_seen else NOTHING,
+        seen if config.filter_seen else NO_PAIRS,
         SHOWN,
     )
-    top = retrieved(game, protocol.reachable, SHOWN)
+    top = retrieved(ranking, protocol.reachable, SHOWN)
     ids = timelines.user_ids(protocol.users[places])
 
-    def describe(rows: np.ndarray, hits: np.ndarray, touched: np.ndarray) -> list[dict[str, Any]]:
-        return [{"title": catalog.titles[r], "hit": r in hits, "seen": r in touched} for r in rows.tolist()]
+    def describe(rows: np.ndarray, hits: np.ndarray, touched: np.ndarray) -> list[ExampleItem]:
+        return [ExampleItem(catalog.titles[row], row in hits, row in touched) for row in rows.tolist()]
 
-    told = []
+    found = []
     for k, place in enumerate(places):
         wanted = targets.item[targets.offsets[place] : targets.offsets[place + 1]]
         events = slice(history.offsets[place], history.offsets[place + 1])
         touched, shown = history.item[events], top[k][top[k] >= 0]
         latest = list(zip(touched.tolist(), history.time[events].tolist(), strict=True))[: -SHOWN - 1 : -1]
-        told.append(
-            {
-                "user": str(ids[k]),
-                "events": len(touched),
-                "history": [{"title": catalog.titles[r], "time": format_time(t)} for r, t in latest],
-                "retrieved": describe(shown, wanted, touched),
-                "targets": describe(wanted, shown, touched),
-            }
+        found.append(
+            Example(
+                user=str(ids[k]),
+                events=len(touched),
+                history=[ExampleEvent(catalog.titles[row], format_time(t)) for row, t in latest],
+                retrieved=describe(shown, wanted, touched),
+                targets=describe(wanted, shown, touched),
+            )
         )
-    return told
+    return found

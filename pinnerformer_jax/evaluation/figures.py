@@ -8,15 +8,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pinnerformer_jax.evaluation.comparison import MODEL
+from pinnerformer_jax.evaluation.results import LengthRow, MetricRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# What matplotlib is given as colours stands for variables of the page, which knows light from dark.
 FEWEST_USERS = 10
-"""Users a bucket of history lengths needs to be drawn."""
+"""A bucket of history lengths with fewer users is not drawn."""
 
+# Placeholders that `_svg` replaces by the page's CSS variables, which differ in light and dark mode.
 INK, MUTED, GRID, ACCENT, BAR = "#000001", "#000002", "#000003", "#000004", "#000005"
 LINES = ("#000006", "#000007", "#000008", "#000009", "#00000a")
 VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", ACCENT: "accent", BAR: "bar"} | {
@@ -25,7 +26,7 @@ VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", ACCENT: "accent", BAR: "b
 
 
 def label(method: str) -> str:
-    """A method's name for people."""
+    """A method's name, as tables and plots show it."""
     return {
         MODEL: "PinnerFormer",
         "item_knn": "Item-kNN",
@@ -53,21 +54,21 @@ def loss_curve(lines: Sequence[Mapping[str, float]]) -> str | None:
     return _svg(figure, "loss")
 
 
-def recall_bars(panels: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> str:
+def recall_bars(panels: Sequence[tuple[str, Sequence[MetricRow]]]) -> str:
     """Bars with intervals, one panel a protocol.
 
     Args:
-        panels: title and rows ("method", "value", "low", "high") of each.
+        panels: title of each, and its rows, which have intervals.
     """
     figure, axes = _figure(len(panels), 11.6, 0.42 * max(len(rows) for _, rows in panels) + 0.9)
     for axis, (title, rows) in zip(axes, panels, strict=True):
-        rows = sorted(rows, key=lambda row: row["value"])
-        high = max([row["high"] for row in rows] + [1e-9])
+        rows = sorted(rows, key=lambda row: row.value)
+        high = max([row.high for row in rows] + [1e-9])
         for k, row in enumerate(rows):
-            axis.barh(k, row["value"], 0.66, color=ACCENT if row["method"] == MODEL else BAR)
-            axis.hlines(k, row["low"], row["high"], color=INK, linewidth=1)
-            axis.text(row["high"] + 0.02 * high, k, f"{row['value']:.3f}", va="center", color=INK, fontsize=9)
-        axis.set_yticks(range(len(rows)), [label(row["method"]) for row in rows])
+            axis.barh(k, row.value, 0.66, color=ACCENT if row.method == MODEL else BAR)
+            axis.hlines(k, row.low, row.high, color=INK, linewidth=1)
+            axis.text(row.high + 0.02 * high, k, f"{row.value:.3f}", va="center", color=INK, fontsize=9)
+        axis.set_yticks(range(len(rows)), [label(row.method) for row in rows])
         axis.set_xlim(0, 1.2 * high)
         axis.set_title(title, loc="left", fontsize=10.5, color=INK)
         axis.grid(visible=False, axis="y")
@@ -75,16 +76,14 @@ def recall_bars(panels: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> st
     return _svg(figure, "bars")
 
 
-def recall_by_history(lines: Sequence[Mapping[str, Any]]) -> str:
+def recall_by_history(rows: Sequence[LengthRow]) -> str:
     """The paper's recall@10 by events of the user, a line a method; small buckets are left out."""
     figure, (axes,) = _figure(1, 5.8, 3.2)
-    lines = [line for line in lines if line["n_users"] >= FEWEST_USERS] or lines
-    buckets = list(dict.fromkeys(line["events"] for line in lines))
-    users = {line["events"]: line["n_users"] for line in lines}
-    for method, colour in _colours([line["method"] for line in lines]):
-        points = [
-            (buckets.index(line["events"]), line["recall@10"]) for line in lines if line["method"] == method
-        ]
+    rows = [row for row in rows if row.n_users >= FEWEST_USERS] or rows
+    buckets = list(dict.fromkeys(row.events for row in rows))
+    users = {row.events: row.n_users for row in rows}
+    for method, colour in _colours([row.method for row in rows]):
+        points = [(buckets.index(row.events), row.recall) for row in rows if row.method == method]
         axes.plot(*zip(*points, strict=True), "o-", color=colour, label=label(method), **_weight(method))
     axes.set_xticks(range(len(buckets)), [f"{name}\n({users[name]:,})" for name in buckets], fontsize=8)
     axes.set_xlabel("events up to t (users)")
@@ -115,7 +114,7 @@ def spread(
     """Means over seeds with their standard deviation, a line a method; what the paper has, dashed.
 
     Args:
-        curves: by method, as people call it or MODEL: (name on the x axis, "mean", "deviation" and "paper",
+        curves: by the name that is shown, or MODEL: (name on the x axis, "mean", "deviation" and "paper",
             each perhaps None).
         ylabel: the metric.
         salt: makes the ids of one figure of a page different from another's.
@@ -167,7 +166,7 @@ def _ticks(count: int) -> Any:
 
 
 def _colours(methods: Sequence[str]) -> list[tuple[str, str]]:
-    """Baselines first, so that the model's line lies on top."""
+    """Colours by method: baselines first, so that the model's line is drawn on top."""
     others = [method for method in dict.fromkeys(methods) if method != MODEL]
     own = [(MODEL, ACCENT)] if MODEL in methods else []
     return [(method, LINES[k % len(LINES)]) for k, method in enumerate(others)] + own

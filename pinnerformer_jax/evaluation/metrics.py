@@ -1,8 +1,8 @@
-"""The metrics, each from one contest: how an evaluated user's targets score against the best of the rest.
+"""Metrics of a ranking: the scores of a user's targets beside the highest scores of other items.
 
-A tie is decided against the model everywhere: a competitor that scores the same as a target comes first.
+Ties count against the model: an item that scores the same as a target ranks before it.
 
-Dimensions: b users of a chunk, N items, K competitors kept, R (user, target) pairs of the chunk; `user`
+Dimensions: b users of a chunk, N items, K best other items kept, R (user, target) pairs of the chunk; `user`
 is a pair's place in the chunk, ascending.
 """
 
@@ -20,12 +20,12 @@ from jaxtyping import Array, Bool, Float, Int
 from pinnerformer_jax.retrieval.exact import top_k
 
 
-class Contest(NamedTuple):
-    """What each user's targets are up against."""
+class Ranking(NamedTuple):
+    """Scores of each user's targets, and of the best candidates that are not targets."""
 
-    best: np.ndarray  # float32 [b, K] highest scores of candidates that are no targets, descending
-    rows: np.ndarray  # int32 [b, K] their items; -1 with score -inf where there are fewer
-    user: np.ndarray  # int64 [R] whose target
+    top_scores: np.ndarray  # float32 [b, K] highest scores of candidates that are not targets, descending
+    top_items: np.ndarray  # int32 [b, K] their items; -1 with score -inf where there are fewer
+    user: np.ndarray  # int64 [R] the target's user, a place in the chunk
     item: np.ndarray  # int32 [R] the target
     score: np.ndarray  # float32 [R] its score; -inf if it is excluded
 
@@ -33,71 +33,73 @@ class Contest(NamedTuple):
 Pairs = tuple[np.ndarray, np.ndarray]
 """Users (places in the chunk) and items, [R] each."""
 
-NOTHING: Pairs = (np.zeros(0, np.int64), np.zeros(0, np.int32))
+NO_PAIRS: Pairs = (np.zeros(0, np.int64), np.zeros(0, np.int32))
 
 
-def contest(scores: jax.Array, candidates: jax.Array, targets: Pairs, excluded: Pairs, k: int) -> Contest:
-    """Find the K best competitors of each user, and the scores of the targets.
+def rank_targets(
+    scores: jax.Array, candidates: jax.Array, targets: Pairs, excluded: Pairs, k: int
+) -> Ranking:
+    """Find the K best candidates of each user besides the targets, and the scores of the targets.
 
     Args:
         scores: float32 [b, N], on the device.
-        candidates: bool [N], items that compete.
-        targets: these do not compete, whether they are candidates or not.
-        excluded: these neither compete nor, if they are targets, score; repeats do no harm.
-        k: K; fewer if there are not so many items.
+        candidates: bool [N], items that may be retrieved.
+        targets: left out of the K best, whether they are candidates or not.
+        excluded: left out of the K best; a target among them scores -inf. Pairs may repeat.
+        k: K; at most N are kept.
 
     Raises:
         ValueError: a score is NaN.
     """
     k = min(k, scores.shape[1])
     best, rows, score = jax.device_get(
-        _contest(scores, candidates, _padded(targets, len(scores)), _padded(excluded, len(scores)), k)
+        _rank(scores, candidates, _padded(targets, len(scores)), _padded(excluded, len(scores)), k)
     )
     user, item = targets
     score = score[: len(user)]
     if np.isnan(best).any() or np.isnan(score).any():
         raise ValueError("a score is NaN; look for non-finite embeddings")
-    return Contest(best, np.where(np.isneginf(best), -1, rows), user, item, score)
+    return Ranking(best, np.where(np.isneginf(best), -1, rows), user, item, score)
 
 
 @partial(jax.jit, static_argnames="k")
-def _contest(
+def _rank(
     scores: Float[Array, "b N"],
     candidates: Bool[Array, " N"],
     targets: tuple[Int[Array, " R"], Int[Array, " R"]],
     excluded: tuple[Int[Array, " E"], Int[Array, " E"]],
     k: int,
 ) -> tuple[Float[Array, "b k"], Int[Array, "b k"], Float[Array, " R"]]:
-    field = scores.at[excluded].set(-jnp.inf, mode="drop")
-    score = field[targets]
-    field = jnp.where(candidates[None, :], field, -jnp.inf).at[targets].set(-jnp.inf, mode="drop")
-    return *top_k(field, k), score
+    allowed = scores.at[excluded].set(-jnp.inf, mode="drop")
+    score = allowed[targets]
+    others = jnp.where(candidates[None, :], allowed, -jnp.inf).at[targets].set(-jnp.inf, mode="drop")
+    return *top_k(others, k), score
 
 
 def _padded(pairs: Pairs, users: int) -> Pairs:
-    """Pairs of a user that is not there (dropped on the device), up to a power of two, so that few
-    shapes are compiled."""
+    """Pad to a power of two with pairs of a user out of range, which the device drops; so few shapes are
+    compiled."""
     missing = max(64, 1 << (len(pairs[0]) - 1).bit_length()) - len(pairs[0])
     user, item = (np.asarray(values, np.int32) for values in pairs)
     return np.pad(user, (0, missing), constant_values=users), np.pad(item, (0, missing))
 
 
-def placed_hits(contest: Contest, k: int) -> np.ndarray:
-    """bool [R]: is a target among the k nearest when it alone is placed among the candidates? The
-    user's other targets do not compete with it (the paper's Recall@10)."""
-    if contest.best.shape[1] < k:
-        return np.isfinite(contest.score)
-    return contest.score > contest.best[contest.user, k - 1]
+def index_hits(ranking: Ranking, k: int) -> np.ndarray:
+    """bool [R]: is a target among the k nearest of the index, if it alone of the user's targets is placed
+    there? (The paper's Recall@10.)"""
+    if ranking.top_scores.shape[1] < k:
+        return np.isfinite(ranking.score)
+    return ranking.score > ranking.top_scores[ranking.user, k - 1]
 
 
-def ranks(contest: Contest) -> np.ndarray:
-    """int64 [R]: each target's place, from 0, when targets compete with each other too. Exact below K;
-    excluded targets come after everything."""
-    ahead = (contest.best[contest.user] >= contest.score[:, None]).sum(axis=1)
-    order = np.lexsort((-contest.score, contest.user))
+def ranks(ranking: Ranking) -> np.ndarray:
+    """int64 [R]: the rank of each target, from 0, among candidates and the user's other targets. Exact below
+    K; an excluded target has the largest int64."""
+    ahead = (ranking.top_scores[ranking.user] >= ranking.score[:, None]).sum(axis=1)
+    order = np.lexsort((-ranking.score, ranking.user))
     among = np.empty_like(order)
-    among[order] = _place_in_group(contest.user[order])
-    return np.where(np.isneginf(contest.score), np.iinfo(np.int64).max, ahead + among)
+    among[order] = _place_in_group(ranking.user[order])
+    return np.where(np.isneginf(ranking.score), np.iinfo(np.int64).max, ahead + among)
 
 
 def ranking_metrics(rank: np.ndarray, user: np.ndarray, users: int, k: int) -> dict[str, np.ndarray]:
@@ -118,19 +120,19 @@ def ranking_metrics(rank: np.ndarray, user: np.ndarray, users: int, k: int) -> d
     }
 
 
-def retrieved(contest: Contest, candidates: np.ndarray, k: int) -> np.ndarray:
-    """int32 [b, k]: the items a user is shown, best first; -1 where there are fewer.
+def retrieved(ranking: Ranking, candidates: np.ndarray, k: int) -> np.ndarray:
+    """int32 [b, k]: the k items retrieved for each user, best first; -1 where there are fewer.
 
     Args:
-        contest: of K >= k.
-        candidates: bool [N], those of the contest; targets that are none of them are not shown.
+        ranking: of K >= k.
+        candidates: bool [N], those that were ranked; a target that is not a candidate is not retrieved.
         k: how many.
     """
-    users, width = contest.best.shape
-    shown = candidates[contest.item] & np.isfinite(contest.score)
-    user = np.concatenate([np.repeat(np.arange(users), width), contest.user[shown]])
-    row = np.concatenate([contest.rows.ravel(), contest.item[shown]])
-    score = np.concatenate([contest.best.ravel(), contest.score[shown]])
+    users, width = ranking.top_scores.shape
+    shown = candidates[ranking.item] & np.isfinite(ranking.score)
+    user = np.concatenate([np.repeat(np.arange(users), width), ranking.user[shown]])
+    row = np.concatenate([ranking.top_items.ravel(), ranking.item[shown]])
+    score = np.concatenate([ranking.top_scores.ravel(), ranking.score[shown]])
     is_target = np.arange(len(row)) >= users * width
     order = np.lexsort((is_target, -score, user))
     user, row = user[order], row[order]

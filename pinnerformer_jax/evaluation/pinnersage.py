@@ -1,7 +1,8 @@
-"""PinnerSage (Pal et al., KDD 2020), the paper's baseline: several vectors a user, each of an item of theirs.
+"""PinnerSage (Pal et al., KDD 2020), the paper's baseline: several vectors for each user, each that of an
+item.
 
-Ward clustering of the item vectors of the last 90 days' events; a cluster stands for itself by its medoid
-and weighs sum of exp(-0.01 * age in days) over its events; the most important clusters are kept.
+Ward's method clusters the item vectors of the last 90 days' events. The medoid represents a cluster. Its
+importance is the sum of exp(-0.01 * age in days) over its events. The most important clusters are kept.
 
 Dimensions: U evaluated users, n events of a user, C clusters kept, N items, D numbers of an item's vector.
 """
@@ -18,12 +19,12 @@ from jaxtyping import Float, Int
 
 from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.evaluation.comparison import MAX_SCORES, PAPER_K, Scorer, Statistic, inner_products
-from pinnerformer_jax.evaluation.metrics import NOTHING, contest, placed_hits
+from pinnerformer_jax.evaluation.metrics import NO_PAIRS, index_hits, rank_targets
 from pinnerformer_jax.evaluation.protocol import Protocol
 
 HISTORY_DAYS = 90
 DECAY = 0.01
-"""Importance lost a day."""
+"""Rate at which importance decays, per day."""
 MERGE_DISTANCE = 1.0
 """Ward's distance at which merging stops (our choice; the threshold is not public): two items of unit vectors
 are merged if their cosine is above 0.5."""
@@ -57,8 +58,8 @@ def medoid(vectors: Float[np.ndarray, "n d"]) -> int:
 def cluster_users(protocol: Protocol, features: np.ndarray, count: int = CLUSTERS) -> Clusters:
     """The most important clusters of each evaluated user, as of t.
 
-    A user without an event in the last 90 days is described by the newest event alone (our choice); one
-    without any item that has a vector has no cluster.
+    For a user without an event in the last 90 days the newest event alone is clustered (our choice). A user
+    without an item that has a vector has no cluster.
 
     Args:
         protocol: the users and their histories.
@@ -140,11 +141,11 @@ def oracle_recall(
         targets = user, protocol.targets.item[number]
         closest, hit = np.full(len(user), -np.inf), np.zeros(len(user), bool)
         for k, scorer in enumerate(scorers, start=1):
-            game = contest(scorer(padded), index, targets, NOTHING, PAPER_K)
-            closer = game.score > closest
+            ranking = rank_targets(scorer(padded), index, targets, NO_PAIRS, PAPER_K)
+            closer = ranking.score > closest
             closest, hit = (
-                np.where(closer, game.score, closest),
-                np.where(closer, placed_hits(game, PAPER_K), hit),
+                np.where(closer, ranking.score, closest),
+                np.where(closer, index_hits(ranking, PAPER_K), hit),
             )
             if k in chunks:
                 chunks[k].append(np.bincount(user, hit, len(places)))

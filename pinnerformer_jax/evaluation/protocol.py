@@ -1,7 +1,8 @@
-"""Who is evaluated, on what, against what: decided once, the same for the model and every baseline.
+"""The evaluation protocol: the users, their targets and the candidate items, the same for every method.
 
-t is the end of training. A user is evaluated who never trained (role EVALUATION), had an event up to
-t, and has a target: an item that a positive event of the window after t is about and that has a vector.
+t is the end of training. A user is evaluated if the user has the role EVALUATION (none of their events is
+trained on), at least one event up to t, and at least one target. A target is an item with a vector that the
+user has a positive event with in the window after t.
 
 Dimensions: U evaluated users, E their events up to t, R (user, target item) pairs, N items, A actions.
 """
@@ -14,14 +15,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from pinnerformer_jax.config import EvaluationConfig, PositiveRule
-from pinnerformer_jax.data.contracts import DAY, format_time, positive_table
-from pinnerformer_jax.data.ragged import flat_ranges
-from pinnerformer_jax.data.timelines import EVALUATION, Shard, Timelines
+from pinnerformer_jax.data.contracts import DAY, format_time
+from pinnerformer_jax.data.positives import positive_table
+from pinnerformer_jax.data.ragged import flat_ranges, offsets_of, owners
+from pinnerformer_jax.data.timelines import EVALUATION, Timelines
+from pinnerformer_jax.evaluation.results import ProtocolSummary
 
 
 @dataclass(frozen=True)
 class History:
-    """What users had done up to t, user by user, oldest first."""
+    """The events of users up to t, user by user, oldest first."""
 
     offsets: np.ndarray  # int64 [U + 1]: user u owns events offsets[u] : offsets[u + 1]
     item: np.ndarray  # int32 [E]
@@ -33,22 +36,27 @@ class History:
         """int64 [U], events of each user."""
         return np.diff(self.offsets)
 
+    @property
+    def owners(self) -> np.ndarray:
+        """int64 [E]: the user of each event, as a place among the users."""
+        return owners(self.offsets)
+
     def of(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The events of some users: whose each is, as a place in `users`, and its number."""
+        """The events of some users: the user of each, as a place in `users`, and its number."""
         return flat_ranges(self.offsets[users], self.length[users])
 
 
 @dataclass(frozen=True)
 class Targets:
-    """The distinct items users are positive about in the window, user by user, reachable ones only."""
+    """The distinct reachable items of users' positive events in the window, user by user."""
 
     offsets: np.ndarray  # int64 [U + 1]
     item: np.ndarray  # int32 [R]
     new: np.ndarray  # bool [R]: the user had not touched it up to t
-    by_action: np.ndarray  # bool [R, A]: a positive event of that action is about it
+    by_action: np.ndarray  # bool [R, A]: a positive event of that action is with it
 
     def of(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The targets of some users: whose each is, as a place in `users`, and its number."""
+        """The targets of some users: the user of each, as a place in `users`, and its number."""
         return flat_ranges(self.offsets[users], np.diff(self.offsets)[users])
 
 
@@ -70,41 +78,41 @@ class Protocol:
     unreachable: int  # (user, item) pairs of positives left out: the item has no vector
 
     @property
-    def facts(self) -> dict[str, object]:
-        """For people and for results.json."""
-        return {
-            "t": format_time(self.split_time),
-            "window_end": format_time(self.window_end),
-            "window_days": (self.window_end - self.split_time) / DAY,
-            "users": len(self.users),
-            "eligible_users": self.eligible,
-            "users_without_history": self.without_history,
-            "users_without_target": self.without_target,
-            "pairs": len(self.targets.item),
-            "new_pairs": int(self.targets.new.sum()),
-            "unreachable_pairs": self.unreachable,
-            "items": len(self.reachable),
-            "reachable_items": int(self.reachable.sum()),
-            "index_size": int(self.index.sum()),
-        }
+    def summary(self) -> ProtocolSummary:
+        """The sizes, as the report and results.json show them."""
+        return ProtocolSummary(
+            t=format_time(self.split_time),
+            window_end=format_time(self.window_end),
+            window_days=(self.window_end - self.split_time) / DAY,
+            users=len(self.users),
+            eligible_users=self.eligible,
+            users_without_history=self.without_history,
+            users_without_target=self.without_target,
+            pairs=len(self.targets.item),
+            new_pairs=int(self.targets.new.sum()),
+            unreachable_pairs=self.unreachable,
+            items=len(self.reachable),
+            reachable_items=int(self.reachable.sum()),
+            index_size=int(self.index.sum()),
+        )
 
 
-def decide(
+def build_protocol(
     timelines: Timelines,
     reachable: np.ndarray,
     rules: tuple[PositiveRule, ...],
     config: EvaluationConfig,
 ) -> Protocol:
-    """Read the protocol off a prepared folder.
+    """Build the protocol of a prepared folder.
 
     Args:
         timelines: the folder.
         reachable: bool [N], items with a vector.
-        rules: what a positive is.
+        rules: what makes an event positive.
         config: sizes and seeds of the samples.
 
     Raises:
-        ValueError: nobody can be evaluated; says why.
+        ValueError: there is no user to evaluate; the message says why.
     """
     manifest, items = timelines.manifest, len(reachable)
     table = positive_table(rules, manifest.actions, manifest.surfaces)
@@ -134,7 +142,7 @@ def decide(
 
     history = histories(timelines, users, table)
     place = np.searchsorted(users, user)
-    touched = np.repeat(np.arange(len(users)), history.length) * items + history.item
+    touched = history.owners * items + history.item
     targets = Targets(
         offsets=np.searchsorted(place, np.arange(len(users) + 1)),
         item=item.astype(np.int32),
@@ -158,13 +166,13 @@ def decide(
 
 
 def with_history(timelines: Timelines, protocol: Protocol, table: np.ndarray) -> Protocol:
-    """The protocol of all evaluation users with an event up to t, chosen by nothing that they did after it.
-    They have histories and no targets.
+    """The protocol of all evaluation users with an event up to t. The choice does not depend on events after
+    t, so these users have histories and no targets.
 
     Args:
         timelines: a prepared folder.
         protocol: of the users with targets.
-        table: float32 [A, S], see `contracts.positive_table`.
+        table: float32 [A, S], see `positives.positive_table`.
     """
     users, _ = _held_out(timelines)
     nothing = Targets(
@@ -194,7 +202,7 @@ def _window_positives(
         local = users[(users >= first) & (users < first + shard.users)] - first
         cut = shard.offsets[local] + shard.cut[local]
         owner, event = flat_ranges(cut, shard.offsets[local + 1] - cut)
-        wanted = positives(shard, event, table) & (shard.time[event] <= timelines.manifest.evaluation_end)
+        wanted = shard.is_positive(event, table) & (shard.time[event] <= timelines.manifest.evaluation_end)
         pair, which = np.unique(
             (first + local[owner[wanted]]) * items + shard.item[event[wanted]], return_inverse=True
         )
@@ -211,7 +219,7 @@ def histories(timelines: Timelines, users: np.ndarray, table: np.ndarray) -> His
     Args:
         timelines: a prepared folder.
         users: int64 [U], ascending.
-        table: float32 [A, S], see `contracts.positive_table`.
+        table: float32 [A, S], see `positives.positive_table`.
     """
     length, item, time, positive = [], [], [], []
     for first, shard in timelines.by_shard():
@@ -220,11 +228,6 @@ def histories(timelines: Timelines, users: np.ndarray, table: np.ndarray) -> His
         length.append(shard.cut[local])
         item.append(shard.item[event])
         time.append(shard.time[event])
-        positive.append(positives(shard, event, table))
-    offsets = np.cumsum(np.concatenate([[0], *length]))
+        positive.append(shard.is_positive(event, table))
+    offsets = offsets_of(np.concatenate(length))
     return History(offsets, *(np.concatenate(column) for column in (item, time, positive)))
-
-
-def positives(shard: Shard, event: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """bool: which events of a shard are positive engagement."""
-    return shard.duration[event] >= table[shard.action[event], shard.surface[event]]

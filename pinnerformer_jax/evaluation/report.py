@@ -1,17 +1,27 @@
-"""What an evaluation leaves behind: a table on the terminal, results.json and a page for the browser."""
+"""The forms of an evaluation's results: a table on the terminal, results.json and a page for the browser."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
+from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.evaluation import figures
 from pinnerformer_jax.evaluation.comparison import MODEL
+from pinnerformer_jax.evaluation.examples import Example
+from pinnerformer_jax.evaluation.results import (
+    DEFINITIONS,
+    MetricRow,
+    NotMeasured,
+    Provenance,
+    Results,
+    ScannResult,
+)
 from pinnerformer_jax.files import write_json, write_text
 
 PROTOCOLS = {
@@ -22,67 +32,101 @@ PROTOCOLS = {
 }
 
 
-def print_results(results: Mapping[str, Any], console: Console) -> None:
-    """One table a protocol, the best of each column in bold, and what was measured how."""
-    for table in tables(results["rows"]):
+class Cell(NamedTuple):
+    """A number as a table shows it."""
+
+    value: str
+    interval: str  # " ±half of the interval", or ""
+    best: bool  # of its column
+
+
+class Line(NamedTuple):
+    """One method in a table."""
+
+    method: str
+    name: str  # as it is shown
+    cells: list[Cell]  # one a metric
+
+
+class ProtocolTable(NamedTuple):
+    """All methods under one protocol."""
+
+    title: str
+    metrics: list[str]
+    lines: list[Line]  # the model's first
+
+
+def print_results(results: Results, console: Console) -> None:
+    """Print a table for each protocol, with the best value of each column in bold, then the protocol in
+    words."""
+    for table in tables(results.methods.rows):
         shown = Table(
-            title=f"\n{table['title']}", title_justify="left", title_style="bold",
+            title=f"\n{table.title}", title_justify="left", title_style="bold",
             box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim",
         )  # fmt: skip
         shown.add_column("method")
-        for metric in table["metrics"]:
+        for metric in table.metrics:
             # A table has to fit 80 columns; all intervals are in results.json and on the page.
             shown.add_column(metric.replace("hit_rate", "hit").replace("interest_", ""), justify="right")
-        for line in table["lines"]:
+        for line in table.lines:
             cells = []
-            for metric, cell in zip(table["metrics"], line["cells"], strict=True):
-                text = cell["value"] + (cell["interval"] if metric == "recall@10" else "")
-                cells.append(f"[bold]{text}[/bold]" if cell["best"] else text)
-            shown.add_row(line["name"], *cells, style="cyan" if line["method"] == MODEL else "")
+            for metric, cell in zip(table.metrics, line.cells, strict=True):
+                text = cell.value + (cell.interval if metric == "recall@10" else "")
+                cells.append(f"[bold]{text}[/bold]" if cell.best else text)
+            shown.add_row(line.name, *cells, style="cyan" if line.method == MODEL else "")
         console.print(shown)
     console.print()
-    console.print(sentence(results["protocol"]), highlight=False)
-    console.print(scann_sentence(results["scann"]), highlight=False)
-    if "staleness" in results:
-        console.print(staleness_sentence(results["staleness"]), highlight=False)
+    for sentence in (
+        checkpoint_sentence(results.provenance),
+        protocol_sentence(results),
+        scann_sentence(results.scann),
+        staleness_sentence(results.staleness),
+    ):
+        if sentence:
+            console.print(sentence, highlight=False)
 
 
-def write_results(results: Mapping[str, Any], workdir: Path) -> Path:
-    """Write DIR/results.json; its path."""
+def write_results(results: Results, workdir: Path) -> Path:
+    """Write WORKDIR/results.json; its path."""
     path = workdir / "results.json"
-    write_json(path, results)
+    write_json(path, results.to_json())
     return path
 
 
-def write_page(results: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], workdir: Path) -> Path:
-    """Write DIR/report.html, whole in itself; its path.
+def write_page(results: Results, examples: Sequence[Example], workdir: Path) -> Path:
+    """Write WORKDIR/report.html, which needs no other file; its path.
 
     Args:
-        results: as in results.json.
-        examples: see examples.py.
-        workdir: of the run; its metrics.jsonl gives the loss curve, if there is one.
+        results: of the evaluation.
+        examples: users to show.
+        workdir: of the run. The loss curve is read from its metrics.jsonl, if there is one.
     """
+    rows = results.methods.rows
     bars = [
-        (f"{title}: recall@10", [row for row in results["rows"] if _is(row, protocol, "recall@10")])
+        (
+            f"{title}: recall@10",
+            [row for row in rows if row.is_metric(protocol, "recall@10")],
+        )
         for protocol, title in PROTOCOLS.items()
     ]
     page = render(
         Path(__file__).with_name("report.html"),
-        name=results["config"]["name"],
+        name=results.config.name,
         model=MODEL,
-        cards=list(_cards(results)),
-        bars=figures.recall_bars([(title, rows) for title, rows in bars if rows]),
+        cards=list(_cards(rows)),
+        bars=figures.recall_bars([(title, panel) for title, panel in bars if panel]),
         loss=figures.loss_curve(read_losses(workdir / "metrics.jsonl")),
-        history=figures.recall_by_history(results["history_length"]),
-        coverage=figures.coverage_curves(results["coverage_curve"]),
-        tables=tables(results["rows"]),
+        history=figures.recall_by_history(results.methods.history_length),
+        coverage=figures.coverage_curves(results.methods.coverage_curve),
+        tables=tables(rows),
         examples=examples,
-        sentence=sentence(results["protocol"]),
-        scann=results["scann"],
-        scann_sentence=scann_sentence(results["scann"]),
-        staleness=staleness_sentence(results["staleness"]) if "staleness" in results else "",
-        definitions=results["protocol"]["definitions"],
-        config=json.dumps(results["config"], indent=2, ensure_ascii=False),
+        sentence=protocol_sentence(results),
+        checkpoint=checkpoint_sentence(results.provenance),
+        scann=None if isinstance(results.scann, NotMeasured) else results.scann,
+        scann_sentence=scann_sentence(results.scann),
+        staleness=staleness_sentence(results.staleness),
+        definitions=DEFINITIONS,
+        config=json.dumps(to_dict(results.config), indent=2, ensure_ascii=False),
     )
     path = workdir / "report.html"
     write_text(path, page)
@@ -101,7 +145,7 @@ def render(template: Path, **values: Any) -> str:
 
 
 def read_losses(path: Path) -> list[dict[str, float]]:
-    """Lines of a run's metrics; none if it left none. A last line cut short is passed over."""
+    """Lines of a run's metrics.jsonl; [] if there is no file. A last line that was cut short is left out."""
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
@@ -113,64 +157,71 @@ def read_losses(path: Path) -> list[dict[str, float]]:
     return lines
 
 
-def tables(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows as one table a protocol: "title", "metrics" and "lines" of "cells", the model's line first."""
+def tables(rows: Sequence[MetricRow]) -> list[ProtocolTable]:
+    """The rows as one table for each protocol that has any."""
     found = []
     for protocol, title in PROTOCOLS.items():
-        own = [row for row in rows if row["protocol"] == protocol]
+        own = [row for row in rows if row.protocol == protocol]
         if not own:
             continue
-        cell = {(row["method"], row["metric"]): row for row in own}
-        metrics = list(dict.fromkeys(row["metric"] for row in own))
-        methods = sorted(dict.fromkeys(row["method"] for row in own), key=lambda method: method != MODEL)
+        by_key = {(row.method, row.metric): row for row in own}
+        metrics = list(dict.fromkeys(row.metric for row in own))
+        methods = sorted(dict.fromkeys(row.method for row in own), key=lambda method: method != MODEL)
         ranked = [metric for metric in metrics if "entropy" not in metric and "coverage" not in metric]
-        best = {metric: max(row["value"] for row in own if row["metric"] == metric) for metric in ranked}
+        best = {metric: max(row.value for row in own if row.metric == metric) for metric in ranked}
         lines = [
-            {
-                "method": method,
-                "name": figures.label(method),
-                "cells": [_cell(cell.get((method, metric)), best.get(metric)) for metric in metrics],
-            }
+            Line(
+                method,
+                figures.label(method),
+                [_cell(by_key.get((method, metric)), best.get(metric)) for metric in metrics],
+            )
             for method in methods
         ]
-        users = max(row["n_users"] for row in own)
-        found.append({"title": f"{title} ({users:,} users)", "metrics": metrics, "lines": lines})
+        users = max(row.n_users for row in own)
+        found.append(ProtocolTable(f"{title} ({users:,} users)", metrics, lines))
     return found
 
 
-def sentence(facts: Mapping[str, Any]) -> str:
+def checkpoint_sentence(made: Provenance) -> str:
+    """Which checkpoint was evaluated, in words."""
+    which = {"best": "lowest validation loss", "last": "last"}[made.checkpoint]
+    return f"Checkpoint: step {made.step:,} ({which}); evaluated {made.date} with version {made.version}."
+
+
+def protocol_sentence(results: Results) -> str:
     """The protocol in words."""
-    seen = "left out of the candidates" if facts["filter_seen"] else "kept among the candidates"
+    facts, filtered = results.protocol, results.config.evaluation.filter_seen
+    seen = "left out of the candidates" if filtered else "kept among the candidates"
     return (
-        f"{facts['users']:,} of {facts['eligible_users']:,} unseen users with an event up to t = "
-        f"{facts['t']} and a reachable target in the {facts['window_days']:g} days after it; "
-        f"{facts['pairs']:,} targets, "
-        f"{facts['new_pairs']:,} of them new to the user; {facts['unreachable_pairs']:,} more are left out "
-        f"because the item has no vector. Random index of {facts['index_size']:,} of "
-        f"{facts['reachable_items']:,} items. Full catalogue: seen items are {seen}. Ties count against the "
-        f"model. Topics: {facts['topics']}."
+        f"{facts.users:,} of {facts.eligible_users:,} unseen users with an event up to t = "
+        f"{facts.t} and a reachable target in the {facts.window_days:g} days after it; "
+        f"{facts.pairs:,} targets, "
+        f"{facts.new_pairs:,} of them new to the user; {facts.unreachable_pairs:,} more are left out "
+        f"because the item has no vector. Random index of {facts.index_size:,} of "
+        f"{facts.reachable_items:,} items. Full catalogue: seen items are {seen}. Ties count against the "
+        f"model. Topics: {results.topics}."
     )
 
 
-def scann_sentence(scann: Mapping[str, Any]) -> str:
-    """The two ways of retrieval in words."""
-    if "error" in scann:
-        return f"ScaNN: not measured: {scann['error']}"
-    how = f"tree of {scann['leaves']:,} leaves, {scann['leaves_searched']:,} searched"
-    how = (
-        f"{how}{', SOAR' if scann['soar'] else ''}"
-        if scann["leaves"]
-        else "brute force, the catalogue is small"
-    )
+def scann_sentence(scann: ScannResult | NotMeasured) -> str:
+    """ScaNN beside exact search, in words."""
+    if isinstance(scann, NotMeasured):
+        return f"ScaNN: not measured: {scann.error}"
+    how = "brute force, the catalogue is small"
+    if scann.leaves:
+        how = f"tree of {scann.leaves:,} leaves, {scann.leaves_searched:,} searched"
+        how += ", SOAR" if scann.soar else ""
     return (
-        f"Retrieval of {scann['k']} of {scann['items']:,} items: ScaNN ({how}) finds "
-        f"{scann['recall']:.2%} of the exact neighbours at {scann['scann_qps']:,.0f} queries/s; exact on "
-        f"{scann['device']} answers {scann['exact_qps']:,.0f} queries/s."
+        f"Retrieval of {scann.k} of {scann.items:,} items: ScaNN ({how}) finds "
+        f"{scann.recall:.2%} of the exact neighbours at {scann.scann_qps:,.0f} queries/s; exact on "
+        f"{scann.device} answers {scann.exact_qps:,.0f} queries/s."
     )
 
 
-def staleness_sentence(recall: Mapping[str, float]) -> str:
-    """What a vector loses by its age, in words."""
+def staleness_sentence(recall: Mapping[str, float] | None) -> str:
+    """How much recall a vector loses by its age, in words; "" if it was not measured."""
+    if recall is None:
+        return ""
     lost = 1 - recall["daily"] / recall["real time"] if recall["real time"] else 0.0
     numbers = ", ".join(f"{name} {value:.4f}" for name, value in recall.items())
     return (
@@ -179,7 +230,7 @@ def staleness_sentence(recall: Mapping[str, float]) -> str:
     )
 
 
-def _cards(results: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+def _cards(rows: Sequence[MetricRow]) -> Iterator[dict[str, str]]:
     """Headline numbers of the model, each beside the best baseline's."""
     for protocol, metric, title in (
         ("paper", "recall@10", "Recall@10, paper"),
@@ -187,24 +238,19 @@ def _cards(results: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         ("paper", "p90_coverage@10", "P90 coverage@10"),
         ("paper", "interest_entropy@50", "Interest entropy@50"),
     ):
-        rows = {row["method"]: row for row in results["rows"] if _is(row, protocol, metric)}
-        own = rows.pop(MODEL, None)
+        by_method = {row.method: row for row in rows if row.is_metric(protocol, metric)}
+        own = by_method.pop(MODEL, None)
         if own is None:
             continue
-        note = ""
-        if metric == "recall@10" and rows:
-            best = max(rows.values(), key=lambda row: row["value"])
-            note = f"best baseline {best['value']:.3f} ({figures.label(best['method'])})"
-        yield {"title": title, "value": f"{own['value']:.3f}", "note": note or "nats" * ("entropy" in metric)}
+        note = "nats" if "entropy" in metric else ""
+        if metric == "recall@10" and by_method:
+            best = max(by_method.values(), key=lambda row: row.value)
+            note = f"best baseline {best.value:.3f} ({figures.label(best.method)})"
+        yield {"title": title, "value": f"{own.value:.3f}", "note": note}
 
 
-def _is(row: Mapping[str, Any], protocol: str, metric: str) -> bool:
-    return row["protocol"] == protocol and row["metric"] == metric
-
-
-def _cell(row: Mapping[str, Any] | None, best: float | None) -> dict[str, Any]:
-    """A number as it is shown: "value", " ±half of its interval", and whether it is the "best"."""
+def _cell(row: MetricRow | None, best: float | None) -> Cell:
     if row is None:
-        return {"value": "", "interval": "", "best": False}
-    interval = f" ±{(row['high'] - row['low']) / 2:.4f}" if "low" in row else ""
-    return {"value": f"{row['value']:.4f}", "interval": interval, "best": row["value"] == best}
+        return Cell("", "", False)
+    interval = "" if row.low is None or row.high is None else f" ±{(row.high - row.low) / 2:.4f}"
+    return Cell(f"{row.value:.4f}", interval, row.value == best)

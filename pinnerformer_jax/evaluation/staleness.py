@@ -1,9 +1,9 @@
-"""How much recall a user vector loses by its age (paper, Table 2): the same model, users embedded once at t,
-daily, or anew after every event.
+"""How much recall a user vector loses by its age (paper, Table 2). One model embeds the users once at t,
+daily, or after every event.
 
-A schedule is a list of moments for each user, the first of them t. An event of the window is a target of
-the newest vector from strictly before it, made of the actions up to that vector's moment. So every
-schedule has the same targets: each positive event of the window, also where a user repeats an item.
+A schedule is a list of moments for each user, the first of them t. At each moment the user is embedded from
+the events up to it. Each positive event of the window is a target of the newest vector from strictly before
+it, also if the user repeats an item. So every schedule has the same targets.
 
 Dimensions: U evaluated users, E their events in the window, M moments, V vectors, D output, N items.
 """
@@ -17,17 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from pinnerformer_jax.config import EvaluationConfig, PositiveRule
-from pinnerformer_jax.data.contracts import DAY, Events, positive_table
-from pinnerformer_jax.data.ragged import flat_ranges
+from pinnerformer_jax.data.contracts import DAY, Events
+from pinnerformer_jax.data.positives import positive_table
+from pinnerformer_jax.data.ragged import flat_ranges, offsets_of, owners
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.data.windows import histories_up_to
 from pinnerformer_jax.evaluation.comparison import MAX_SCORES, PAPER_K, Statistic, inner_products
-from pinnerformer_jax.evaluation.metrics import NOTHING, contest, placed_hits
-from pinnerformer_jax.evaluation.protocol import Protocol, positives
+from pinnerformer_jax.evaluation.metrics import NO_PAIRS, index_hits, rank_targets
+from pinnerformer_jax.evaluation.protocol import Protocol
 
 
 class Window(NamedTuple):
-    """What evaluated users did in the window, user by user, oldest first."""
+    """The events of the evaluated users in the window, user by user, oldest first."""
 
     user: np.ndarray  # int64 [E] place among the evaluated users
     time: np.ndarray  # int64 [E] seconds since 1970
@@ -36,7 +37,7 @@ class Window(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """When users are embedded, by user and time; everybody at t."""
+    """The moments at which users are embedded, by user and time; every user has the moment t."""
 
     user: np.ndarray  # int64 [M]
     time: np.ndarray  # int64 [M]
@@ -46,7 +47,7 @@ class Embedded(NamedTuple):
     """Outcome of a schedule."""
 
     recall: Statistic  # the paper's Recall@10
-    vectors: int  # V, as many as targets needed
+    vectors: int  # V, those that targets need
 
 
 def staleness(
@@ -60,15 +61,15 @@ def staleness(
 ) -> dict[str, Embedded]:
     """Recall@10 of "once", "daily" and "real time".
 
-    As in the paper's protocol a target is placed into the random index and none of the user's positives of
-    the whole window compete with it, whatever the schedule.
+    As in the paper's protocol, a target is placed into the random index, and the user's other positives of
+    the whole window are no candidates. This holds for every schedule.
 
     Args:
         embed: `Embedder.users`: histories [B, T] and lengths [B] -> float32 [B, D].
         items: [N, D] item embeddings.
         timelines: a prepared folder.
         protocol: users, targets and index.
-        rules: what a positive is.
+        rules: what makes an event positive.
         config: batch size.
         max_length: T.
     """
@@ -76,7 +77,7 @@ def staleness(
     table = positive_table(rules, manifest.actions, manifest.surfaces)
     window = read_window(timelines, protocol, table)
     return {
-        name: evaluate(embed, items, timelines, protocol, window, moments, config, max_length)
+        name: schedule_recall(embed, items, timelines, protocol, window, moments, config, max_length)
         for name, moments in schedules(window, protocol).items()
     }
 
@@ -91,14 +92,13 @@ def read_window(timelines: Timelines, protocol: Protocol, table: np.ndarray) -> 
         owner, event = flat_ranges(cut, shard.offsets[local + 1] - cut)
         inside = shard.time[event] <= protocol.window_end
         owner, event = owner[inside], event[inside]
-        target = positives(shard, event, table) & protocol.reachable[shard.item[event]]
+        target = shard.is_positive(event, table) & protocol.reachable[shard.item[event]]
         parts.append((place[owner], shard.time[event], shard.item[event], target))
     return Window(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def schedules(window: Window, protocol: Protocol) -> dict[str, Moments]:
-    """The paper's three: at t, at t and every 24 hours after it, at t and at every event (which is before
-    every next one)."""
+    """The paper's three schedules: at t; at t and every 24 hours after it; at t and at every event."""
     users = np.arange(len(protocol.users))
     days = np.arange(protocol.split_time, protocol.window_end, DAY)
     started = np.full(len(users), protocol.split_time)
@@ -109,7 +109,7 @@ def schedules(window: Window, protocol: Protocol) -> dict[str, Moments]:
     }
 
 
-def evaluate(
+def schedule_recall(
     embed: Callable[[Events, np.ndarray], np.ndarray],
     items: np.ndarray,
     timelines: Timelines,
@@ -123,7 +123,7 @@ def evaluate(
     seen = visible(window, moments, protocol)
     wanted = np.flatnonzero(window.target)
     user, item = window.user[wanted], window.item[wanted]
-    # A vector is what a user had done by then: moments with nothing between them share it.
+    # Moments of a user with no event between them have the same vector: it is computed once.
     counts = seen[newest_before(window, moments, protocol)[wanted]]
     rows, row = np.unique(np.stack([user, counts], axis=1), axis=0, return_inverse=True)
     owner, vectors = rows[:, 0], len(rows)
@@ -138,18 +138,18 @@ def evaluate(
     score = inner_products(np.concatenate(embeddings)[:vectors], items)
 
     index, offsets = jnp.asarray(protocol.index), protocol.targets.offsets
-    count = np.diff(offsets)[owner]  # targets that stand aside for each vector
+    count = np.diff(offsets)[owner]  # the user's targets, for each vector
     hits = []
     for start in range(0, vectors, size):
         chunk = np.arange(start, min(start + size, vectors))
         place, number = protocol.targets.of(owner[chunk])
         scores = score(np.pad(chunk, (0, size - len(chunk)), mode="edge"))
-        game = contest(scores, index, (place, protocol.targets.item[number]), NOTHING, PAPER_K)
-        hits.append(placed_hits(game, PAPER_K))
+        ranking = rank_targets(scores, index, (place, protocol.targets.item[number]), NO_PAIRS, PAPER_K)
+        hits.append(index_hits(ranking, PAPER_K))
     # Where in `hits` an event's item is: after those of earlier vectors, at its place among its user's.
-    pair = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) * len(items) + protocol.targets.item
+    pair = owners(offsets) * len(items) + protocol.targets.item
     among = np.searchsorted(pair, user * len(items) + item) - offsets[user]
-    hit = np.concatenate(hits)[(np.cumsum(count) - count)[row] + among]
+    hit = np.concatenate(hits)[offsets_of(count)[row] + among]
     users = len(protocol.users)
     return Embedded(
         Statistic(np.bincount(user, hit, users), np.bincount(user, minlength=users).astype(float)), vectors
@@ -162,7 +162,7 @@ def newest_before(window: Window, moments: Moments, protocol: Protocol) -> np.nd
 
 
 def visible(window: Window, moments: Moments, protocol: Protocol) -> np.ndarray:
-    """int64 [M]: how many events each moment's user had had by then, the history included."""
+    """int64 [M]: events of the user up to each moment, the history included."""
     first = np.searchsorted(window.user, moments.user)
     after_t = np.searchsorted(_order(window, protocol), _order(moments, protocol), side="right") - first
     return protocol.history.length[moments.user] + after_t

@@ -14,7 +14,7 @@ def item_topics(catalog: Catalog, config: EvaluationConfig) -> tuple[np.ndarray,
     """A topic for each item.
 
     Returns:
-        int32 [N], -1 where unknown, and where they come from, for people.
+        int32 [N], -1 where unknown; and where the topics come from, in words.
     """
     given = catalog.topics
     names = {topic: k for k, topic in enumerate(dict.fromkeys(t for t in given if t is not None))}

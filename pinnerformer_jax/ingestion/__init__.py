@@ -1,14 +1,14 @@
-"""How an event log comes to rest: Parquet, CSV or TFDS in, a prepared folder out.
+"""From an event log (Parquet, CSV or TFDS) to a prepared folder.
 
 log_reader.py        the log as a table, each row with its file and number
 tfds_in.py           a TFDS data set as such a log
 tfds_prepare.py      TFDS without TensorFlow
-event_mapping.py     what a row must be, by the config's columns and rules
-rejects.py           rows that are set aside
-timeline_writer.py   who is kept, in which role and order
-catalog_writer.py    what is known of the items
-item_vectors.py      vectors for items that came without
-ingest.py            all of it, in order
+event_mapping.py     rows of the log as events, by the config's columns and rules
+rejects.py           rows that cannot be used
+timeline_writer.py   users, their roles, and their events in order
+catalog_writer.py    the items: ids, titles, topics, vectors
+item_vectors.py      vectors for items that have none
+ingest.py            all steps, in order
 tfds_out.py          a prepared folder as a TFDS data set
-synthetic.py         a made-up world, and its generating process
+synthetic.py         a synthetic world, and its generating process
 """

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from pinnerformer_jax.config import ItemsConfig
+from pinnerformer_jax.data.catalog import FEATURES, ITEMS
+from pinnerformer_jax.data.ragged import flat_ranges
 from pinnerformer_jax.data.timelines import TRAIN, Shard
 from pinnerformer_jax.ingestion.event_mapping import bind_optional
 from pinnerformer_jax.ingestion.log_reader import BROKEN, FILE, ROW, literal, open_log
@@ -35,7 +37,7 @@ def read_item_table(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a column is missing, an id stands there twice, a vector is unlike the others.
+        ValueError: a column is missing, an id occurs twice, or vectors differ in length.
     """
     if not items.table:
         connection.execute(
@@ -102,7 +104,7 @@ def _check_vectors(connection: duckdb.DuckDBPyConnection, setting: str) -> None:
 
 
 def _refuse(connection: duckdb.DuckDBPyConnection, query: str, message: str) -> None:
-    """Raise ValueError if the query finds an item; the first stands in the message."""
+    """Raise ValueError if the query finds an item; the message names the first."""
     found = connection.execute(f"SELECT min(item_id) FROM ({query}) HAVING count(*) > 0").fetchone()
     if found:
         raise ValueError(message.format(found[0]))
@@ -154,7 +156,7 @@ def write_catalog(
         items: where vectors come from.
         shards: the timelines, from which vectors that are not given are built.
         folder: to write.
-        report: is told if the vectors are built from a sample of the users.
+        report: called with a line if the vectors are built from a sample of the users.
 
     Returns:
         bool [N]: items that have a vector.
@@ -164,18 +166,18 @@ def write_catalog(
     folder.mkdir(parents=True)
     count = connection.execute("SELECT count(*) FROM items").fetchone()[0]
     if items.vector:
-        write_given(connection, folder / "features.npy", count)
+        write_given(connection, folder / FEATURES, count)
         reachable = np.ones(count, bool)
     else:
         features, reachable = _build(connection, items, shards, count, report)
-        np.save(folder / "features.npy", features)
+        np.save(folder / FEATURES, features)
     connection.register("item_flags", pa.table({"number": np.arange(count), "reachable": reachable}))
     connection.execute(
         f"""
         COPY (
             SELECT item_id, title, topic, trained, reachable
             FROM items JOIN item_flags USING (number) ORDER BY number
-        ) TO {literal(folder / "items.parquet")} (FORMAT parquet)"""
+        ) TO {literal(folder / ITEMS)} (FORMAT parquet)"""
     )
     return reachable
 
@@ -204,16 +206,15 @@ def _build(
     from pinnerformer_jax.ingestion import item_vectors
 
     events = sum(int(shard.cut[shard.role == TRAIN].sum()) for shard in shards)
-    step = -(-events // MAX_VECTOR_EVENTS)  # users stand in the order of a hash: every k-th is a sample
+    step = -(-events // MAX_VECTOR_EVENTS)  # users are in the order of a hash: every k-th is a sample
     if step > 1:
         report(f"item vectors are built from one training user in {step}: {events:,} events are too many")
     users, rows, first = [], [], 0
     for shard in shards:
         chosen = np.flatnonzero(shard.role == TRAIN)[:: max(step, 1)]
-        length = shard.cut[chosen]
-        start = np.repeat(shard.offsets[chosen] - np.cumsum(length) + length, length)
-        users.append(np.repeat(first + chosen, length))
-        rows.append(shard.item[start + np.arange(len(start))])
+        owner, event = flat_ranges(shard.offsets[chosen], shard.cut[chosen])
+        users.append(first + chosen[owner])
+        rows.append(shard.item[event])
         first += shard.users
     texts = connection.execute("SELECT text FROM items ORDER BY number").fetchnumpy()["text"].tolist()
     return item_vectors.build(

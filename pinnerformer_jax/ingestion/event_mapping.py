@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pinnerformer_jax.config import DataConfig, PositiveRule
+from pinnerformer_jax.config import DataConfig
 from pinnerformer_jax.data.contracts import parse_time, to_device_time
 from pinnerformer_jax.ingestion import rejects
 from pinnerformer_jax.ingestion.log_reader import BROKEN, FILE, ROW, first_line, literal
@@ -75,7 +75,7 @@ def stage(
 ) -> None:
     """Create the table `staged`: every row of the log, mapped, with the reason it cannot be used.
 
-        file, row           where it stands
+        file, row           its place in the log
         in_scope            it meets data.where (if not, the rest is null)
         user_id, item_id    as in the log
         micros              microseconds since 1970, UTC
@@ -199,14 +199,3 @@ def _micros(time: str, kind: str, data: DataConfig) -> str:
     if data.time_unit == "ns":  # more digits than a float64 has
         return f"CAST(TRY_CAST({time} AS BIGINT) // 1000 AS DOUBLE)"
     return f"floor(TRY_CAST({time} AS DOUBLE) * {_MICROS[data.time_unit]})"
-
-
-def is_positive(rules: tuple[PositiveRule, ...]) -> str:
-    """SQL condition on an event's action, surface and duration: it meets any of the rules."""
-    conditions = []
-    for rule in rules:
-        parts = [f"duration >= CAST({rule.min_duration!r} AS FLOAT)"]
-        parts += [f"action = {literal(rule.action)}"] if rule.action else []
-        parts += [f"surface = {literal(rule.surface)}"] if rule.surface else []
-        conditions.append(" AND ".join(parts))
-    return "(" + " OR ".join(conditions) + ")"

@@ -1,9 +1,8 @@
 """Event log -> prepared timelines and catalogue.
 
-Everything that grows with the log happens in DuckDB, which keeps to data.memory_limit and spills to disk
-beside the prepared folder. event_mapping.py says what a row must be, timeline_writer.py who is kept, in
-which role and order, catalog_writer.py what is known of the items. The same log and settings give the
-same bytes.
+DuckDB does all work that grows with the log. It keeps to data.memory_limit and spills to disk beside the
+prepared folder. event_mapping.py checks and maps rows, timeline_writer.py chooses users, roles and order, and
+catalog_writer.py writes the items. The same log and settings give the same bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from pinnerformer_jax.config import Config, DataConfig
 from pinnerformer_jax.config_files import to_dict
-from pinnerformer_jax.data.contracts import DAY, format_time, parse_time, positive_table
+from pinnerformer_jax.data.catalog import catalog_path
+from pinnerformer_jax.data.contracts import DAY, format_time, parse_time
+from pinnerformer_jax.data.positives import positive_table
 from pinnerformer_jax.data.timelines import (
     EVALUATION,
     ROLES,
@@ -39,19 +40,19 @@ def prepare(config: Config, report: Callable[[str], None] = print) -> Manifest:
 
     Args:
         config: its data and items sections are used.
-        report: is told of each stage as it ends, and of what is odd but no error.
+        report: called with a line at the end of each stage, and with warnings.
 
     Returns:
-        The manifest. Its `counts` say what became of every row:
+        The manifest. Its `counts` account for every row:
         rows = out_of_scope + the sum of rejected {reason: rows} + other_actions (not in sequence_actions)
         + after_window (later than the evaluation window: never stored) + of_small_users + events (stored).
-        Of the events: positives, unknown_actions, unknown_surfaces. Of people: small_users,
+        Of the events: positives, unknown_actions, unknown_surfaces. Of users: small_users,
         users {role: users}, evaluated_users (evaluation users with events in the window).
         Of items: items, trained_items, unreachable_items (without a vector).
 
     Raises:
         FileNotFoundError: there is no such log.
-        ValueError: the log or a setting does not do; says which, and what to do.
+        ValueError: the log or a setting cannot be used; the message names it and the fix.
     """
     import duckdb
 
@@ -125,7 +126,7 @@ def _prepare(
     report(f"wrote {data.shards} shards")
 
     shards = [open_shard(folder, shard) for shard in range(data.shards)]
-    reachable = catalog_writer.write_catalog(connection, config.items, shards, folder / "catalog", report)
+    reachable = catalog_writer.write_catalog(connection, config.items, shards, catalog_path(folder), report)
     counts["unreachable_items"] = int((~reachable).sum())
     report(f"wrote the catalogue of {counts['items']:,} items")
     return Manifest(
@@ -245,7 +246,7 @@ def _split(
         return last - horizon, last
     split = parse_time(data.split_time, "data.split_time")
     if not first <= split < last:
-        raise ValueError(f"data.split_time = {data.split_time!r} lies outside {span}")
+        raise ValueError(f"data.split_time = {data.split_time!r} is outside {span}")
     if split + horizon > last:
         report(
             f"the log ends {(last - split) / DAY:.1f} days into the evaluation window of {horizon / DAY:g}"

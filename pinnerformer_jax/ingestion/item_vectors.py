@@ -1,4 +1,4 @@
-"""Vectors for items that came without: who was engaged with together, and what the text says.
+"""Vectors for items that have none, from co-occurrence in histories and from text.
 
 Two halves, each of unit norm, concatenated and scaled to unit norm again:
 
@@ -171,7 +171,7 @@ def text_basis(texts: list[str], trained: Bool[np.ndarray, " N"], dim: int, seed
     words = _count_words(texts)
     worded = np.diff(words.indptr) > 0
     known = worded & trained
-    if not known.any():  # training knows no text at all: those of the new items are all there is
+    if not known.any():  # no item of the training has text: fit on the new items
         known = worded
     if not known.any():
         return TextBasis(np.zeros(0, np.int32), np.zeros((0, dim), np.float32))

@@ -1,6 +1,6 @@
 """The files of a log as one DuckDB relation, each row with the file and row it came from.
 
-Parquet is read where it lies. A CSV file is first copied to Parquet with every column as text, so
+Parquet is read in place. A CSV file is first copied to Parquet with every column as text, so
 that an id such as 007 comes out as it went in; cast what is to be compared as a number
 (`try_cast(quantity AS DOUBLE) > 0`). DuckDB copies it strictly and in parallel. A file it does not
 read to the last line (too few or too many fields, a quote that never closes, bytes that are not
@@ -80,7 +80,7 @@ def literal(value: str | Path | Sequence[str | Path]) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What DuckDB says went wrong, without the SQL it adds."""
+    """DuckDB's message, without the SQL that it adds."""
     return str(error).strip().split("\n\nLINE ")[0].replace("\n", " ")
 
 
@@ -188,8 +188,8 @@ def _copy_line_by_line(file: Path, names: list[str], delimiter: str, target: Pat
 
 
 def _records(file: Path, delimiter: str, width: int) -> Iterator[tuple[Any, ...]]:
-    """(line number, text if the line is broken, fields...) of each record after the header; an empty
-    field is None. After a broken line reading goes on with the next line, whatever quotes it opened."""
+    """(line number, text if the line is broken, fields...) of each record after the header; an empty field is
+    None. After a broken line, reading resumes at the next line, even if the broken one opened a quote."""
     with _open(file) as data:
         numbered = enumerate(data, start=1)
         next(numbered)  # the header

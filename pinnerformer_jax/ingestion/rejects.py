@@ -1,4 +1,4 @@
-"""Rows that cannot be used: why, how many, and where they stand."""
+"""Rows that cannot be used: the reason, the count, and their file and row."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ DUPLICATE = "exact duplicate"
 
 REASONS = {
     BROKEN_LINE: "mend the line: fields, quotes (a quote within a quoted field is doubled), UTF-8",
-    NO_USER: "is data.columns.user the right column? To leave such rows out, say so in data.where",
-    NO_ITEM: "is data.columns.item the right column? To leave such rows out, say so in data.where",
+    NO_USER: "is data.columns.user the right column? To leave such rows out, use data.where",
+    NO_ITEM: "is data.columns.item the right column? To leave such rows out, use data.where",
     NO_TIME: "is data.columns.time the right column?",
     BAD_TIME: "is data.time_unit right? A text that is no ISO time needs try_strptime(column, format)",
     TIME_RANGE: "is data.time_unit right (s, ms, us, ns)? Else widen data.time_min, data.time_max",
@@ -97,7 +97,7 @@ def check_share(rejected: dict[str, int], rows: int, allowed: float, file: Path)
         file: where the rejects are written, for the message.
 
     Raises:
-        ValueError: the share is larger; says where to look and what to do.
+        ValueError: the share is larger; the message names the file of rejected rows and the fix.
     """
     bad = sum(rejected.values())
     if bad <= allowed * rows and bad < rows:

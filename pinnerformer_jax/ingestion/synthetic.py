@@ -6,7 +6,7 @@ topic, turned by a sixth of a circle a stage in every plane; plus a style in fou
 quality. Its base popularity is Pareto-tailed and grows with quality. Half of the items exist at the start,
 the rest are born evenly over the days; appeal fades with age to a fifth. The `vector` of the item table is
 the latent position under Gaussian noise, scaled to unit norm: what a content or graph model would know of
-the item, and all that a learner is told.
+the item. A learner sees nothing else of it.
 
 Users. Each has a heavy-tailed activity rate, a day they joined, a favourite hour, a taste over styles,
 and interests, each in a topic of its own. Three are there from the start, one more is born about every

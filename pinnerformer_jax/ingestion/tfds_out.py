@@ -6,7 +6,7 @@
     duration   float32 [T], seconds
     user_id    text
 
-Ids are text, so that the data set stands without the catalogue. Splits are the roles train,
+Ids are text, so that the data set can be read without the catalogue. Splits are the roles train,
 validation and evaluation, those that have users; users keep the order they have in the prepared
 folder. The metadata holds the names of actions and surfaces, the split time and the end of the
 evaluation window. To read it, without this package and without TensorFlow:
@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow_datasets as tfds
 
+from pinnerformer_jax.data.catalog import ITEMS, catalog_path
 from pinnerformer_jax.data.timelines import COLUMNS, ROLES, Timelines
 from pinnerformer_jax.ingestion.tfds_prepare import prepare
 
@@ -97,7 +98,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         }
 
     def _generate_examples(self, users: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
-        item_ids = _text(self.timelines.path / "catalog" / "items.parquet", "item_id")
+        item_ids = _text(catalog_path(self.timelines.path) / ITEMS, "item_id")
         for first, shard in self.timelines.by_shard():
             user_ids = _text(shard.path / "users.parquet", "user_id")
             for user in users[(users >= first) & (users < first + shard.users)] - first:
@@ -108,5 +109,5 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def _text(path: Path, column: str) -> pa.Array:
-    # One chunk: a take from many would join them anew for every user.
+    # One chunk: a take from many chunks would join them again for every user.
     return pq.read_table(path, columns=[column])[column].cast(pa.large_string()).combine_chunks()

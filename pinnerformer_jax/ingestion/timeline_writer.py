@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pinnerformer_jax.config import DataConfig
+from pinnerformer_jax.data.positives import is_positive
+from pinnerformer_jax.data.ragged import offsets_of
 from pinnerformer_jax.data.timelines import COLUMNS, EVALUATION, TRAIN, VALIDATION, shard_path
 from pinnerformer_jax.ingestion.log_reader import literal
 
@@ -69,19 +71,19 @@ def name_ids(connection: duckdb.DuckDBPyConnection, kind: str) -> list[str]:
 
 
 def write_shards(
-    connection: duckdb.DuckDBPyConnection, prepared: Path, shards: int, thresholds: np.ndarray
+    connection: duckdb.DuckDBPyConnection, prepared: Path, shards: int, table: np.ndarray
 ) -> int:
     """Write PREPARED/shards from the tables `users`, `items`, `action_ids`, `surface_ids` and `events`.
 
-    Events of a user stand by time, and those of one microsecond by the MD5 of (item, action, surface,
-    duration): a fixed order that neither follows the item ids nor knows where in the log a row stood.
-    They are sorted by the engine, on disk where need be, and pass through memory a batch at a time.
+    A user's events are sorted by time, and those of one microsecond by the MD5 of (item, action, surface,
+    duration). This order depends neither on the item ids nor on the order of the log. DuckDB sorts the
+    events, on disk if they do not fit in memory, and they pass through memory a batch at a time.
 
     Args:
         connection: where the tables are.
         prepared: the folder.
         shards: how many.
-        thresholds: float32 [A, S] of `contracts.positive_table`.
+        table: float32 [A, S] of `positives.positive_table`.
 
     Returns:
         How many events are positive.
@@ -110,13 +112,14 @@ def write_shards(
                 columns = {name: part[name].to_numpy().astype(dtype) for name, dtype in COLUMNS.items()}
                 for name, file in files.items():
                     columns[name].tofile(file)
-                needed = thresholds[columns["action"], columns["surface"]]  # seconds
-                positives += int((columns["duration"] >= needed).sum())
+                positives += int(
+                    is_positive(table, columns["action"], columns["surface"], columns["duration"]).sum()
+                )
     return positives
 
 
 def _write_users(connection: duckdb.DuckDBPyConnection, prepared: Path, shard: int) -> int:
-    """Write what a shard has a row a user of; how many events they have."""
+    """Write the files of a shard that have a row for each user; the number of their events."""
     folder = shard_path(prepared, shard)
     folder.mkdir(parents=True)
     users = f"FROM users WHERE shard = {shard} ORDER BY number"
@@ -124,7 +127,7 @@ def _write_users(connection: duckdb.DuckDBPyConnection, prepared: Path, shard: i
         f"COPY (SELECT user_id {users}) TO {literal(folder / 'users.parquet')} (FORMAT parquet)"
     )
     facts = connection.execute(f"SELECT events, cut, role {users}").fetchnumpy()
-    np.save(folder / "offsets.npy", np.cumsum(np.append(0, facts["events"]), dtype=np.int64))
+    np.save(folder / "offsets.npy", offsets_of(facts["events"]))
     np.save(folder / "cut.npy", facts["cut"].astype(np.int64))
     np.save(folder / "role.npy", facts["role"].astype(np.uint8))
     return int(facts["events"].sum())

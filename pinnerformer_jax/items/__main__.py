@@ -3,7 +3,7 @@
     python -m pinnerformer_jax.items --config configs/yours.py --method pinsage [--out DIR] [--evaluate]
     python train.py --config configs/yours.py --data.prepared DIR --workdir runs/yours
 
-Methods: pinsage (graph convolutions over random walks, for those who have text or vectors of their own),
+Methods: pinsage (graph convolutions over random walks, for items with text or given vectors),
 pinsage_svd (half of the numbers pinsage's, half of co-occurrence), svd (co-occurrence and text, what ingest
 builds), text. DIR is a copy of data.prepared with these vectors;
 default: data.prepared with the method's name behind it. --evaluate prints how well they find what evaluation
@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import get_args
 
 from pinnerformer_jax.command_line import errors_as_messages, parse
+from pinnerformer_jax.data.catalog import MODEL, catalog_path
 from pinnerformer_jax.data.timelines import Timelines
-from pinnerformer_jax.items.item_to_item import evaluate, table
+from pinnerformer_jax.items.item_to_item import evaluate_vectors, results_table
 from pinnerformer_jax.items.methods import Method, make_vectors, open_sources, pinsage
-from pinnerformer_jax.items.publish import check_out, provenance, publish, reused
+from pinnerformer_jax.items.prepared_copy import check_out, provenance, reused_provenance, write_copy
 from pinnerformer_jax.items.trained import load
 from pinnerformer_jax.training.checkpoint import check_ingested
 
@@ -54,16 +55,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         made = provenance(values.method, config, timelines)
         trained = None
         if values.reuse:
-            trained, made = load(values.reuse / "catalog" / "model.npz"), reused(made, values.reuse)
+            trained, made = load(catalog_path(values.reuse) / MODEL), reused_provenance(made, values.reuse)
         walks = out.with_name(f"{out.name}_walks.npz")
         if trained:
             vectors, _ = pinsage(sources, trained=trained, walks=walks)
         else:
             vectors, trained = make_vectors(values.method, sources, walks=walks)
-        publish(timelines, out, vectors, made, trained)
+        write_copy(timelines, out, vectors, made, trained)
     print(f"wrote {out}: {vectors.any(axis=1).sum():,} of {len(vectors):,} items have a vector")
     if values.evaluate:
-        Console().print(table(evaluate(timelines, sources, {values.method: vectors})))
+        Console().print(results_table(evaluate_vectors(timelines, sources, {values.method: vectors})))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Who engaged with what, in memory, and which items were engaged with one after the other."""
+"""Engagement of users with items, in memory, and pairs of items that a user engaged with in turn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import numpy as np
 from jaxtyping import Int
 
 from pinnerformer_jax.config import PositiveRule
-from pinnerformer_jax.data.contracts import DAY, positive_table
+from pinnerformer_jax.data.contracts import DAY
+from pinnerformer_jax.data.positives import positive_table
+from pinnerformer_jax.data.ragged import flat_ranges
 from pinnerformer_jax.data.timelines import EVALUATION, TRAIN, Shard, Timelines
 
 
@@ -31,12 +33,12 @@ class Pairs(NamedTuple):
 
 
 def training_engagement(timelines: Timelines, rules: tuple[PositiveRule, ...]) -> Engagement:
-    """Events of the training users up to t: all that vectors may be made from."""
+    """Events of the training users up to t. Item vectors are made from these alone."""
     return _read(timelines, rules, TRAIN, lambda shard, users: (np.zeros_like(users), shard.cut[users]))
 
 
 def window_engagement(timelines: Timelines, rules: tuple[PositiveRule, ...]) -> Engagement:
-    """Events of the evaluation users after t: what vectors are measured by."""
+    """Events of the evaluation users after t. Item vectors are evaluated on these."""
     return _read(
         timelines, rules, EVALUATION, lambda shard, users: (shard.cut[users], np.diff(shard.offsets)[users])
     )
@@ -60,8 +62,7 @@ def co_engaged(events: Engagement, reach: int, days: float) -> Pairs:
 
 
 def sessions(events: Engagement, hours: float) -> Int[np.ndarray, " e"]:
-    """The session of each event, counted from 0: a pause of more than so many hours, or another user, begins
-    one."""
+    """The session of each event, from 0. A session ends at a pause of more than so many hours."""
     begins = (np.diff(events.user) != 0) | (np.diff(events.time) > hours * 3600)
     return np.concatenate([[0], np.cumsum(begins)])[: len(events.user)]
 
@@ -82,12 +83,7 @@ def _events(
     shard: Shard, users: np.ndarray, begin: np.ndarray, end: np.ndarray, first_user: int, table: np.ndarray
 ) -> Engagement:
     """Events begin : end of each user."""
-    length = end - begin
-    start = shard.offsets[users] + begin - np.cumsum(length) + length
-    where = np.repeat(start, length) + np.arange(length.sum())
+    owner, event = flat_ranges(shard.offsets[users] + begin, end - begin)
     return Engagement(
-        np.repeat(first_user + users, length),
-        shard.item[where],
-        shard.time[where],
-        shard.duration[where] >= table[shard.action[where], shard.surface[where]],
+        first_user + users[owner], shard.item[event], shard.time[event], shard.is_positive(event, table)
     )

@@ -2,8 +2,8 @@
 
 Pairs are items that a training user engaged with one after the other. The loss is the sampled softmax with
 logQ that the towers have (objective/loss.py): other pairs' second items and random items are the negatives,
-and how often an item stands among the pairs is known, so log Q is exact. The paper's max-margin (margin.py)
-is the other choice.
+and how often an item occurs in the pairs is counted, so log Q is exact. The alternative is the paper's
+max-margin loss (margin.py).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def fit(
         hard: what the walks visit less often than the neighbours; used by the max-margin alone.
         outputs: D.
         config: of the training.
-        report: is told the mean loss, ten times, where there is no terminal for a progress bar.
+        report: called with the mean loss, ten times, if there is no terminal for a progress bar.
 
     Raises:
         ValueError: there is no pair.

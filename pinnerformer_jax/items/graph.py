@@ -1,4 +1,4 @@
-"""The bipartite graph of items and those who have them, users or sessions, in compressed rows both ways."""
+"""The bipartite graph of items and users (or sessions), as compressed rows in both directions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
+
+from pinnerformer_jax.data.ragged import offsets_of
 
 
 class Graph(NamedTuple):
@@ -33,8 +35,8 @@ def build_graph(user: Int[np.ndarray, " e"], item: Int[np.ndarray, " e"], items:
     """The graph of a list of events.
 
     Args:
-        user: who, any numbers; sessions may stand among them, as users of their own.
-        item: with what; repeats count once.
+        user: number of the user; a session may be given as a user.
+        item: row of the catalogue; repeats count once.
         items: N, rows of the catalogue.
 
     Raises:
@@ -55,4 +57,4 @@ def build_graph(user: Int[np.ndarray, " e"], item: Int[np.ndarray, " e"], items:
 
 
 def _offsets(row: np.ndarray, rows: int) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(np.bincount(row, minlength=rows))]).astype(np.int64)
+    return offsets_of(np.bincount(row, minlength=rows))

@@ -1,8 +1,9 @@
-"""Do vectors find the item that is engaged with next?
+"""Item-to-item evaluation: do vectors find the item that a user engages with next?
 
 Queries and targets are pairs of items that an evaluation user engaged with after t, the second right after
-the first or as the next but one, within a day. All other items of the catalogue compete; a tie is decided
-against the target. A pair is new if training users never touched one of its items up to t, else it is warm.
+the first or as the next but one, within a day. All other items of the catalogue are candidates; a tie
+counts against the target. A pair is new if training users never touched one of its items up to t; otherwise
+it is warm.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 REACH, DAYS = 2, 1.0
-"""What a pair is, see `engagement.co_engaged`; whatever the vectors were trained on."""
+"""Reach and days of a pair, see `engagement.co_engaged`; the same for all vectors."""
 MAX_PAIRS = 20_000
 """Warm and new pairs that are ranked, each; of more a random sample."""
 CUTOFF = 10
@@ -33,8 +34,8 @@ Scorer = Callable[[np.ndarray], np.ndarray]
 """Items [q] -> scores of all items [q, N]."""
 
 
-class Found(NamedTuple):
-    """How a method did on some pairs; NaN where there are none."""
+class PairMetrics(NamedTuple):
+    """Metrics of a method on some pairs; NaN if there are none."""
 
     pairs: int
     hit_rate: float  # share of targets among the 10 best
@@ -43,9 +44,9 @@ class Found(NamedTuple):
     mrr: float  # mean of 1 / rank
 
 
-def evaluate(
+def evaluate_vectors(
     timelines: Timelines, sources: Sources, made: dict[str, np.ndarray]
-) -> dict[str, dict[str, Found]]:
+) -> dict[str, dict[str, PairMetrics]]:
     """Item-to-item results of some vectors and of random, text, svd, item-kNN and counted pairs.
 
     Args:
@@ -70,16 +71,16 @@ def evaluate(
     counts = csr_matrix((ones, (followed.first, followed.second)), shape=(graph.items, graph.items))
     scorers["pair counts"] = lambda items: counts[items].toarray()
     pairs = co_engaged(window_engagement(timelines, config.data.positives), REACH, DAYS)
-    return compare(scorers, pairs, graph.connected, config.pinsage.seed)
+    return evaluate_scorers(scorers, pairs, graph.connected, config.pinsage.seed)
 
 
-def compare(
+def evaluate_scorers(
     scorers: Mapping[str, Scorer],
     pairs: Pairs,
     known: Bool[np.ndarray, " n"],
     seed: int = 0,
-) -> dict[str, dict[str, Found]]:
-    """By method: {"warm": Found, "new": Found}.
+) -> dict[str, dict[str, PairMetrics]]:
+    """Metrics of pairs by method and kind, "warm" and "new".
 
     Args:
         scorers: by method.
@@ -95,15 +96,17 @@ def compare(
         chosen[name] = np.sort(rng.choice(rows, min(len(rows), MAX_PAIRS), replace=False))
     return {
         method: {
-            name: _found(ranks(scorer, pairs.first[rows], pairs.second[rows]), pairs.user[rows], seed)
+            name: _pair_metrics(
+                pair_ranks(scorer, pairs.first[rows], pairs.second[rows]), pairs.user[rows], seed
+            )
             for name, rows in chosen.items()
         }
         for method, scorer in scorers.items()
     }
 
 
-def table(results: dict[str, dict[str, Found]]) -> Table:
-    """For the terminal."""
+def results_table(results: dict[str, dict[str, PairMetrics]]) -> Table:
+    """The results as a table for the terminal."""
     from rich.table import Table
 
     counts = next(iter(results.values()))
@@ -124,7 +127,7 @@ def table(results: dict[str, dict[str, Found]]) -> Table:
     return shown
 
 
-def ranks(
+def pair_ranks(
     scorer: Scorer, first: Int[np.ndarray, " p"], second: Int[np.ndarray, " p"]
 ) -> Int[np.ndarray, " p"]:
     """Rank of each pair's second item among all items but the first; 1 is the best."""
@@ -146,11 +149,11 @@ def inner_products(vectors: Float32[np.ndarray, "n d"]) -> Scorer:
     return lambda items: vectors[items] @ vectors.T
 
 
-def _found(rank: np.ndarray, user: np.ndarray, seed: int) -> Found:
+def _pair_metrics(rank: np.ndarray, user: np.ndarray, seed: int) -> PairMetrics:
     if not len(rank):
-        return Found(0, *[float("nan")] * 4)
+        return PairMetrics(0, *[float("nan")] * 4)
     hit = rank <= CUTOFF
     _, place = np.unique(user, return_inverse=True)
     of_users = Statistic(np.bincount(place, hit), np.bincount(place).astype(float))
     low, high = (float(bound[0]) for bound in intervals([of_users], seed))
-    return Found(len(rank), float(np.mean(hit)), low, high, float(np.mean(1 / rank)))
+    return PairMetrics(len(rank), float(np.mean(hit)), low, high, float(np.mean(1 / rank)))

@@ -1,8 +1,8 @@
-"""The loss that PinSage was published with: max-margin, with hard negatives by a curriculum.
+"""The max-margin loss of the PinSage paper, with hard negatives by a curriculum.
 
-Hard negatives of a query are items that its walks visit, but less often than its neighbours: alike enough to
-be mistaken, not what is wanted (Ying et al., section 3.3; there ranks 2,000 to 5,000 by personalised
-PageRank).
+Hard negatives of a query are items that its walks visit less often than its neighbours. They are similar to
+the query and not relevant to it (Ying et al., section 3.3; the paper takes ranks 2,000 to 5,000 by
+personalised PageRank).
 """
 
 from __future__ import annotations

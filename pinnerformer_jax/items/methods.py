@@ -1,4 +1,4 @@
-"""The ways to make vectors, from the same training events and the same content."""
+"""The methods that make item vectors, all from the same training events and content."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from pinnerformer_jax.items.engagement import Engagement, co_engaged, sessions, 
 from pinnerformer_jax.items.fit import embed_all, fit
 from pinnerformer_jax.items.graph import Graph, build_graph
 from pinnerformer_jax.items.pinsage import ItemGraph
-from pinnerformer_jax.items.spread import evened, spread_of
 from pinnerformer_jax.items.trained import Trained
 from pinnerformer_jax.items.walks import Neighbours, find_neighbours, kept_neighbours
+from pinnerformer_jax.items.whitening import fit_whitening, whiten
 
 Method = Literal["pinsage", "pinsage_svd", "svd", "text"]
 
 
 class Sources(NamedTuple):
-    """What vectors are made from."""
+    """The inputs of every method."""
 
     config: Config
     catalog: Catalog
@@ -53,12 +53,12 @@ def open_sources(config: Config, timelines: Timelines) -> Sources:
 def make_vectors(
     method: Method, sources: Sources, report: Callable[[str], None] = print, walks: Path | None = None
 ) -> tuple[Float32[np.ndarray, "n d"], Trained | None]:
-    """Vectors of all items, unit rows; zero where the method has nothing to go by.
+    """Vectors of all items, unit rows; zero where the method knows nothing of the item.
 
     Args:
-        method: how.
+        method: its name.
         sources: of the items.
-        report: is told how it goes.
+        report: called with lines about the progress.
         walks: see `pinsage`.
 
     Returns:
@@ -95,18 +95,20 @@ def pinsage_svd(
     sources: Sources, report: Callable[[str], None] = print, walks: Path | None = None
 ) -> Float32[np.ndarray, "n d"]:
     """Half of the numbers PinSage's, half of co-occurrence; for `report` and `walks` see `pinsage`. Our
-    choice: neighbours average away what tells one item from the next, and co-occurrence keeps it."""
+    choice: the mean over neighbours loses differences between similar items, and co-occurrence keeps them."""
     config, (user, item, *_) = sources.config, sources.events
     dim, whitening = config.items.built_dim, config.pinsage.whitening
     items = dataclasses.replace(config.items, built_dim=dim - dim // 2)
-    plain = dataclasses.replace(config.pinsage, whitening=0.0)  # both halves are, together
+    plain = dataclasses.replace(config.pinsage, whitening=0.0)  # both halves are whitened together
     halved = sources._replace(config=dataclasses.replace(config, items=items, pinsage=plain))
     halves = (
         pinsage(halved, report, walks=walks)[0],
         item_vectors.co_occurrence_vectors(user, item, sources.graph.items, dim // 2, config.pinsage.seed),
     )
     vectors = normalize(np.hstack(halves), copy=False)
-    return evened(vectors, spread_of(vectors[sources.graph.connected], whitening)) if whitening else vectors
+    return (
+        whiten(vectors, fit_whitening(vectors[sources.graph.connected], whitening)) if whitening else vectors
+    )
 
 
 def pinsage(
@@ -119,15 +121,15 @@ def pinsage(
 
     Args:
         sources: of the items.
-        report: is told how it goes.
+        report: called with lines about the progress.
         trained: an earlier model, which then gives the vectors; None: one is trained.
-        walks: a file to keep the neighbours in, for the next run: one that was stopped needs them.
+        walks: a file that keeps the neighbours, so that a stopped run need not walk again.
 
     Returns:
         The vectors, and the model.
 
     Raises:
-        ValueError: nothing is known of the items, or not what the earlier model reads.
+        ValueError: the items have no content, or other content than the earlier model reads.
     """
     config, connected, dim = sources.config.pinsage, sources.graph.connected, sources.config.items.built_dim
     texts, numbers = (read(sources.config, sources.catalog) for read in (item_texts, item_numbers))
@@ -152,14 +154,14 @@ def pinsage(
     report(f"walked from {connected.sum():,} items over {len(graph.item_users):,} edges")
     known = ItemGraph(*map(jnp.asarray, (features, *ranked.first(config.neighbours))))
     if trained:
-        return evened(embed_all(trained.model, known), trained.spread), trained
+        return whiten(embed_all(trained.model, known), trained.whitening), trained
     pairs = co_engaged(sources.events, config.reach, config.window_days)
     corpus = np.flatnonzero(connected).astype(np.int32)
     hard = Neighbours(*(table[:, config.neighbours :] for table in ranked))
     model = fit(known, pairs, corpus, hard, dim, config, report)
     vectors = embed_all(model, known)
-    spread = spread_of(vectors[connected], config.whitening)
-    return evened(vectors, spread), Trained(model, spread, basis, scale)
+    whitening = fit_whitening(vectors[connected], config.whitening)
+    return whiten(vectors, whitening), Trained(model, whitening, basis, scale)
 
 
 def walked_graph(sources: Sources) -> Graph:

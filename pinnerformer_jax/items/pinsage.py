@@ -31,7 +31,7 @@ class Convolution(nnx.Module):
         self.combine = Linear(inputs + width, width, rngs=rngs)  # W, w
 
     def messages(self, inputs: Float[Array, "s f"]) -> Float[Array, "s h"]:
-        """ReLU(Q h + q), once an item, whoever its neighbours are."""
+        """ReLU(Q h + q), computed once for each item, not once for each neighbour."""
         return jax.nn.relu(self.message(inputs))
 
     def __call__(
@@ -93,8 +93,8 @@ class PinSage(nnx.Module):
 def _distinct(
     graph: ItemGraph, items: Int[Array, " m"]
 ) -> tuple[Int[Array, " s"], tuple[Int[Array, " m"], Int[Array, "m t"]]]:
-    """The distinct ones among the items and their neighbours (room for the most there can be; what is left
-    over repeats one), and where in it the items and their neighbours stand."""
+    """The distinct items among some items and their neighbours, and the places of both in that list. Its
+    length S is the largest possible; unused places repeat an item."""
     wanted = jnp.concatenate([items[:, None], graph.neighbour[items]], axis=1)  # [M, 1 + T]
     room = min(wanted.size, len(graph.features))
     distinct, place = jnp.unique(wanted, return_inverse=True, size=room)

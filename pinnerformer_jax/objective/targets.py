@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from pinnerformer_jax.data import positives as rules
 from pinnerformer_jax.data.contracts import NO_TIME, Batch, Events
 
 
@@ -40,9 +41,8 @@ def user_keys(key: jax.Array, row: Int[Array, " b"]) -> jax.Array:
 def is_positive(
     events: Events, real: Bool[Array, "b t"], positive_table: Float[Array, "a s"]
 ) -> Bool[Array, "b t"]:
-    """Which events are positive engagements: long enough for their action and surface."""
-    wanted = positive_table[events.action.astype(jnp.int32), events.surface.astype(jnp.int32)]
-    return real & (events.duration >= wanted)
+    """Which events of the batch are positive; padding is not."""
+    return real & rules.is_positive(positive_table, events.action, events.surface, events.duration)
 
 
 def dense_all_action(

@@ -1,4 +1,4 @@
-"""Exact nearest items by inner product, on the device: the reference of every other index.
+"""Exact nearest items by inner product, on the device; other indexes are compared with it.
 
 Dimensions: Q queries, N items, D numbers of an embedding.
 """
@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 BLOCK = 64
-"""Columns whose maximum stands for them in `top_k`'s first stage."""
+"""Columns of a block; the first stage of `top_k` compares the maxima of blocks."""
 
 
 def top_k(scores: Float[Array, "Q N"], k: int) -> tuple[Float[Array, "Q k"], Int[Array, "Q k"]]:
@@ -24,7 +24,7 @@ def top_k(scores: Float[Array, "Q N"], k: int) -> tuple[Float[Array, "Q k"], Int
     blocks that tie with them), so only those blocks are sorted.
 
     Args:
-        scores: may hold -inf, which is what is returned where a row has fewer than k other numbers.
+        scores: may hold -inf; a row with fewer than k other numbers returns -inf too.
         k: at most N.
     """
     rows, columns = scores.shape
@@ -89,7 +89,7 @@ def _search_chunk(
     def merge(
         best: tuple[jax.Array, jax.Array], start: jax.Array
     ) -> tuple[tuple[jax.Array, jax.Array], None]:
-        first = jnp.minimum(start, last)  # the last chunk reaches back; what it sees twice is masked
+        first = jnp.minimum(start, last)  # the last chunk starts early; rows seen before are masked
         part = lax.dynamic_slice_in_dim(items, first, chunk)
         scores = jnp.matmul(queries, part.T, precision=lax.Precision.HIGHEST)  # [Q, chunk]
         row = first + jnp.arange(chunk)

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pinnerformer_jax.config import PositiveRule
+from pinnerformer_jax.data.positives import positive_sql
 from pinnerformer_jax.data.ragged import flat_ranges
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.data.windows import bisect_right
-from pinnerformer_jax.ingestion import event_mapping
 from pinnerformer_jax.ingestion.log_reader import literal
 from pinnerformer_jax.serving.event_file import GROUP, merge_event_file
 from pinnerformer_jax.serving.manifest import EventCounts, TimelineCounts
@@ -252,7 +252,7 @@ def popular_items(
     """
     query = f"""
         SELECT number FROM kept JOIN items USING (item_id)
-        WHERE micros >= {since} AND {event_mapping.is_positive(rules)}
+        WHERE micros >= {since} AND {positive_sql(rules)}
         GROUP BY number ORDER BY count(*) DESC, number"""
     return connection.execute(query).fetchnumpy()["number"].astype(np.int32)
 

@@ -1,9 +1,9 @@
-"""Whoever trains and compares many: this stage may import all others, and none imports it.
+"""Studies that train and compare many models. This stage may import all others but bench; none imports it.
 
 study_tables.py    the paper's tables, each line a change of one config
 paper.py           the paper's numbers
 study.py           trains and measures every line, with several seeds
-measure.py         all that is measured of one trained model
+measure.py         all measurements of one trained model
 ranker.py          does the user vector help to predict engagement with impressions?
 study_summary.py   means, spreads, and which of the paper's comparisons hold
 study_report.py    the page

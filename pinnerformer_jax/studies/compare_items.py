@@ -1,7 +1,7 @@
-"""The ways to make item vectors compared: item to item, and by the PinnerFormer that is trained on them.
+"""Compare the ways to make item vectors: item to item, and by the PinnerFormer that is trained on them.
 
-Each method makes vectors with each seed, and a PinnerFormer is trained on them with that seed; all have the
-same settings. The workdir keeps vectors and trainings: what is there is not made again.
+Each method makes vectors with each seed, and a PinnerFormer is trained on them with that seed. All trainings
+have the same settings. The workdir keeps vectors and trainings; those that it has are not made again.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from pinnerformer_jax.config import Config
+from pinnerformer_jax.data.catalog import FEATURES, catalog_path
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.evaluation.comparison import MODEL
 from pinnerformer_jax.files import write_json, write_text
-from pinnerformer_jax.items.item_to_item import CUTOFF, evaluate
+from pinnerformer_jax.items.item_to_item import CUTOFF, evaluate_vectors
 from pinnerformer_jax.items.methods import Sources, make_vectors, open_sources
-from pinnerformer_jax.items.publish import made_by, provenance, publish
-from pinnerformer_jax.studies.measure import Ground
+from pinnerformer_jax.items.prepared_copy import made_by, provenance, write_copy
+from pinnerformer_jax.studies.measure import StudyData
 from pinnerformer_jax.studies.study import Cell, cell_key, finish, missing, read_cell
 from pinnerformer_jax.studies.study_summary import spread
 from pinnerformer_jax.training.checkpoint import check_ingested, data_digest
@@ -34,10 +35,10 @@ Numbers = dict[str, dict[str, list[float]]]
 """By method and metric, seed by seed."""
 
 
-def compare(
+def compare_methods(
     config: Config, methods: Sequence[str], seeds: int, workdir: Path
 ) -> tuple[Numbers, dict[str, int]]:
-    """Make what is not yet there, and measure it.
+    """Make the vectors and trainings that the workdir lacks, and measure all.
 
     Returns:
         Numbers of every method, and how many pairs of items there are of each kind.
@@ -58,9 +59,12 @@ def compare(
         seeded = _seeded(config, seed)
         sources = open_sources(seeded, timelines)
         folders = {method: vectors_of(method, sources, timelines, workdir) for method in methods}
-        made = {method: np.load(folder / "catalog" / "features.npy") for method, folder in folders.items()}
+        made = {
+            method: np.load(catalog_path(folder) / FEATURES, allow_pickle=False)
+            for method, folder in folders.items()
+        }
         made = {method: vectors.astype(np.float32) for method, vectors in made.items()}
-        results = evaluate(timelines, sources, made)
+        results = evaluate_vectors(timelines, sources, made)
         pairs = {kind: found.pairs for kind, found in results[methods[0]].items()}
         for method, by_kind in results.items():
             for kind, found in by_kind.items():
@@ -75,7 +79,7 @@ def compare(
 
 
 def vectors_of(method: str, sources: Sources, timelines: Timelines, workdir: Path) -> Path:
-    """The prepared folder with a method's vectors; made if it is not yet there."""
+    """The prepared folder with a method's vectors. It is made if the workdir lacks it."""
     if method == GIVEN:
         return timelines.path
     config = sources.config
@@ -85,25 +89,25 @@ def vectors_of(method: str, sources: Sources, timelines: Timelines, workdir: Pat
         return folder
     walks = workdir / "vectors" / f"walks-{config.pinsage.seed}.npz"
     vectors, trained = make_vectors(method, sources, walks=walks)
-    publish(timelines, folder, vectors, wanted, trained)
+    write_copy(timelines, folder, vectors, wanted, trained)
     return folder
 
 
 def train_on(folder: Path, config: Config, name: str, workdir: Path) -> dict[str, float]:
-    """Train and measure a PinnerFormer on a prepared folder, unless that is done; its numbers by metric."""
+    """Train and measure a PinnerFormer on a prepared folder, if the workdir lacks it; its metrics by name."""
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, prepared=str(folder)))
-    ground = Ground(config)
-    key = cell_key(config, data_digest(ground.timelines.manifest))
+    data = StudyData.open(config)
+    key = cell_key(config, data_digest(data.timelines.manifest))
     cell = Cell(name, config, workdir / "cells" / key, {"retrieval"})
     if missing(cell):
-        print(f"{name}: {finish(cell, ground)}", flush=True)
+        print(f"{name}: {finish(cell, data)}", flush=True)
     record = read_cell(cell)
     if "failed" in record:
         raise ValueError(f"{name}: {record['failed']}")
     return record["numbers"][MODEL]
 
 
-def write(config: Config, numbers: Numbers, pairs: dict[str, int], workdir: Path) -> None:
+def write_comparison(config: Config, numbers: Numbers, pairs: dict[str, int], workdir: Path) -> None:
     """Print the table; compare.json and compare.md."""
     summary: dict[str, Any] = {
         "name": config.name,

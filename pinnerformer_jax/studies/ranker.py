@@ -6,7 +6,7 @@ are. A vector goes in as ONE number, its cosine with the item's: neither trees n
 product of two vectors from a few thousand rows of their coordinates, and a product is what retrieval
 vectors are trained for. All else of the ranker is the same for every vector.
 
-Everything a feature knows is from up to t, except the impression's own surface and moment. The impressions
+Features use the log up to t, and the impression's own surface and time. The impressions
 of the first half of the window train the ranker, those of the second half test it.
 
 Dimensions: n impressions, U users, N items, D numbers of a vector.
@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float
 
 from pinnerformer_jax.config import DataConfig
 from pinnerformer_jax.data.catalog import Catalog
+from pinnerformer_jax.data.positives import positive_sql
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.ingestion import event_mapping, rejects
 from pinnerformer_jax.ingestion.ingest import set_up_engine
@@ -33,7 +34,7 @@ NO_VECTOR = "no_vector"
 METRICS = ("auc", "log_loss", "normalised_entropy")
 RESAMPLES = 200
 PRIOR = 20.0
-"""Impressions at which a rate of one's own counts as much as the rate of all."""
+"""With so many impressions a user's or item's own rate weighs as much as the overall rate."""
 FEATURES = ("item_shown", "item_rate", "item_age", "user_shown", "user_rate", "user_idle", "surface")
 
 
@@ -52,25 +53,25 @@ class Impressions:
 def read_impressions(
     data: DataConfig, timelines: Timelines, catalog: Catalog, users: np.ndarray
 ) -> Impressions:
-    """Read the log once more, as ingest does, but for `data.sequence_actions`: an impression that is no
-    engagement is in no timeline.
+    """Read the impressions from the log. They are not in the timelines: `data.sequence_actions` keeps
+    engagements alone.
 
     Args:
-        data: the log, its columns, and what a positive is.
+        data: the log, its columns, and the rules of positives.
         timelines: a prepared folder of that log.
         catalog: its items.
         users: int64 [U] numbers of the users wanted.
 
     Raises:
-        FileNotFoundError: the log is not there any more.
+        FileNotFoundError: the log does not exist.
         ValueError: it cannot be read, or has no impression of these users in the window.
     """
     import duckdb
     import pyarrow as pa
 
     manifest = timelines.manifest
-    people = pa.table({"user_id": timelines.user_ids(users), "number": users})
-    things = pa.table(
+    wanted_users = pa.table({"user_id": timelines.user_ids(users), "number": users})
+    known_items = pa.table(
         {
             "item_id": catalog.item_ids,
             "row": np.arange(catalog.items, dtype=np.int32),
@@ -82,10 +83,10 @@ def read_impressions(
         open_log(connection, "log", "data.events", data.events, Path(folder) / "events")
         event_mapping.stage(connection, "log", data, None)
         rejects.mark_duplicates(connection)
-        connection.register("people", people)
-        connection.register("things", things)
+        connection.register("wanted_users", wanted_users)
+        connection.register("known_items", known_items)
         query = _QUERY.format(
-            positive=event_mapping.is_positive(data.positives),
+            positive=positive_sql(data.positives),
             t=manifest.split_time,
             end=manifest.evaluation_end,
             prior=PRIOR,
@@ -128,8 +129,9 @@ _QUERY = """
         (time - first) / 86400 AS item_age, user_shown,
         (coalesce(user_liked, 0) + {prior} * rate) / (coalesce(user_shown, 0) + {prior}) AS user_rate,
         ({t} - last) / 86400 AS user_idle, CASE WHEN place < 250 THEN place END AS surface
-    FROM shown JOIN people USING (user_id) LEFT JOIN things USING (item_id) LEFT JOIN items USING (item_id)
-        LEFT JOIN users USING (user_id) LEFT JOIN surfaces USING (surface), everyone
+    FROM shown JOIN wanted_users USING (user_id) LEFT JOIN known_items USING (item_id)
+        LEFT JOIN items USING (item_id) LEFT JOIN users USING (user_id)
+        LEFT JOIN surfaces USING (surface), everyone
     WHERE time > {t} AND time <= {end}
     ORDER BY number, time, row, positive, surface"""
 
@@ -154,7 +156,7 @@ def cosines(
     return np.einsum("nd,nd->n", user, item) / np.maximum(norms, 1e-9)
 
 
-def rank(
+def ranker_metrics(
     impressions: Impressions, matches: Mapping[str, np.ndarray], middle: int, seed: int
 ) -> dict[str, dict[str, float]]:
     """Train and test the ranker without a vector, and with each.
@@ -246,7 +248,12 @@ def _resamples(impressions: Impressions, test: np.ndarray, seed: int) -> list[np
 
 
 def _summary(found: np.ndarray, without: np.ndarray) -> dict[str, float]:
-    """The metrics, and what is gained over no vector, with intervals; both [1 + RESAMPLES, METRICS]."""
+    """The metrics and the entropy saved over no vector, with intervals.
+
+    Args:
+        found: [1 + RESAMPLES, METRICS] of a method.
+        without: the same of the ranker without a vector.
+    """
     gained = 1 - found[:, 2] / without[:, 2]
     summary = {}
     for name, values in zip((*METRICS, "gained"), (*found.T, gained), strict=True):

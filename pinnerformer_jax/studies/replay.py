@@ -1,8 +1,8 @@
-"""Days of a log replayed through the daily job: what incremental embedding saves, and what it costs.
+"""Replay the days of a log through the daily job, to compare incremental with full embedding.
 
-The log is cut into days. Each day is run twice, in turns first and second: incrementally, and with everyone
-embedded anew. Both have states of their own, the same events and the same rest (merging, items, index), so
-that their times differ by the embedding. Each snapshot is then asked for the positives of the days after it.
+The log is cut into days. Each day is run incrementally and with all users embedded; the two take turns in
+running first. Each has its own states. Events, merging, items and index are the same, so that the times
+differ by the embedding alone. Recall of each snapshot is over the positives of the days after it.
 
 Dimensions: U users, N items, D numbers of an embedding.
 """
@@ -20,6 +20,7 @@ import numpy as np
 
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.contracts import DAY
+from pinnerformer_jax.data.positives import positive_sql
 from pinnerformer_jax.files import atomic_path
 from pinnerformer_jax.ingestion import event_mapping
 from pinnerformer_jax.ingestion.ingest import set_up_engine
@@ -57,7 +58,7 @@ def replay(
         folder: for the days' logs and both series of states.
         span: days.
         events: the log; (): the run's own.
-        report: is told of each day.
+        report: called with a line about each day.
 
     Returns:
         For each day: "date", "events" (new ones), "users" (in the snapshot), "embedded" (incrementally),
@@ -113,7 +114,7 @@ def _cut(
     connection.execute(
         f"""
         CREATE TABLE positives AS SELECT DISTINCT user_id, item_id, micros FROM staged
-        WHERE in_scope AND reason IS NULL AND {event_mapping.is_positive(data.positives)}"""
+        WHERE in_scope AND reason IS NULL AND {positive_sql(data.positives)}"""
     )
     logs, found = [], 0
     for number in range(1, span.days + 1):
@@ -202,7 +203,7 @@ def draw(lines: list[dict[str, Any]], title: str, file: Path) -> None:
     seconds, recall = figure.subplots(1, 2)
     for axes, series in (
         (seconds, (("full", "everyone", "s--"), ("incremental", "active users", "o-"))),
-        (recall, (("recall_full", "everyone anew", "s--"), ("recall", "merged", "o-"),
+        (recall, (("recall_full", "all users", "s--"), ("recall", "merged", "o-"),
                   ("recall_stale", "vectors of the first day", "^:"))),
     ):  # fmt: skip
         for name, label, style in series:

@@ -1,7 +1,7 @@
-"""A study: every variant trained and measured with several seeds, and the paper's tables set beside ours.
+"""A study trains and measures every variant with several seeds, and shows the paper's tables beside ours.
 
-A cell is one training, of a variant with a seed; one that several tables show is trained once. The workdir
-keeps a folder a cell, and what a stopped study lacks is all that the next call does.
+A cell is one training: a variant with a seed. A cell that several tables show is trained once. The workdir
+has a folder for each cell, so that the next call does only what a stopped study lacks.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pinnerformer_jax.config import (
 from pinnerformer_jax.config_files import differences, in_sections_of_today, to_dict
 from pinnerformer_jax.evaluation.comparison import MODEL
 from pinnerformer_jax.files import write_json
-from pinnerformer_jax.studies.measure import Ground, measure
+from pinnerformer_jax.studies.measure import StudyData, measure_run
 from pinnerformer_jax.studies.study_report import write_study
 from pinnerformer_jax.studies.study_summary import Outcomes, summarise
 from pinnerformer_jax.studies.study_tables import Part, StudyTable
@@ -55,7 +55,7 @@ class Study:
 class Cell:
     """One training: a variant with a seed."""
 
-    name: str  # for people: the first line that shows it
+    name: str  # of the first line that shows it, for messages
     config: Config
     folder: Path
     parts: set[Part] = field(default_factory=set)  # what its tables show of it
@@ -63,7 +63,7 @@ class Cell:
 
 
 class Stopped(Exception):
-    """Somebody asked to stop."""
+    """The user or the system asked the study to stop."""
 
 
 def load_tables(path: str, only: Sequence[str] | None = None) -> tuple[StudyTable, ...]:
@@ -86,7 +86,7 @@ def load_tables(path: str, only: Sequence[str] | None = None) -> tuple[StudyTabl
 
 
 def run(study: Study, workdir: Path) -> dict[str, str]:
-    """Train and measure what is not yet there, then write study.json and report.html.
+    """Train and measure the cells that the workdir lacks, then write study.json and report.html.
 
     Returns:
         Why cells failed, by name.
@@ -97,18 +97,18 @@ def run(study: Study, workdir: Path) -> dict[str, str]:
     """
     if study.seeds < 1:
         raise ValueError(f"--seeds {study.seeds}: must be at least 1")
-    ground = Ground(study.base)
-    check_ingested(ground.timelines.manifest, study.base)
-    cells = make_cells(study, workdir, data_digest(ground.timelines.manifest))
+    data = StudyData.open(study.base)
+    check_ingested(data.timelines.manifest, study.base)
+    cells = make_cells(study, workdir, data_digest(data.timelines.manifest))
     waiting = [cell for cell in cells if missing(cell)]
     print(
         f"{study.base.name}: {len(cells)} cells of {study.base.training.steps} steps, "
         f"{len(cells) - len(waiting)} of them done, in {workdir}",
         flush=True,
     )
-    failed = work(waiting, ground)
+    failed = run_cells(waiting, data)
     summary = summarise(study.base, study.tables, outcomes(study, cells), study.seeds)
-    summary["protocol"] = ground.protocol.facts
+    summary["protocol"] = dataclasses.asdict(data.protocol.summary)
     failed |= {cell.name: why for cell in cells if (why := read_cell(cell).get("failed"))}
     summary["failed"] = failed
     hours = sum(read_cell(cell)["seconds"] for cell in cells) / 3600
@@ -117,8 +117,8 @@ def run(study: Study, workdir: Path) -> dict[str, str]:
     return failed
 
 
-def work(cells: list[Cell], ground: Ground) -> dict[str, str]:
-    """Finish cells, until somebody asks to stop; why some failed, by name."""
+def run_cells(cells: list[Cell], data: StudyData) -> dict[str, str]:
+    """Finish cells until a signal stops the study; the error of each failed cell, by name."""
     failed, started = {}, time.perf_counter()
     try:
         with (
@@ -128,14 +128,14 @@ def work(cells: list[Cell], ground: Ground) -> dict[str, str]:
             for done, cell in enumerate(bar, start=1):
                 bar.set_postfix_str(cell.name)
                 try:
-                    outcome = finish(cell, ground)
+                    outcome = finish(cell, data)
                 except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
                     failed[cell.name] = outcome = f"failed: {error}"
                 left = (time.perf_counter() - started) / done * (len(cells) - done)
                 bar.write(f"{cell.name}: {outcome}; about {left / 60:,.0f} min left")
                 sys.stdout.flush()
     except (Stopped, KeyboardInterrupt):
-        print("stopped; what is finished is kept, and the same command goes on from here")
+        print("stopped; the workdir keeps what is finished, and the same command resumes")
     return failed
 
 
@@ -161,9 +161,9 @@ def make_cells(study: Study, workdir: Path, data: str) -> list[Cell]:
 
 
 def cell_key(config: Config, data: str) -> str:
-    """What decides a training, in twelve digits: not where things lie, how they are evaluated or how
-    vectors came about (they are part of the data), nor what is as it is by default, so that a setting that is
-    new in the project makes no new cell."""
+    """Twelve hex digits of the settings that decide a training. Paths, evaluation and the making of item
+    vectors are not among them; the vectors are part of the data. Settings with their default value are left
+    out, so that a new setting of the project does not change the keys of old cells."""
     meant = dataclasses.replace(
         config,
         name=data,
@@ -202,8 +202,8 @@ def read_cell(cell: Cell) -> dict[str, Any]:
         raise ValueError(f"{file}: not the record of a cell ({error}); delete it") from error
 
 
-def finish(cell: Cell, ground: Ground) -> str:
-    """Train a cell to its end, measure what is missing, keep it; what came out, in words.
+def finish(cell: Cell, data: StudyData) -> str:
+    """Train a cell to its end, measure the missing parts and write the record; the outcome in words.
 
     Raises:
         Stopped: by a signal while it trained; its checkpoint is saved.
@@ -215,7 +215,7 @@ def finish(cell: Cell, ground: Ground) -> str:
             loop, state = open_run(cell.config, cell.folder)
             if int(train(loop, state).step) < cell.config.training.steps:
                 raise Stopped
-            numbers = measure(ground, cell.folder, missing(cell))
+            numbers = measure_run(data, cell.folder, missing(cell))
         for method, values in numbers.items():
             record["numbers"].setdefault(method, {}).update(values)
         record["parts"] = sorted(cell.parts | set(record["parts"]))
@@ -223,7 +223,7 @@ def finish(cell: Cell, ground: Ground) -> str:
     except TrainingError as error:
         record["failed"] = outcome = str(error)
     finally:
-        jax.clear_caches()  # no later cell runs these programs
+        jax.clear_caches()  # later cells run other programs
     seconds = time.perf_counter() - started
     record["seconds"] += seconds
     write_json(cell.folder / "measured.json", record)
@@ -244,7 +244,7 @@ def outcomes(study: Study, cells: list[Cell]) -> Outcomes:
 
 @contextlib.contextmanager
 def _said_to(file: Path) -> Iterator[None]:
-    """What a training prints goes to a file: the terminal is the study's."""
+    """Redirect the output of a training to a file, so that the terminal shows the study's alone."""
     with (
         file.open("a", encoding="utf-8", buffering=1) as log,
         contextlib.redirect_stdout(log),
@@ -255,7 +255,7 @@ def _said_to(file: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _termination_as_interrupt() -> Iterator[None]:
-    """SIGTERM does what Ctrl-C does."""
+    """SIGTERM raises KeyboardInterrupt, as Ctrl-C does."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""What a study leaves behind: study.json, and a page with the paper's tables beside ours."""
+"""The results of a study as files: study.json, and a page with the paper's tables beside ours."""
 
 from __future__ import annotations
 

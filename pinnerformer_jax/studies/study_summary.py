@@ -1,9 +1,10 @@
 """Over the seeds of a study: means, spreads, and whether what the paper claims holds on these data.
 
-A claim compares two numbers, seed by seed. It holds if the mean difference is above the margin, which is that
-of a 95 % t interval over the seeds and at least 2 % of the numbers (seeds that agree by chance leave the
-users' own noise); does not hold if it is below minus that; and is within the noise in between. A claim
-that two numbers are the same holds if the interval lies within 5 % of them, and does not if it lies outside.
+A claim compares two numbers, seed by seed. The margin is half of a 95 % t interval over the seeds, and at
+least 2 % of the numbers: the users are a sample too, and seeds can agree by chance. The claim holds if the
+mean difference is above the margin, does not hold if it is below minus the margin, and is within the noise
+otherwise. A claim that two numbers are the same holds if the interval is within 5 % of them, and does not
+hold if it is outside.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ HOLDS, FAILS, NOISE, UNKNOWN = "holds", "does not hold", "within the noise", "no
 CONFIDENCE = 0.95
 SAME = 0.05
 """Numbers that are called the same differ by at most this share."""
-TOLD = 3
-"""Comparisons that a sentence tells, of those that do not hold; the page lists all."""
+LISTED = 3
+"""A sentence lists at most so many comparisons that do not hold; the page lists all."""
 
 Outcomes = Mapping[tuple[str, str], Sequence[Numbers | None]]
 """By (table, line): what each seed gave; None where there is nothing."""
@@ -38,7 +39,7 @@ class Verdict(NamedTuple):
 
 
 def summarise(base: Config, tables: Sequence[StudyTable], outcomes: Outcomes, seeds: int) -> dict[str, Any]:
-    """What study.json holds, plain JSON types: nothing in it depends on when or how fast it was made."""
+    """The contents of study.json, plain JSON types; they do not depend on the time or speed of the study."""
     return {
         "name": base.name,
         "seeds": seeds,
@@ -95,7 +96,7 @@ def judge(claim: Claim, higher: Sequence[float | None], lower: Sequence[float | 
     from scipy.stats import t
 
     pairs = [(a, b) for a, b in zip(higher, lower, strict=True) if a is not None and b is not None]
-    if len(pairs) < 2:  # one seed says nothing of the spread
+    if len(pairs) < 2:  # one seed has no spread
         return Verdict(UNKNOWN, pairs[0][0] - pairs[0][1] if pairs else None, None)
     one, other = np.array(pairs).T
     difference, margin = float((one - other).mean()), float((one - other).std(ddof=1))
@@ -119,7 +120,7 @@ def overall(verdicts: Sequence[str]) -> str:
 
 
 def sentence(judged: Sequence[tuple[Claim, Verdict]], means: Mapping[tuple[str, str], float | None]) -> str:
-    """Whether the paper's ordering holds on these data, and where it is furthest from holding.
+    """A sentence: does the paper's ordering hold on these data, and which comparisons fail by the most?
 
     Args:
         judged: the claims.
@@ -130,27 +131,27 @@ def sentence(judged: Sequence[tuple[Claim, Verdict]], means: Mapping[tuple[str, 
         HOLDS: "The paper's ordering holds on these data",
         FAILS: "The paper's ordering does not hold in full on these data",
         NOISE: "Nothing here contradicts the paper's ordering, but part of it is within the noise",
-        UNKNOWN: "Whether the paper's ordering holds on these data cannot be told",
+        UNKNOWN: "Whether the paper's ordering holds on these data is not known",
     }[overall(verdicts)]
     parts = [f"{head}: it does in {verdicts.count(HOLDS)} of {len(judged)} comparisons"]
     for verdict, words in (
         (FAILS, "not in {}"),
         (NOISE, "{} within the noise"),
-        (UNKNOWN, "{} not to be told for want of a second seed or of a measurement"),
+        (UNKNOWN, "{} are not known, because a second seed or a measurement is missing"),
     ):
         if verdict in verdicts:
             parts.append(words.format(verdicts.count(verdict)))
     failing = [claim for claim, found in judged if found.verdict == FAILS]
     failing.sort(key=lambda claim: _relative(means[claim.higher], means[claim.lower]))
-    told = "; ".join(_in_words(claim, FAILS, means) for claim in failing[:TOLD])
-    among = "among them " if len(failing) > TOLD else ""
-    return ", ".join(parts) + (f" ({among}{told})" if told else "") + "."
+    listed = "; ".join(_in_words(claim, FAILS, means) for claim in failing[:LISTED])
+    among = "among them " if len(failing) > LISTED else ""
+    return ", ".join(parts) + (f" ({among}{listed})" if listed else "") + "."
 
 
 def claim_facts(
     claim: Claim, verdict: Verdict, means: Mapping[tuple[str, str], float | None]
 ) -> dict[str, Any]:
-    """A claim and what became of it, as JSON."""
+    """A claim and its verdict, as JSON."""
     return {
         "higher": list(claim.higher),
         "lower": list(claim.lower),
@@ -172,12 +173,12 @@ def spread(values: Sequence[float | None]) -> dict[str, Any]:
 
 
 def number(value: float | None) -> str:
-    """As tables and sentences show it."""
+    """A number as tables and sentences show it."""
     return "–" if value is None else f"{value:.4f}".removeprefix("0")  # noqa: RUF001
 
 
 def _in_words(claim: Claim, verdict: str, means: Mapping[tuple[str, str], float | None]) -> str:
-    """The two numbers and how they stand to each other, the one that the paper has higher first."""
+    """The two numbers and their relation; first the number that is higher in the paper."""
     (line, column), (other, other_column) = claim.higher, claim.lower
     one, two = number(means[claim.higher]), number(means[claim.lower])
     relation = "against" if verdict != FAILS else "differs from" if claim.same else "is below"

@@ -1,4 +1,4 @@
-"""What a study trains and shows: the paper's tables, each a list of lines, each a change of one base config.
+"""The tables of a study. A table is a list of lines, and each line is a change of one base config.
 
 A study's file in configs/studies/ builds `config`, the base, and `tables` from the functions below.
 """
@@ -20,12 +20,12 @@ Part = Literal["retrieval", "staleness", "pinnersage", "ranker"]
 """Of the evaluation of a trained model, see measure.py."""
 
 DIFFERENT = 0.02
-"""Numbers that differ by less than this share are no ordering, the paper's or ours (our choice)."""
+"""Two numbers that differ by less than this share have no order, in the paper or in ours (our choice)."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What is changed in the base config, by section; nothing: the base itself."""
+    """Changes of the base config, by section; without any it is the base itself."""
 
     model: Mapping[str, Any] = field(default_factory=dict)
     objective: Mapping[str, Any] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Variant:
         """The config of one training.
 
         Raises:
-            ValueError: a setting does not exist, or its value does not do.
+            ValueError: a setting does not exist, or its value is out of range.
         """
         training = {**self.training, "seed": base.training.seed + seed}
         try:
@@ -46,7 +46,7 @@ class Variant:
                 training=dataclasses.replace(base.training, **training),
             )
         except TypeError as error:
-            raise ValueError(f"a variant of the study changes what is no setting: {error}") from None
+            raise ValueError(f"a variant of the study changes an unknown setting: {error}") from None
 
 
 BASE = Variant()
@@ -54,7 +54,7 @@ BASE = Variant()
 
 @dataclass(frozen=True)
 class Column:
-    """A number that every line has."""
+    """A column of a table: one metric of every line."""
 
     title: str
     metric: str  # its name in what measure.py returns
@@ -73,7 +73,7 @@ class Line:
     name: str
     variant: Variant = BASE
     paper: tuple[float | None, ...] = ()  # a number a column; shorter: the paper has no more
-    method: str = MODEL  # whose number it is, of those that measure.py returns for the variant
+    method: str = MODEL  # the method whose metrics it shows, of those that measure.py returns
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class Claim:
     higher: tuple[str, str]
     lower: tuple[str, str]
     same: bool = False
-    least: float = DIFFERENT  # a difference that is a smaller share of the two is none
-    says: str = ""  # of those that the paper's argument rests on: in words, for the head of the page
+    least: float = DIFFERENT  # a difference of a smaller share counts as none
+    says: str = ""  # a claim that the paper's argument rests on, in words, for the head of the page
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class StudyTable:
             raise ValueError(f"study table {self.name!r}: two lines or two columns have one name")
 
     def orderings(self) -> list[Claim]:
-        """All that the paper claims: the order of its numbers in each column, and `claims`."""
+        """All claims of the paper: the order of its numbers in each column, and `claims`."""
         said = {frozenset((claim.higher, claim.lower)) for claim in self.claims}
         found = list(self.claims)
         for k, column in enumerate(self.columns):

@@ -252,6 +252,19 @@ def load_for_inference(
         return run.config, graphdef, checkpoints.restore_params(abstract.params, device, which)
 
 
+def checkpoint_step(workdir: str | Path, which: Literal["last", "best"] = "best") -> int:
+    """The training steps done at a checkpoint.
+
+    Raises:
+        FileNotFoundError: the run has no checkpoint.
+    """
+    with Checkpoints(Path(workdir), read_only=True) as checkpoints:
+        step = checkpoints.step(which)
+    if step is None:
+        raise FileNotFoundError(f"{workdir}: the run has no checkpoint yet; train further")
+    return step
+
+
 def _record_path(workdir: Path) -> Path:
     return workdir / "config.json"
 

@@ -22,7 +22,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.catalog import Catalog
-from pinnerformer_jax.data.contracts import Batch, longest_in_parts, only_actions, positive_table
+from pinnerformer_jax.data.contracts import Batch, longest_in_parts
+from pinnerformer_jax.data.positives import only_actions, positive_table
 from pinnerformer_jax.data.timelines import VALIDATION, Timelines
 from pinnerformer_jax.data.windows import Windows, training_batches
 from pinnerformer_jax.model.towers import Sizes

@@ -1,4 +1,4 @@
-"""The numbers of a run as it goes: what they mean (`Meter`) and where they are written (`MetricsLog`)."""
+"""Metrics of a training run: their means and rates (`Meter`), and the files they go to (`MetricsLog`)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from pinnerformer_jax.files import write_text
 class Meter:
     """Metrics and pace since the last line of the log.
 
-    A step's metrics are read when the next step has been dispatched, so that the device never waits for
-    the host; after `flush` it stands still. Only the time between `start` and `pause` counts: compiling,
-    validating and saving do not.
+    A step's metrics are read after the next step was dispatched, so that the device never waits for the
+    host. Only the time between `start` and `pause` counts; compiling, validating and saving are not in it.
     """
 
     def __init__(self, batch_size: int, step: int) -> None:
@@ -41,19 +40,19 @@ class Meter:
         self._clear()
 
     def start(self) -> None:
-        """Let time count."""
+        """Start the clock."""
         self._since = time.perf_counter()
 
     def pause(self) -> None:
-        """Let time pass uncounted until the next `start`; after a `flush`."""
+        """Stop the clock until the next `start`; call `flush` first."""
         self._seconds += time.perf_counter() - self._since
 
     def waited(self, seconds: float) -> None:
-        """The host stood still for a batch (the device may have been at work meanwhile)."""
+        """Add time in which the host waited for a batch; the device may have been busy meanwhile."""
         self._waiting += seconds
 
     def push(self, metrics: dict[str, jax.Array]) -> None:
-        """A step was dispatched and will give these: wait for the step before, and read it."""
+        """Take the metrics of a step that was dispatched; wait for the step before it and read that."""
         self.flush()
         self._unread = metrics
 
@@ -71,7 +70,7 @@ class Meter:
             self._sums[name] = self._sums.get(name, 0.0) + float(value)
 
     def take(self) -> dict[str, float]:
-        """What the steps read since the last call gave, by name; empty if there were none.
+        """Metrics of the steps that were read since the last call, by name; {} if there were none.
 
         Means over the steps; users and tokens (events of histories, padding left out) a second; and the
         share of the time that the host waited for input, a bound on what the input costs.
@@ -94,8 +93,8 @@ class Meter:
 
 class MetricsLog:
     """A progress bar (plain lines where there is no terminal), WORKDIR/metrics.jsonl and TensorBoard
-    event files. A resumed run goes on from its checkpoint: what an earlier process wrote past that step
-    is taken back, so that no step of the curve is there twice."""
+    event files. A resumed run starts from its checkpoint. Lines that an earlier process wrote after that
+    step are removed, so that no step is logged twice."""
 
     def __init__(self, workdir: Path, step: int, steps: int, batch_size: int) -> None:
         """Open for writing.
@@ -123,11 +122,11 @@ class MetricsLog:
         )
 
     def advance(self, step: int) -> None:
-        """So many steps are done."""
+        """Move the progress bar to a step."""
         self._bar.update(step - self._bar.n)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Log what the steps up to `step` gave; nothing where `values` is empty."""
+        """Log the metrics of the steps up to `step`; does nothing if `values` is empty."""
         if not values:
             return
         self._lines.write(json.dumps({"step": step, **values}) + "\n")
@@ -141,11 +140,11 @@ class MetricsLog:
             self._bar.set_postfix_str(self._pace(step, values))
 
     def say(self, text: str) -> None:
-        """A line for people, above the bar."""
+        """Print a line above the progress bar."""
         self._bar.write(text)
 
     def flush(self) -> None:
-        """Put what was logged on disk: it belongs to a checkpoint."""
+        """Write the buffered events to disk, with each checkpoint."""
         self._events.flush()
 
     def _pace(self, step: int, values: Mapping[str, float]) -> str:
@@ -166,7 +165,7 @@ class MetricsLog:
 
 
 def _drop_after(file: Path, step: int) -> None:
-    """Keep the lines up to `step`; a last line that a kill cut short goes too."""
+    """Keep the lines up to `step`, without a last line that a kill cut short."""
     if not file.is_file():
         return
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)

@@ -20,8 +20,8 @@ def make_mesh(devices: int | None = None) -> Mesh:
 
 
 def shard_batch(mesh: Mesh, batch: Tree) -> Tree:
-    """Put arrays [B, ...] on the devices. Rows are dealt like cards, row i to device i mod N, so that
-    where they are sorted by length, each device has its fair share of the long.
+    """Shard arrays [B, ...] over the N devices, interleaved: row i goes to device i mod N. If the rows are
+    sorted by length, every device then has the same share of long rows.
 
     Raises:
         ValueError: B is not a multiple of the number of devices.
@@ -29,24 +29,24 @@ def shard_batch(mesh: Mesh, batch: Tree) -> Tree:
     size = jax.tree.leaves(batch)[0].shape[0]
     if size % mesh.size:
         raise ValueError(f"training.batch_size = {size}: must be a multiple of the {mesh.size} devices")
-    hands = jax.tree.map(lambda rows: deal(rows, mesh.size), batch)
-    return jax.device_put(hands, NamedSharding(mesh, PartitionSpec(AXIS)))
+    shards = jax.tree.map(lambda rows: interleave(rows, mesh.size), batch)
+    return jax.device_put(shards, NamedSharding(mesh, PartitionSpec(AXIS)))
 
 
-def deal(rows: np.ndarray, hands: int) -> np.ndarray:
+def interleave(rows: np.ndarray, shards: int) -> np.ndarray:
     """[B, ...] reordered: rows 0, N, 2N ..., then 1, N + 1 ...; `collect` is the inverse, on the device."""
-    return rows.reshape(-1, hands, *rows.shape[1:]).swapaxes(0, 1).reshape(rows.shape)
+    return rows.reshape(-1, shards, *rows.shape[1:]).swapaxes(0, 1).reshape(rows.shape)
 
 
-def dealt_rows(users: int) -> jax.Array:
-    """int32 [B / N], numbers in the global batch of this device's rows; inside a map over AXIS."""
+def shard_rows(users: int) -> jax.Array:
+    """int32 [B / N]: this device's rows of the global batch. Call it inside a map over AXIS."""
     return jax.lax.axis_index(AXIS) + jax.lax.axis_size(AXIS) * jnp.arange(users)
 
 
 def collect(rows: jax.Array) -> jax.Array:
     """[B / N, ...] of each device -> [B, ...] on every device, in the order of the global batch."""
-    hands = jax.lax.all_gather(rows, AXIS, axis=1)  # [B / N, N, ...]
-    return hands.reshape(-1, *rows.shape[1:])
+    shards = jax.lax.all_gather(rows, AXIS, axis=1)  # [B / N, N, ...]
+    return shards.reshape(-1, *rows.shape[1:])
 
 
 def replicate(mesh: Mesh, tree: Tree) -> Tree:

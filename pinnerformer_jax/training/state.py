@@ -32,7 +32,7 @@ class Tables(NamedTuple):
     """What every step reads and none changes."""
 
     item_features: ItemTable  # unit rows
-    positive_table: jax.Array  # float32 [A, S], see contracts.positive_table
+    positive_table: jax.Array  # float32 [A, S], see positives.positive_table
     seed: jax.Array  # uint32 [], data, so that all seeds share one compiled program
 
 

@@ -19,7 +19,7 @@ from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
 from pinnerformer_jax.config import Config, ObjectiveConfig, TrainingConfig
-from pinnerformer_jax.data.contracts import DAY, Batch, part_bounds
+from pinnerformer_jax.data.contracts import Batch, part_bounds
 from pinnerformer_jax.model.towers import PinnerFormer, UserTower
 from pinnerformer_jax.objective import frequency
 from pinnerformer_jax.objective.bce import binary_cross_entropy, random_negatives
@@ -35,7 +35,7 @@ from pinnerformer_jax.objective.targets import (
 )
 from pinnerformer_jax.training.item_table import ItemTable
 from pinnerformer_jax.training.optimiser import learning_rate, make_optimiser
-from pinnerformer_jax.training.sharding import AXIS, collect, dealt_rows
+from pinnerformer_jax.training.sharding import AXIS, collect, shard_rows
 from pinnerformer_jax.training.state import Tables, TrainState
 
 Metrics = dict[str, jax.Array]
@@ -62,7 +62,7 @@ def device_loss(
         of the global batch.
     """
     objective = config.objective
-    row = dealt_rows(batch.length.shape[0])
+    row = shard_rows(batch.length.shape[0])
     step_key = jax.random.fold_in(jax.random.key(tables.seed), state.step)
     target_key, pool_key, dropout_key = jax.random.split(step_key, 3)
 
@@ -115,7 +115,7 @@ def draw_targets(
     objective: ObjectiveConfig, keys: jax.Array, batch: Batch, positive_table: jax.Array
 ) -> Targets:
     """The pairs of the objective that the config names; keys [B], one a user."""
-    horizon = round(objective.horizon_days * DAY)
+    horizon = objective.horizon
     match objective.name:
         case "dense_all_action":
             return dense_all_action(

@@ -7,8 +7,8 @@ import pytest
 
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.timelines import Timelines
-from pinnerformer_jax.items import publish as publishing
-from pinnerformer_jax.items.publish import publish
+from pinnerformer_jax.items import prepared_copy
+from pinnerformer_jax.items.prepared_copy import write_copy
 from pinnerformer_jax.training.checkpoint import check_ingested, data_digest
 from tests.items_world import ITEMS, config, write_world
 
@@ -28,8 +28,10 @@ def vectors():
 @pytest.mark.parametrize("links", [True, False])
 def test_a_prepared_folder_with_these_vectors(tmp_path, timelines, links, monkeypatch):
     if not links:
-        monkeypatch.setattr(publishing.os, "link", lambda *_: (_ for _ in ()).throw(OSError("another disk")))
-    publish(timelines, tmp_path / "out", vectors(), {"method": "mine"})
+        monkeypatch.setattr(
+            prepared_copy.os, "link", lambda *_: (_ for _ in ()).throw(OSError("another disk"))
+        )
+    write_copy(timelines, tmp_path / "out", vectors(), {"method": "mine"})
     out = Timelines.open(tmp_path / "out", verify=True)
     check_ingested(out.manifest, config(tmp_path / "out"))
     np.testing.assert_array_equal(out.shards[1].item, timelines.shards[1].item)
@@ -44,7 +46,7 @@ def test_a_prepared_folder_with_these_vectors(tmp_path, timelines, links, monkey
 
 def test_the_digest_follows_method_and_vectors(tmp_path, timelines):
     def digest(name, made, method):
-        publish(timelines, tmp_path / name, made, {"method": method})
+        write_copy(timelines, tmp_path / name, made, {"method": method})
         return data_digest(Timelines.open(tmp_path / name).manifest)
 
     first = digest("a", vectors(), "x")
@@ -54,8 +56,8 @@ def test_the_digest_follows_method_and_vectors(tmp_path, timelines):
 
 
 def test_a_copy_of_a_copy(tmp_path, timelines):
-    publish(timelines, tmp_path / "a", -vectors(), {"method": "x"})
-    publish(Timelines.open(tmp_path / "a"), tmp_path / "b", vectors(), {"method": "y"})
+    write_copy(timelines, tmp_path / "a", -vectors(), {"method": "x"})
+    write_copy(Timelines.open(tmp_path / "a"), tmp_path / "b", vectors(), {"method": "y"})
     np.testing.assert_array_equal(Catalog.open(tmp_path / "b").features, vectors().astype(np.float16))
     Timelines.open(tmp_path / "b", verify=True)
 
@@ -64,4 +66,4 @@ def test_what_is_no_prepared_folder_is_left_alone(tmp_path, timelines):
     (tmp_path / "mine").mkdir()
     for out in (tmp_path / "p", tmp_path / "mine"):
         with pytest.raises(ValueError, match="name another"):
-            publish(timelines, out, vectors(), {})
+            write_copy(timelines, out, vectors(), {})

@@ -1,9 +1,9 @@
-"""A prepared folder with other item vectors.
+"""A copy of a prepared folder with other item vectors.
 
-The timelines are the old ones, hard-linked where the disk allows. Of the catalogue, `features.npy` and the
-flag `reachable` are new; `vectors.json` says what made them, and `model.npz` is the model, if one did. All
-stand in the manifest with their checksums, so that the data's digest, which a run is tied to, changes with
-method, settings and vectors.
+The copy hard-links the timelines where the disk allows. It replaces `features.npy` and the flag `reachable`
+of the catalogue. `vectors.json` says how the vectors were made. `model.npz` is the model, if one made them.
+The manifest lists all of these files with their checksums. The digest of the data, which a run checks,
+therefore changes with the method, its settings and the vectors.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from jaxtyping import Float32
 
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.config_files import to_dict
+from pinnerformer_jax.data.catalog import FEATURES, ITEMS, MODEL, VECTORS, catalog_path
 from pinnerformer_jax.data.timelines import Timelines, write_manifest
 from pinnerformer_jax.files import atomic_folder, facts_of, sha256, write_json
 from pinnerformer_jax.items.trained import Trained, save
 from pinnerformer_jax.training.checkpoint import data_digest
 
-_NEW = ("catalog/features.npy", "catalog/items.parquet", "catalog/vectors.json", "catalog/model.npz")
+_NEW = tuple(f"{catalog_path('')}/{name}" for name in (FEATURES, ITEMS, VECTORS, MODEL))
 
 
-def publish(
+def write_copy(
     timelines: Timelines,
     out: Path,
     vectors: Float32[np.ndarray, "n d"],
@@ -57,16 +58,17 @@ def publish(
         for name in kept:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             _link(source / name, folder / name)
-        (folder / "catalog").mkdir(exist_ok=True)
+        catalog = catalog_path(folder)
+        catalog.mkdir(exist_ok=True)
         reachable = vectors.any(axis=1)
-        items = pq.read_table(source / "catalog" / "items.parquet")
+        items = pq.read_table(catalog_path(source) / ITEMS)
         column = items.column_names.index("reachable")
         items = items.set_column(column, items.schema.field(column), pa.array(reachable))
-        np.save(folder / "catalog" / "features.npy", vectors.astype(np.float16))
-        pq.write_table(items, folder / "catalog" / "items.parquet")
-        write_json(folder / "catalog" / "vectors.json", made_by)
+        np.save(catalog / FEATURES, vectors.astype(np.float16))
+        pq.write_table(items, catalog / ITEMS)
+        write_json(catalog / VECTORS, made_by)
         if trained:
-            save(folder / "catalog" / "model.npz", trained)
+            save(catalog / MODEL, trained)
         files = {name: timelines.manifest.files[name] for name in kept}
         files |= facts_of(folder, [name for name in _NEW if (folder / name).is_file()])
         counts = timelines.manifest.counts | {"unreachable_items": int((~reachable).sum())}
@@ -75,18 +77,20 @@ def publish(
 
 
 def check_out(timelines: Timelines, out: Path) -> None:
-    """Whether `publish` may write there.
+    """Whether `write_copy` may write there.
 
     Raises:
-        ValueError: it is the prepared folder itself, or holds something else.
+        ValueError: it is the prepared folder itself, or another kind of folder.
     """
     out = out.resolve()
     if out == timelines.path.resolve() or (out.exists() and not (out / "manifest.json").is_file()):
-        raise ValueError(f"--out {out} is the prepared folder itself, or none at all: name another")
+        raise ValueError(
+            f"--out {out} is data.prepared itself, or a folder that is not a prepared one: name another"
+        )
 
 
 def provenance(method: str, config: Config, timelines: Timelines) -> dict[str, Any]:
-    """What vectors are a function of, for vectors.json."""
+    """Everything that decides the vectors, for vectors.json."""
     of_method = to_dict(config.pinsage) if method.startswith("pinsage") else {"seed": config.pinsage.seed}
     return {
         "method": method,
@@ -95,15 +99,15 @@ def provenance(method: str, config: Config, timelines: Timelines) -> dict[str, A
     }
 
 
-def reused(made: dict[str, Any], old: Path) -> dict[str, Any]:
-    """`provenance` of vectors that the model of an earlier folder gives: its settings, and which model."""
+def reused_provenance(made: dict[str, Any], old: Path) -> dict[str, Any]:
+    """`provenance` of vectors that the model of an earlier folder makes: its settings and its checksum."""
     settings = (made_by(old) or {}).get("settings")
-    return made | {"settings": settings, "model": sha256(old / "catalog" / "model.npz")}
+    return made | {"settings": settings, "model": sha256(catalog_path(old) / MODEL)}
 
 
 def made_by(folder: Path) -> dict[str, Any] | None:
-    """What `publish` was told made the vectors of a folder; None: it wrote none there."""
-    file = folder / "catalog" / "vectors.json"
+    """The provenance of the vectors that `write_copy` wrote to a folder; None: it did not write it."""
+    file = catalog_path(folder) / VECTORS
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 

@@ -1,0 +1,176 @@
+"""The results of an evaluation as records, and their form in results.json."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import jax
+
+from pinnerformer_jax.config import Config
+from pinnerformer_jax.config_files import digest, to_dict
+
+DEFINITIONS = {
+    "tie_rule": "an item that scores the same as a target ranks before it",
+    "paper recall@10": "share of (user, target) pairs with fewer than 10 index items, the user's other "
+    "targets aside, that score at least as high; targets not in the random index are placed into it",
+    "paper interest_entropy@50": "entropy in nats of the topics of a user's 50 nearest index items, mean",
+    "paper p90_coverage@10": "smallest share of the index that makes up 90 % of all users' top 10",
+    "by_action recall@10": "as paper recall@10, of the pairs that a positive of that action made",
+    "full": "all items with a vector compete, a user's targets with each other too; mean over users of "
+    "hits / targets (recall), NDCG with an ideal of min(k, targets) hits, any hit (hit_rate)",
+    "new_items": "as full, with every item the user had touched up to t taken out of candidates and targets",
+    "low, high": "95 % bootstrap interval over users",
+}
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One metric of one method."""
+
+    method: str
+    protocol: str  # "paper", "by_action", "full" or "new_items"
+    metric: str
+    value: float
+    n_users: int  # users that the metric is over
+    low: float | None = None  # 95 % bootstrap interval over users; None: there is none
+    high: float | None = None
+
+    def is_metric(self, protocol: str, metric: str) -> bool:
+        """Whether the row is of this metric under this protocol."""
+        return (self.protocol, self.metric) == (protocol, metric)
+
+    def to_json(self) -> dict[str, Any]:
+        """As in results.json: without "low" and "high" where there is no interval."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class LengthRow:
+    """The paper's Recall@10 of one method over users with histories of similar length."""
+
+    method: str
+    events: str  # the bucket: "5-9", "256+"
+    recall: float
+    n_users: int
+    n_pairs: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As in results.json."""
+        return {
+            "method": self.method, "events": self.events, "recall@10": self.recall,
+            "n_users": self.n_users, "n_pairs": self.n_pairs,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MethodResults:
+    """Metrics of every method under one protocol."""
+
+    rows: list[MetricRow]
+    history_length: list[LengthRow]
+    coverage_curve: dict[str, list[list[float]]]  # by method: [share of items, share of results]
+
+
+@dataclass(frozen=True)
+class ProtocolSummary:
+    """The sizes of a protocol."""
+
+    t: str  # end of training, ISO
+    window_end: str  # ISO
+    window_days: float
+    users: int  # that are evaluated
+    eligible_users: int  # more than `users` if a sample is evaluated
+    users_without_history: int
+    users_without_target: int
+    pairs: int  # (user, target item)
+    new_pairs: int  # of these, items that the user had not touched up to t
+    unreachable_pairs: int  # left out: the item has no vector
+    items: int
+    reachable_items: int
+    index_size: int
+
+
+@dataclass(frozen=True)
+class ScannResult:
+    """ScaNN beside exact search on the same queries."""
+
+    k: int
+    items: int
+    recall: float  # share of the k exact nearest items that ScaNN finds
+    exact_qps: float  # queries/s
+    scann_qps: float
+    device: str  # of exact search
+    leaves: int  # 0: brute force
+    leaves_searched: int
+    reorder: int
+    soar: bool
+
+
+@dataclass(frozen=True)
+class NotMeasured:
+    """A measurement that failed."""
+
+    error: str
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What was evaluated, when, and by what."""
+
+    date: str  # UTC, ISO
+    version: str  # of this package
+    checkpoint: Literal["best", "last"]
+    step: int  # of the checkpoint: training steps done
+    data: str  # digest of the prepared folder
+    config_digest: str
+    jax: str  # version
+    devices: list[str]
+
+    @classmethod
+    def now(
+        cls, package: str, checkpoint: Literal["best", "last"], step: int, data: str, config: Config
+    ) -> Provenance:
+        """Of an evaluation in this process."""
+        return cls(
+            date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            version=package,
+            checkpoint=checkpoint,
+            step=step,
+            data=data,
+            config_digest=digest(config),
+            jax=jax.__version__,
+            devices=[device.device_kind for device in jax.devices()],
+        )
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that an evaluation measures."""
+
+    provenance: Provenance
+    methods: MethodResults
+    protocol: ProtocolSummary
+    topics: str  # where they come from
+    scann: ScannResult | NotMeasured
+    config: Config
+    staleness: dict[str, float] | None = None  # Recall@10 by schedule; None: not asked for
+
+    def to_json(self) -> dict[str, Any]:
+        """As in results.json, plain JSON types."""
+        values = {
+            **asdict(self.provenance),
+            "rows": [row.to_json() for row in self.methods.rows],
+            "history_length": [row.to_json() for row in self.methods.history_length],
+            "coverage_curve": self.methods.coverage_curve,
+            "protocol": {
+                **asdict(self.protocol),
+                "filter_seen": self.config.evaluation.filter_seen,
+                "definitions": DEFINITIONS,
+                "topics": self.topics,
+            },
+            "scann": asdict(self.scann),
+            "config": to_dict(self.config),
+        }
+        return values if self.staleness is None else values | {"staleness": self.staleness}
