@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.config_files import load_config
@@ -50,7 +50,7 @@ def parse(
 
 
 @contextlib.contextmanager
-def errors_as_messages() -> Iterator[None]:
+def errors_as_messages() -> Generator[None, None, None]:
     """Wrong input (ValueError, OSError) ends the process with its message on stderr and code 2."""
     try:
         yield

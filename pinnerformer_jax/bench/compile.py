@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -148,7 +148,7 @@ def _devices(name: str) -> list[Any]:
 
 
 @contextmanager
-def seen_as(platform: str, *, ahead: bool = True) -> Iterator[None]:
+def seen_as(platform: str, *, ahead: bool = True) -> Generator[None, None, None]:
     """Within, what asks jax where it runs is told: on that platform (cuda, tpu or cpu).
 
     Args:

@@ -8,7 +8,7 @@ end and never pass through a float.
 from __future__ import annotations
 
 import datetime
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -22,10 +22,10 @@ meet every 10,220 d), so that phases are those of seconds since 1970."""
 NO_TIME = np.iinfo(np.int32).max
 """Time of padding: later than anything, so that padded rows stay sorted."""
 
-Array = TypeVar("Array")
+Array: TypeAlias = Any  # of NumPy on the host, of JAX on the device
 
 
-class Events(NamedTuple, Generic[Array]):
+class Events(NamedTuple):
     """Events of users, oldest first, padding at the tail (item 0, time NO_TIME). A pytree, of NumPy
     arrays on the host and of jax arrays on the device."""
 
@@ -36,12 +36,12 @@ class Events(NamedTuple, Generic[Array]):
     duration: Array  # float32 [..., T] seconds
 
 
-class Batch(NamedTuple, Generic[Array]):
+class Batch(NamedTuple):
     """The users of one step: the history of each up to a moment, and the events after it."""
 
-    history: Events[Array]  # [B, T] the most recent T events up to the moment
+    history: Events  # [B, T] the most recent T events up to the moment
     length: Array  # int32 [B] events of the history that are real; 0: the row itself is padding
-    future: Events[Array]  # [B, F] events after it, within the horizon
+    future: Events  # [B, F] events after it, within the horizon
     future_count: Array  # int32 [B] events after it in the horizon; > F where a random F of them are shipped
     user: Array  # int32 [B] the user; pairs of the same user are no negatives of each other
 

@@ -13,7 +13,7 @@ import glob
 import importlib.resources.abc  # TFDS looks Traversable up in it
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Generator
 from types import SimpleNamespace
 from typing import Any
 
@@ -58,7 +58,7 @@ def _allow_open_files(wanted: int) -> None:
 
 
 @contextlib.contextmanager
-def _stand_in(lazy_module: Any, module: Any) -> Iterator[None]:
+def _stand_in(lazy_module: Any, module: Any) -> Generator[None, None, None]:
     """Let one of TFDS's lazily imported modules resolve to `module`."""
     # _module is what the lazy module caches its import in.
     state = vars(lazy_module)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -121,7 +121,9 @@ def content_features(
 
 
 @contextlib.contextmanager
-def _item_table(items: ItemsConfig, catalog: Catalog) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
+def _item_table(
+    items: ItemsConfig, catalog: Catalog
+) -> Generator[tuple[duckdb.DuckDBPyConnection, str], None, None]:
     """A connection with the item table, see `read_item_table`, and the view `catalogue`; the type of ids."""
     import duckdb
 

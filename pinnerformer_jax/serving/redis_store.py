@@ -23,7 +23,7 @@ import json
 import os
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -201,7 +201,7 @@ class RedisStore(Store):
         send([("MULTI",), *commands, ("EXEC",)])
 
     @contextlib.contextmanager
-    def _publishing(self) -> Iterator[Send]:
+    def _publishing(self) -> Generator[Send, None, None]:
         """A function that sends commands in one go and returns the answers, through one connection."""
         pool = self._client.connection_pool
         connection = pool.get_connection()
@@ -217,7 +217,7 @@ class RedisStore(Store):
             pool.release(connection)
 
     @contextlib.contextmanager
-    def _failures(self) -> Iterator[None]:
+    def _failures(self) -> Generator[None, None, None]:
         try:
             yield
         except (self._redis.ConnectionError, self._redis.TimeoutError) as error:

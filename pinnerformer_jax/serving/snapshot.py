@@ -18,7 +18,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _VERSION = b"model_version"
 
 
+@runtime_checkable
 class UserVectors(Protocol):
     """Vectors of one model version: a snapshot's, or a feature store's."""
 
@@ -39,6 +40,7 @@ class UserVectors(Protocol):
         """float32 [D]; None: the user has no vector."""
 
 
+@runtime_checkable
 class UserStore(Protocol):
     """A feature store, which holds vectors of one model version or more."""
 

@@ -22,7 +22,7 @@ import contextlib
 import datetime
 import fcntl
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from pinnerformer_jax.files import sync, write_text
@@ -56,7 +56,7 @@ def current(root: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def write_lock(root: Path) -> Iterator[None]:
+def write_lock(root: Path) -> Generator[None, None, None]:
     """Hold the lock of SNAPSHOTS, and remove what killed runs left half-built.
 
     Raises:

@@ -14,7 +14,7 @@ import runpy
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -243,7 +243,7 @@ def outcomes(study: Study, cells: list[Cell]) -> Outcomes:
 
 
 @contextlib.contextmanager
-def _said_to(file: Path) -> Iterator[None]:
+def _said_to(file: Path) -> Generator[None, None, None]:
     """Redirect the output of a training to a file, so that the terminal shows the study's alone."""
     with (
         file.open("a", encoding="utf-8", buffering=1) as log,
@@ -254,7 +254,7 @@ def _said_to(file: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
+def _termination_as_interrupt() -> Generator[None, None, None]:
     """SIGTERM raises KeyboardInterrupt, as Ctrl-C does."""
 
     def interrupt(number: int, frame: object) -> None:

@@ -11,7 +11,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -289,7 +289,7 @@ def _validation(run: Run, state: TrainState, batch: Batch) -> Validate:
 
 
 @contextlib.contextmanager
-def _stop_signal() -> Iterator[threading.Event]:
+def _stop_signal() -> Generator[threading.Event, None, None]:
     """An event that SIGTERM or SIGINT sets; a second one acts as it would without this."""
     stop = threading.Event()
     names = (signal.SIGTERM, signal.SIGINT)
