@@ -2,8 +2,9 @@
 
     python docs/draw.py
 
-writes docs/towers.svg and docs/results.svg. The numbers of the second are read from the tables of docs/results.md.
-Both are drawn on white and in large type, so that they can be read on a dark page and at the width of a phone.
+writes docs/towers.svg and docs/results.svg. The numbers of the second are read from the tables of
+docs/results.md. Both are drawn on white and in large type, so that they can be read on a dark page and at the
+width of a phone.
 """
 
 from __future__ import annotations
@@ -76,10 +77,9 @@ def draw_towers(path: Path) -> None:
     _arrow(axes, (3.1, 4.78), (3.1, 4.25), USER)
     _arrow(axes, (8.22, 4.78), (8.22, 4.25), ITEM)
 
-    for left, title, text in (
-        (0.3, "training", "inner product high for\nwhat the user engages with,\nlow for random items and\nother users' positives"),
-        (5.1, "every night", "embed who was active;\nvectors to the store,\nitems to the index:\nthe k nearest are shown"),
-    ):  # fmt: skip
+    training = "inner product high for\nwhat the user engages with,\nlow for random items and\nother users' positives"
+    serving = "embed who was active;\nvectors to the store,\nitems to the index:\nthe k nearest are shown"
+    for left, title, text in ((0.3, "training", training), (5.1, "every night", serving)):
         _box(axes, left, 0.3, 4.5, 2.6, "#f6f7f9", EDGE)
         axes.text(left + 0.25, 2.5, title, size=19, weight="bold", va="center")
         axes.text(left + 0.25, 1.32, text, size=16.5, va="center", linespacing=1.35)
@@ -130,7 +130,9 @@ def read_tables(text: str) -> dict[str, dict[str, list[tuple[float, float]]]]:
         cells = [cell.strip(" *") for cell in line.strip("|").split("|")]
         if line.startswith("|") and all("±" in cell for cell in cells[1:]):
             numbers = [re.findall(r"\.\d+", cell) for cell in cells[1:]]
-            tables.setdefault(section, {})[cells[0]] = [(float(mean), float(margin)) for mean, margin in numbers]
+            tables.setdefault(section, {})[cells[0]] = [
+                (float(mean), float(margin)) for mean, margin in numbers
+            ]
     return tables
 
 

@@ -4,8 +4,8 @@
         [--workdir runs/studies/synthetic] [--seeds 3] [--only staleness objectives] [--training.steps 300]
 
 The data must have been prepared. Settings on the command line change the base of all variants. A variant
-that several tables show is trained once. The workdir keeps one folder a cell (variant and seed), study.json
-and report.html, which are written anew whenever the command ends. Ctrl-C and SIGTERM save the cell in
+that several tables show is trained once. The workdir keeps one folder a cell (variant and seed), study.json,
+report.html and report.md, which are written whenever the command ends. Ctrl-C and SIGTERM save the cell in
 training and exit with 0; the same command goes on from there. A cell that fails is reported, and the study
 goes on; the command then ends with 1, and tries it again the next time, unless its loss was not finite.
 """
