@@ -1,5 +1,4 @@
-"""The paper's final model, in bfloat16: L 6, H 768, T 256, D 256, 8,192 random and 5,000 in-batch negatives.
-
+"""The paper's final model: L 6, H 768, T 256, D 256, 8,192 random, up to 5,000 in-batch negatives, bfloat16.
 
     python -m pinnerformer_jax.ingest --config configs/paper.py
     python train.py    --config configs/paper.py --workdir runs/paper

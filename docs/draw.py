@@ -77,7 +77,9 @@ def draw_towers(path: Path) -> None:
     _arrow(axes, (3.1, 4.78), (3.1, 4.25), USER)
     _arrow(axes, (8.22, 4.78), (8.22, 4.25), ITEM)
 
-    training = "inner product high for\nwhat the user engages with,\nlow for random items and\nother users' positives"
+    training = (
+        "inner product high for\nthe user's own positives,\nlow for random items and\nother users' positives"
+    )
     serving = "embed who was active;\nvectors to the store,\nitems to the index:\nthe k nearest are shown"
     for left, title, text in ((0.3, "training", training), (5.1, "every night", serving)):
         _box(axes, left, 0.3, 4.5, 2.6, "#f6f7f9", EDGE)
