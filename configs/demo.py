@@ -1,12 +1,12 @@
-"""The demo: the synthetic world, small enough for two CPU cores.
+"""The demo: the synthetic log, small enough for two CPU cores.
 
     python -m pinnerformer_jax.synthetic --out data/demo/raw
     python -m pinnerformer_jax.ingest --config configs/demo.py
     python train.py --config configs/demo.py --workdir runs/demo
     python evaluate.py --workdir runs/demo
 
-or `make demo` for all four. Three minutes on two cores; paper Recall@10 of 0.121 +- 0.008, the best baseline
-0.052; one seed.
+`make demo` runs all four. It takes about three minutes on two quiet cores. Expected paper Recall@10: 0.122
++- 0.008; the best baseline has 0.052. One seed.
 """
 
 from pinnerformer_jax.config import (

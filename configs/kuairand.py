@@ -1,21 +1,23 @@
-"""KuaiRand-Pure, two weeks of it: 228,000 short videos shown to 25,000 people, and what they did.
+"""KuaiRand-Pure, two weeks: 228,000 short videos shown to 25,000 people, and what they did.
 
     export KUAIRAND=DIR
     python -m pinnerformer_jax.ingest --config configs/kuairand.py
     python train.py --config configs/kuairand.py --workdir runs/kuairand
     python evaluate.py --workdir runs/kuairand
 
-DIR (default data/kuairand_pure_14d) holds val.parquet and test.parquet, the standard log of 25 April to
-8 May 2022 with the columns of the published CSV files, and item_features.parquet. It is CC BY-SA 4.0,
-kuairand.com. For other places: --data.events FILE ... --items.table FILE.
+DIR (default data/kuairand_pure_14d) holds two logs, val.parquet and test.parquet, and the item table
+item_features.parquet. The logs are the standard log of 25 April to 8 May 2022 with the columns of the
+published CSV files. The data are CC BY-SA 4.0, kuairand.com. For other files: --data.events FILE ...
+--items.table FILE.
 
-What is taken: a view is one event; its action is the strongest of what the person did. Mere impressions
-stay out of the timelines: the paper's hold engagements. The positives are long views and engagements
-(like, follow, comment, forward). The counts in the item table (*_cnt, *_num) sum up the whole period,
-the evaluation window included, and are not used. With 14 days in all, the window is 4 days long.
+One view is one event. Its action is the strongest of what the person did. Impressions without engagement
+are left out of the timelines, because the paper's timelines hold engagements. The positives are long views
+and engagements (like, follow, comment, forward). The counts in the item table (*_cnt, *_num) cover the
+whole period, the evaluation window included, and are not used. The log has 14 days in all, so the
+evaluation window has 4.
 
-A minute of training on two quiet cores. Paper Recall@10 of 0.052 +- 0.007 (popularity 0.036), on new
-items 0.061 (0.039); one seed, of two before it 0.043 and 0.045.
+Training takes a minute on two quiet cores. Expected paper Recall@10: 0.052 +- 0.007 (popularity 0.036); on
+new items 0.061 (0.039). One seed. Two trainings before small changes to the model gave 0.043 and 0.045.
 """
 
 import os
@@ -61,9 +63,9 @@ config = Config(
         topic="tag",
         text=("'author' || author_id", "'music' || music_id", "video_type"),
     ),
-    # Three events a window on average, and few users: a small model, dropped out, and a short run. What is
-    # popular counts for more than likeness to three events: an aligned start had a validation loss of 7.28
-    # in the best of four settings tried, this one of 7.16.
+    # Three events a window on average, and few users: a small model with dropout, and a short run. Popularity
+    # says more here than likeness to three events. With an aligned initialisation the best of four settings
+    # tried had a validation loss of 7.28; this one has 7.16.
     model=ModelConfig(
         layers=2,
         width=128,

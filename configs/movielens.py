@@ -1,16 +1,16 @@
-"""MovieLens-1M by name from TensorFlow Datasets: 1 million ratings of some 3,900 films by 6,040 people.
+"""MovieLens-1M from TensorFlow Datasets: 1 million ratings of some 3,900 films by 6,040 people.
 
     python -m pinnerformer_jax.ingest --config configs/movielens.py
     python train.py --config configs/movielens.py --workdir runs/movielens
     python evaluate.py --workdir runs/movielens
 
-The first command downloads the data once, into TFDS_DATA_DIR (default ~/tensorflow_datasets);
-TensorFlow is not needed. Expected time and metric: not measured, as the tests have no network.
+The first command downloads the data once, into TFDS_DATA_DIR (default ~/tensorflow_datasets). TensorFlow is
+not needed. Expected time and metric: not measured, because the tests have no network.
 
-A film rated 4 or 5 is a positive, and every rating is in the timeline. MovieLens is an odd log: most
-people rate everything in their first hours, so that few have both a past and a fortnight to come at
-any one t. t here lies in the busy autumn of 2000; it is a guess, not a tuned choice. Other data sets
-are mapped the same way, and tfds:movielens/25m-ratings has these very columns.
+A rating of 4 or 5 is a positive, and every rating is an event. Most people rate all their films in their
+first hours, so at any one t few have both a past and two weeks to come. t here lies in the autumn of 2000,
+when many were active. It is a guess, not a tuned choice. Other data sets are mapped in the same way;
+tfds:movielens/25m-ratings has these columns.
 """
 
 from pinnerformer_jax.config import (

@@ -1,13 +1,14 @@
-"""The paper's final model: L 6, H 768, T 256, D 256, 8,192 random and up to 5,000 in-batch negatives, bf16.
+"""The paper's final model: L 6, H 768, T 256, D 256, 8,192 random, up to 5,000 in-batch negatives, bfloat16.
 
     python -m pinnerformer_jax.ingest --config configs/paper.py
     python train.py    --config configs/paper.py --workdir runs/paper
     python evaluate.py --workdir runs/paper
 
-Name your log and your item table (ids and 256-d vectors) on the command line, or copy this file. Batch size,
-steps and learning rate are our choice, the paper gives none. On the authors' own data it reports Recall@10 of
-0.229; nobody outside can have that data, so no run of ours stands behind this file. That it builds, compiles
-and takes a step on CPU at a small batch is a test (tests/test_paper_config.py).
+Name your log and your item table (ids and 256-number vectors) on the command line, or copy this file. The
+paper gives no batch size, number of steps or learning rate; those here are our choice. On the authors' own
+data the paper reports Recall@10 of 0.229. That data is not public, so no run of this file has a measured
+metric. A test builds and compiles it and takes a step on a CPU at a small batch
+(tests/test_paper_config.py).
 """
 
 from pinnerformer_jax.config import (

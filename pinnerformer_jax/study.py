@@ -4,10 +4,11 @@
         [--workdir runs/studies/synthetic] [--seeds 3] [--only staleness objectives] [--training.steps 300]
 
 The data must have been prepared. Settings on the command line change the base of all variants. A variant
-that several tables show is trained once. The workdir keeps one folder a cell (variant and seed), study.json
-and report.html; the command writes these two whenever it ends. Ctrl-C and SIGTERM save the cell in training
-and exit with 0; the same command then resumes. If a cell fails, the command reports it, continues with the
-others and exits with 1. The next call tries the cell again, unless its loss was not finite.
+that several tables show is trained once. The workdir keeps one folder a cell (variant and seed),
+study.json, report.html and report.md; the command writes these three whenever it ends. Ctrl-C and SIGTERM
+save the cell in training and exit with 0; the same command then resumes. If a cell fails, the command
+reports it, continues with the others and exits with 1. The next call tries the cell again, unless its loss
+was not finite.
 """
 
 from __future__ import annotations

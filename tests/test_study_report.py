@@ -6,8 +6,9 @@ import pytest
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.studies import study_tables
-from pinnerformer_jax.studies.study_report import figure, held, study_page, write_study
-from pinnerformer_jax.studies.study_summary import summarise
+from pinnerformer_jax.studies.study_markdown import study_markdown
+from pinnerformer_jax.studies.study_report import METHOD, figure, held, study_page, write_study
+from pinnerformer_jax.studies.study_summary import number, summarise
 
 
 def outcomes(table, seeds=2):
@@ -71,7 +72,25 @@ def test_a_study_of_which_nothing_is_measured_yet_has_a_page():
     assert figure(found["tables"][0]) is None
 
 
-def test_both_files_are_written(summary, tmp_path):
-    data, page = write_study(summary, 0.0, tmp_path)
+def test_all_files_are_written(summary, tmp_path):
+    data, page, markdown = write_study(summary, 0.0, tmp_path)
     assert json.loads(data.read_text())["config"] == to_dict(Config(name="a <b> name"))
     assert page.read_text().rstrip().endswith("</html>")
+    assert markdown.read_text().startswith("# a <b> name: the paper's tables beside ours")
+
+
+def test_markdown_has_every_number_of_the_page(summary):
+    text = study_markdown(summary, "The lead.", METHOD)
+    assert "The lead." in text
+    assert "Failed: features: No item vector, seed 1" in text
+    assert re.search(r"^\| SASRec \| \.1980 \| \.1005 ± \.0007 \|.*objective\.name", text, re.MULTILINE)
+    for table in summary["tables"]:
+        assert f"## {table['title']}\n\n| " in text
+        assert table["sentence"] in text
+        for claim in table["claims"]:
+            assert f"{claim['found']} | {number(claim['difference'])} | {number(claim['margin'])} |" in text
+    widths = [
+        {line.count(" | ") for line in rows.splitlines()} for rows in re.findall(r"(?:^\|.*\n)+", text, re.M)
+    ]
+    assert all(len(width) == 1 for width in widths)  # every row has the cells of its head
+    assert len(widths) == 1 + 2 * len(summary["tables"])  # the argument; numbers and comparisons of each

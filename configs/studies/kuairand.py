@@ -1,10 +1,10 @@
-"""The paper's tables on KuaiRand-Pure (see configs/kuairand.py for the data).
+"""The paper's tables on KuaiRand-Pure (data: see configs/kuairand.py).
 
     export KUAIRAND=DIR
     python -m pinnerformer_jax.ingest --config configs/kuairand.py
     python -m pinnerformer_jax.study --config configs/studies/kuairand.py
 
-90 cells with three seeds, 2.3 hours on one core of a busy machine. See docs/studies.md.
+Three seeds make 90 trainings. They took 2.3 hours on one core of a busy machine. Results: docs/studies.md.
 """
 
 import dataclasses

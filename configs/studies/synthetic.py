@@ -1,11 +1,11 @@
-"""Every table of the paper on the synthetic world, the demo's model and data.
+"""Every table of the paper on the synthetic log, with the demo's model and data.
 
     python -m pinnerformer_jax.synthetic --out data/demo/raw
     python -m pinnerformer_jax.ingest --config configs/demo.py
     python -m pinnerformer_jax.study --config configs/studies/synthetic.py --training.steps 200
 
-105 cells with three seeds, 2.4 hours on one core of a busy machine, at a third of the demo's steps. See
-docs/studies.md.
+Three seeds make 105 trainings. With 200 steps, a third of the demo's, they took 2.4 hours on one core of a
+busy machine. Results: docs/studies.md.
 """
 
 import dataclasses

@@ -86,7 +86,7 @@ def load_tables(path: str, only: Sequence[str] | None = None) -> tuple[StudyTabl
 
 
 def run(study: Study, workdir: Path) -> dict[str, str]:
-    """Train and measure the cells that the workdir lacks, then write study.json and report.html.
+    """Train and measure the cells that the workdir lacks, then write study.json, report.html and report.md.
 
     Returns:
         Why cells failed, by name.

@@ -1,4 +1,4 @@
-"""The results of a study as files: study.json, and a page with the paper's tables beside ours."""
+"""The results of a study study.json, and the paper's tables beside ours, as a page and in Markdown."""
 
 from __future__ import annotations
 
@@ -11,41 +11,60 @@ from pinnerformer_jax.evaluation import figures
 from pinnerformer_jax.evaluation.comparison import MODEL
 from pinnerformer_jax.evaluation.report import render
 from pinnerformer_jax.files import write_json, write_text
+from pinnerformer_jax.studies.study_markdown import study_markdown
 from pinnerformer_jax.studies.study_summary import FAILS, HOLDS, number
 
+METHOD = (
+    "Ours: mean over the seeds ± their standard deviation, none where it is zero; in brackets a 95 % "
+    "bootstrap interval over users. Every line is one change of the same base config, trained for the "
+    "same number of steps, its checkpoint of the lowest validation loss measured on the same unseen "
+    "users, targets and items; the data do not vary, so the spread is that of training alone. A "
+    "comparison holds if the mean difference, seed by seed, exceeds the margin of its 95 % t interval "
+    "over the seeds and 2 % of the numbers (the ranker's: the margin alone), does not hold if it is below"
+    " minus that, and is within the noise otherwise; comparisons are not corrected for their number. The "
+    "paper's numbers that differ by less than 2 % count as no ordering. The paper's data are its authors'"
+    " own: its numbers are here for their order, not for their size."
+)
 
-def write_study(summary: Mapping[str, Any], hours: float, workdir: Path) -> tuple[Path, Path]:
-    """Write WORKDIR/study.json and report.html; their paths.
+
+def write_study(summary: Mapping[str, Any], hours: float, workdir: Path) -> tuple[Path, Path, Path]:
+    """Write WORKDIR/study.json, report.html and report.md; their paths.
 
     Args:
         summary: see study_summary.py, with "protocol" and "failed".
         hours: that training and measuring took.
         workdir: of the study.
     """
-    data, page = workdir / "study.json", workdir / "report.html"
+    data, page, markdown = (workdir / name for name in ("study.json", "report.html", "report.md"))
     write_json(data, summary)
     write_text(page, study_page(summary, hours))
-    return data, page
+    write_text(markdown, study_markdown(summary, lead(summary, hours), METHOD))
+    return data, page, markdown
 
 
 def study_page(summary: Mapping[str, Any], hours: float) -> str:
     """The page, whole in itself."""
-    training, data = summary["config"]["training"], summary["protocol"]
-    lead = (
-        f"{summary['seeds']} seeds of {training['steps']:,} steps of {training['batch_size']:,} users; "
-        f"{data['users']:,} unseen users with {data['pairs']:,} targets in the {data['window_days']:g} days "
-        f"after {data['t'][:10]}, {data['reachable_items']:,} items. {hours:.1f} hours in all."
-    )
     return render(
         Path(__file__).with_name("study.html"),
         name=summary["name"],
-        lead=lead,
+        lead=lead(summary, hours),
+        method=METHOD,
         tables=[table | {"figure": figure(table), "held": held(table)} for table in summary["tables"]],
         argument=[claim for table in summary["tables"] for claim in table["claims"] if claim["says"]],
         failed=summary["failed"],
         number=number,
         colours={HOLDS: "hit", FAILS: "miss"},
         config=json.dumps(summary["config"], indent=2, ensure_ascii=False),
+    )
+
+
+def lead(summary: Mapping[str, Any], hours: float) -> str:
+    """What was trained and measured, and the hours that it took."""
+    training, data = summary["config"]["training"], summary["protocol"]
+    return (
+        f"{summary['seeds']} seeds of {training['steps']:,} steps of {training['batch_size']:,} users; "
+        f"{data['users']:,} unseen users with {data['pairs']:,} targets in the {data['window_days']:g} days "
+        f"after {data['t'][:10]}, {data['reachable_items']:,} items. {hours:.1f} hours in all."
     )
 
 
