@@ -118,5 +118,5 @@ def test_users_are_embedded_as_of_the_split_or_of_an_event(prepared):
     padded = embedder.users(*histories_up_to(timelines, users, counts, 8))
     found = embed_users(embedder, timelines, users, 8, 16, counts)
     np.testing.assert_allclose(found, padded, atol=1e-5)
-    with pytest.raises(ValueError, match="no user to embed: 2 users, 1 without an event"):
+    with pytest.raises(ValueError, match="1 of 2 users to embed have no event; leave them out"):
         embed_users(embedder, timelines, users[:2], 8, 16, np.array([3, 0]))

@@ -74,10 +74,10 @@ class Embedder:
         Raises:
             ValueError: there is no user, or one without an event.
         """
-        if not len(length) or length.min() < 1:
-            raise ValueError(
-                f"no user to embed: {len(length)} users, {np.count_nonzero(length < 1)} without an event"
-            )
+        if not len(length):
+            raise ValueError("no user to embed")
+        if empty := np.count_nonzero(length < 1):
+            raise ValueError(f"{empty:,} of {len(length):,} users to embed have no event; leave them out")
         embeddings: np.ndarray | None = None
         shorter, width = 0, min(SHORTEST, max_length)
         while shorter < max_length:
@@ -94,6 +94,7 @@ class Embedder:
                     embeddings = np.empty((len(length), vectors.shape[1]), np.float32)
                 embeddings[chunk] = vectors
             shorter, width = width, min(2 * width, max_length)
+        assert embeddings is not None  # each user is in a bucket
         return embeddings
 
     def items(self, first: int = 0) -> np.ndarray:
