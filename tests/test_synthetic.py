@@ -12,7 +12,7 @@ from pinnerformer_jax.config_files import load_config
 from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.data.positives import positive_table
 from pinnerformer_jax.files import sha256
-from pinnerformer_jax.ingestion import synthetic
+from pinnerformer_jax.ingestion import synthetic, synthetic_world
 from pinnerformer_jax.ingestion.synthetic import ACTIONS, START, SURFACES
 from pinnerformer_jax.ingestion.synthetic_world import (
     STAGES,
@@ -247,7 +247,7 @@ def test_files(tmp_path):
 
 def test_a_block_is_the_same_in_a_larger_world(world, monkeypatch):
     items, _, _ = world
-    monkeypatch.setattr(synthetic, "USERS_PER_BLOCK", 100)
+    monkeypatch.setattr(synthetic_world, "USERS_PER_BLOCK", 100)
     small, large = (dataclasses.replace(CONFIG, users=users) for users in (200, 300))
     for (_, a, rng_a), (_, b, rng_b) in zip(user_blocks(small), user_blocks(large), strict=False):
         events_a = synthetic.make_events(small, items, a, rng_a)
