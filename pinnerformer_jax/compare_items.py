@@ -20,8 +20,8 @@ from typing import get_args
 from pinnerformer_jax.command_line import errors_as_messages, parse
 from pinnerformer_jax.items.methods import Method
 from pinnerformer_jax.runtime import set_up_process
+from pinnerformer_jax.studies.cells import Stopped
 from pinnerformer_jax.studies.compare_items import GIVEN, compare_methods, write_comparison
-from pinnerformer_jax.studies.study import Stopped
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ Choose days after data.split_time: the model was trained on the days before it, 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"--days {values.days} --horizon {values.horizon}: at least 1 each")
         span = Span(values.first, values.days, values.horizon)
         lines = replay(values.workdir, values.out, span, tuple(values.events))
-        write_json(values.out / "replay.json", lines)
+        write_json(values.out / "replay.json", [dataclasses.asdict(line) for line in lines])
         draw(lines, "the daily job", values.out / "replay.png")
     print(f"wrote {values.out / 'replay.json'} and replay.png")
     return 0

@@ -13,7 +13,8 @@ from typing import Annotated
 
 import tyro
 
-from pinnerformer_jax.ingestion.synthetic import SyntheticConfig, write
+from pinnerformer_jax.ingestion.synthetic import write
+from pinnerformer_jax.ingestion.synthetic_world import SyntheticConfig
 
 
 @dataclass(frozen=True)

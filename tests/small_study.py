@@ -14,7 +14,7 @@ from pinnerformer_jax.ingestion.ingest import prepare
 STUDY = """
 from pathlib import Path
 from pinnerformer_jax.config_files import from_dict
-from pinnerformer_jax.studies.study_tables import BASE, COVERAGE, RECALL, Line, StudyTable, Variant
+from pinnerformer_jax.studies.study_table import BASE, COVERAGE, RECALL, Line, StudyTable, Variant
 import json
 
 config = from_dict(json.loads(Path(__file__).with_name("config.json").read_text()))

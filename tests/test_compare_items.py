@@ -62,7 +62,7 @@ def test_a_stop_ends_it_softly(arguments, capsys, monkeypatch):
 
     monkeypatch.setattr(compare, "finish", stop)
     assert verb.main([*arguments, "--seeds", "1", "--methods", "text"]) == 0
-    assert "goes on from here" in capsys.readouterr().out
+    assert "the same command resumes" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -228,7 +228,7 @@ def test_a_missing_column_that_is_near_none(tmp_path):
         ),
         ({}, {"time_zone": "Mars/Base"}, "data.time_zone = 'Mars/Base': no such zone"),
         ({}, {"time_min": "yesterday"}, "data.time_min = 'yesterday': write an ISO time"),
-        ({}, {"time_max": "2100-01-01"}, "data.time_max = '2100-01-01': a time lies outside 1929..2066"),
+        ({}, {"time_max": "2100-01-01"}, "data.time_max = '2100-01-01': a time is outside 1929..2066"),
         ({}, {"where": "tiem > 3"}, "data.where = 'tiem > 3': .*\"tiem\" not found"),
         ({}, {"where": "user"}, "cannot be read with these settings: .*TRY_CAST"),
         ({"duration": "CAST(user AS INT)"}, {}, "cannot be read with these settings: .*'u'.*TRY_CAST"),

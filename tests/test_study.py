@@ -1,5 +1,6 @@
 """A study as a user runs it: each variant trained once, stopped, resumed, the same in the end."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -12,8 +13,8 @@ from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from pinnerformer_jax import study as verb
 from pinnerformer_jax.config import DataConfig, EmbeddingConfig, EvaluationConfig, IndexConfig, PinSageConfig
 from pinnerformer_jax.config_files import to_dict
-from pinnerformer_jax.studies import study
-from pinnerformer_jax.studies.study_tables import BASE, RECALL, Line, StudyTable, Variant
+from pinnerformer_jax.studies import cells, study
+from pinnerformer_jax.studies.study_table import BASE, RECALL, Line, StudyTable, Variant
 from pinnerformer_jax.training import loop
 
 
@@ -34,22 +35,22 @@ def tables():
 
 def test_a_variant_of_several_tables_is_one_cell_that_is_measured_for_all(tmp_path):
     base = study.Config(name="b")
-    cells = study.make_cells(study.Study(base, tables(), seeds=2), tmp_path, "data")
-    assert [cell.name for cell in cells] == [
+    made = study.make_cells(study.Study(base, tables(), seeds=2), tmp_path, "data")
+    assert [cell.name for cell in made] == [
         "one: sasrec, seed 0", "one: base, seed 0", "two: wide, seed 0",
         "one: sasrec, seed 1", "one: base, seed 1", "two: wide, seed 1",
     ]  # fmt: skip
-    assert cells[1].shown == [("one", "base", 0), ("two", "base again", 0)]
-    assert cells[1].parts == {"retrieval", "ranker"}
-    assert cells[0].parts == {"retrieval"}
-    assert [cell.config.training.seed for cell in cells] == [0, 0, 0, 1, 1, 1]
-    assert len({cell.folder for cell in cells}) == 6
+    assert made[1].shown == [("one", "base", 0), ("two", "base again", 0)]
+    assert made[1].parts == {"retrieval", "ranker"}
+    assert made[0].parts == {"retrieval"}
+    assert [cell.config.training.seed for cell in made] == [0, 0, 0, 1, 1, 1]
+    assert len({cell.folder for cell in made}) == 6
 
 
 def test_what_decides_a_training_decides_its_cell():
     config = study.Config(data=DataConfig(prepared="here"))
-    key = study.cell_key(config, "data")
-    moved = study.dataclasses.replace(
+    key = cells.cell_key(config, "data")
+    moved = dataclasses.replace(
         config,
         data=DataConfig(prepared="there"),
         evaluation=EvaluationConfig(max_users=3),
@@ -58,15 +59,15 @@ def test_what_decides_a_training_decides_its_cell():
         pinsage=PinSageConfig(steps=3),
         name="other",
     )
-    assert study.cell_key(moved, "data") == key
-    assert study.cell_key(config, "other data") != key
-    assert study.cell_key(Variant(model={"layers": 2}).of(config, 0), "data") != key
-    assert study.cell_key(BASE.of(config, 1), "data") != key
+    assert cells.cell_key(moved, "data") == key
+    assert cells.cell_key(config, "other data") != key
+    assert cells.cell_key(Variant(model={"layers": 2}).of(config, 0), "data") != key
+    assert cells.cell_key(BASE.of(config, 1), "data") != key
 
 
 def test_other_evaluation_settings_measure_anew(tmp_path):
-    cell = study.Cell("c", study.Config(), tmp_path, {"retrieval", "staleness"})
-    assert study.missing(cell) == {"retrieval", "staleness"}
+    cell = cells.Cell("c", study.Config(), tmp_path, {"retrieval", "staleness"})
+    assert cells.missing(cell) == {"retrieval", "staleness"}
     record = {
         "parts": ["retrieval"],
         "numbers": {},
@@ -74,17 +75,17 @@ def test_other_evaluation_settings_measure_anew(tmp_path):
         "evaluation": to_dict(EvaluationConfig()),
     }
     (tmp_path / "measured.json").write_text(json.dumps(record))
-    assert study.missing(cell) == {"staleness"}
+    assert cells.missing(cell) == {"staleness"}
     old = record["evaluation"] | {"scann_leaves": 0, "scann_leaves_searched": 0, "scann_reorder": 200}
     (tmp_path / "measured.json").write_text(json.dumps(record | {"evaluation": old}))
-    assert study.missing(cell) == {"staleness"}
+    assert cells.missing(cell) == {"staleness"}
     (tmp_path / "measured.json").write_text(json.dumps(record | {"failed": "diverged"}))
-    assert study.missing(cell) == set()
+    assert cells.missing(cell) == set()
     cell.config = study.Config(evaluation=EvaluationConfig(max_users=3))
-    assert study.missing(cell) == {"retrieval", "staleness"}
+    assert cells.missing(cell) == {"retrieval", "staleness"}
     (tmp_path / "measured.json").write_text("{")
     with pytest.raises(ValueError, match=r"measured\.json: not the record of a cell"):
-        study.missing(cell)
+        cells.missing(cell)
 
 
 def test_tables_of_a_file(tmp_path):
@@ -162,7 +163,7 @@ def test_a_study_stopped_and_resumed_ends_as_one_that_was_not(tmp_path, monkeypa
     with monkeypatch.context() as patched:
         patched.setattr(loop.MetricsLog, "advance", interrupt)
         stopped = run("stopped")
-    assert "the same command goes on from here" in stopped
+    assert "the same command resumes" in stopped
     partial = json.loads((tmp_path / "stopped" / "study.json").read_text())
     assert partial["tables"][0]["lines"][1]["cells"][0]["values"] == [None, None]
     resumed = run("stopped")
@@ -188,18 +189,18 @@ def test_a_study_stopped_and_resumed_ends_as_one_that_was_not(tmp_path, monkeypa
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiled_once")
 @pytest.mark.parametrize(
-    ("error", "done"), [(study.TrainingError("step 2: diverged"), 2), (ValueError("full disk"), 1)]
+    ("error", "done"), [(cells.TrainingError("step 2: diverged"), 2), (ValueError("full disk"), 1)]
 )
 def test_a_cell_that_fails_is_reported_and_the_study_goes_on(tmp_path, monkeypatch, capsys, error, done):
     config = small_study.prepared(tmp_path, steps=3, checkpoint_every=3)
-    train = study.train
+    train = cells.train
 
     def diverge(loop_run, state):
         if loop_run.config.objective.name == "next_action":
             raise error
         return train(loop_run, state)
 
-    monkeypatch.setattr(study, "train", diverge)
+    monkeypatch.setattr(cells, "train", diverge)
     (tmp_path / "x.py").write_text(small_study.STUDY)
     (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
     arguments = ["--config", str(tmp_path / "x.py"), "--workdir", str(tmp_path / "w"), "--seeds", "1"]

@@ -17,7 +17,7 @@ from pinnerformer_jax.studies.study_summary import (
     spread,
     summarise,
 )
-from pinnerformer_jax.studies.study_tables import RECALL, Claim, Line, StudyTable, Variant
+from pinnerformer_jax.studies.study_table import RECALL, Claim, Line, StudyTable, Variant
 
 CLAIM = Claim(("a", RECALL.title), ("b", RECALL.title))
 EQUAL = Claim(("a", RECALL.title), ("b", RECALL.title), same=True)

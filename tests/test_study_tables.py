@@ -5,7 +5,7 @@ import pytest
 
 from pinnerformer_jax.config import Config, ObjectiveConfig
 from pinnerformer_jax.studies import paper, study_tables
-from pinnerformer_jax.studies.study_tables import BASE, RECALL, Claim, Column, Line, StudyTable, Variant
+from pinnerformer_jax.studies.study_table import BASE, RECALL, Claim, Column, Line, StudyTable, Variant
 
 STUDIES = sorted((Path(__file__).parent.parent / "configs" / "studies").glob("*.py"))
 
@@ -28,7 +28,10 @@ def test_a_variant_changes_what_it_names_and_the_seed():
 
 @pytest.mark.parametrize(
     ("variant", "message"),
-    [(Variant(model={"depth": 3}), "no setting: .*depth"), (Variant(model={"layers": 0}), "model.layers")],
+    [
+        (Variant(model={"depth": 3}), "unknown setting: .*depth"),
+        (Variant(model={"layers": 0}), "model.layers"),
+    ],
 )
 def test_a_variant_that_is_no_config_is_an_error(variant, message):
     with pytest.raises(ValueError, match=message):

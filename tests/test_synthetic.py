@@ -12,8 +12,15 @@ from pinnerformer_jax.config_files import load_config
 from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.data.positives import positive_table
 from pinnerformer_jax.files import sha256
-from pinnerformer_jax.ingestion import synthetic
-from pinnerformer_jax.ingestion.synthetic import ACTIONS, STAGES, START, SURFACES, SyntheticConfig
+from pinnerformer_jax.ingestion import synthetic, synthetic_world
+from pinnerformer_jax.ingestion.synthetic import ACTIONS, START, SURFACES
+from pinnerformer_jax.ingestion.synthetic_world import (
+    STAGES,
+    USERS_PER_BLOCK,
+    SyntheticConfig,
+    make_items,
+    user_blocks,
+)
 
 CONFIG = SyntheticConfig(users=1500, items=1200, topics=20)
 DEMO = load_config(Path(__file__).parents[1] / "configs" / "demo.py")
@@ -22,8 +29,8 @@ DEMO = load_config(Path(__file__).parents[1] / "configs" / "demo.py")
 @pytest.fixture(scope="module")
 def world():
     """(items, users, events) of one block."""
-    items = synthetic.make_items(CONFIG)
-    _, users, rng = next(synthetic.user_blocks(CONFIG))
+    items = make_items(CONFIG)
+    _, users, rng = next(user_blocks(CONFIG))
     return items, users, synthetic.make_events(CONFIG, items, users, rng)
 
 
@@ -164,9 +171,9 @@ def test_vectors_tell_much_but_not_all(world):
 
 def test_only_the_true_process_finds_what_comes_next():
     """Recall@10 of the positives of the last two weeks, the user's other positives out of the way."""
-    config = SyntheticConfig(users=synthetic.USERS_PER_BLOCK)
-    items = synthetic.make_items(config)
-    _, users, rng = next(synthetic.user_blocks(config))
+    config = SyntheticConfig(users=USERS_PER_BLOCK)
+    items = make_items(config)
+    _, users, rng = next(user_blocks(config))
     events = synthetic.make_events(config, items, users, rng)
     positive, day, split = positives(events), events["time"] / DAY, config.days - 14
     every = np.arange(config.items)
@@ -240,11 +247,9 @@ def test_files(tmp_path):
 
 def test_a_block_is_the_same_in_a_larger_world(world, monkeypatch):
     items, _, _ = world
-    monkeypatch.setattr(synthetic, "USERS_PER_BLOCK", 100)
+    monkeypatch.setattr(synthetic_world, "USERS_PER_BLOCK", 100)
     small, large = (dataclasses.replace(CONFIG, users=users) for users in (200, 300))
-    for (_, a, rng_a), (_, b, rng_b) in zip(
-        synthetic.user_blocks(small), synthetic.user_blocks(large), strict=False
-    ):
+    for (_, a, rng_a), (_, b, rng_b) in zip(user_blocks(small), user_blocks(large), strict=False):
         events_a = synthetic.make_events(small, items, a, rng_a)
         events_b = synthetic.make_events(large, items, b, rng_b)
         for name in events_a:

@@ -1,5 +1,4 @@
-"""PinnerSage (Pal et al., KDD 2020), the paper's baseline: several vectors for each user, each that of an
-item.
+"""PinnerSage (Pal et al., KDD 2020), the paper's baseline: several vectors a user, each that of an item.
 
 Ward's method clusters the item vectors of the last 90 days' events. The medoid represents a cluster. Its
 importance is the sum of exp(-0.01 * age in days) over its events. The most important clusters are kept.

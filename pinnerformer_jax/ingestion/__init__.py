@@ -10,5 +10,6 @@ catalog_writer.py    the items: ids, titles, topics, vectors
 item_vectors.py      vectors for items that have none
 ingest.py            all steps, in order
 tfds_out.py          a prepared folder as a TFDS data set
-synthetic.py         a synthetic world, and its generating process
+synthetic_world.py   items and users of a synthetic world
+synthetic.py         its events, and the description of the generating process
 """

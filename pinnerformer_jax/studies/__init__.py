@@ -1,7 +1,9 @@
 """Studies that train and compare many models. This stage may import all others but bench; none imports it.
 
-study_tables.py    the paper's tables, each line a change of one config
+study_table.py     a table of a study: lines, columns, claims
+study_tables.py    the paper's tables
 paper.py           the paper's numbers
+cells.py           one training of a study and the record of its measurements
 study.py           trains and measures every line, with several seeds
 measure.py         all measurements of one trained model
 ranker.py          does the user vector help to predict engagement with impressions?

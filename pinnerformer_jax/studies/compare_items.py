@@ -22,8 +22,8 @@ from pinnerformer_jax.files import write_json, write_text
 from pinnerformer_jax.items.item_to_item import CUTOFF, evaluate_vectors
 from pinnerformer_jax.items.methods import Sources, make_vectors, open_sources
 from pinnerformer_jax.items.prepared_copy import made_by, provenance, write_copy
+from pinnerformer_jax.studies.cells import Cell, cell_key, finish, missing, read_cell
 from pinnerformer_jax.studies.measure import StudyData
-from pinnerformer_jax.studies.study import Cell, cell_key, finish, missing, read_cell
 from pinnerformer_jax.studies.study_summary import spread
 from pinnerformer_jax.training.checkpoint import check_ingested, data_digest
 
@@ -102,9 +102,9 @@ def train_on(folder: Path, config: Config, name: str, workdir: Path) -> dict[str
     if missing(cell):
         print(f"{name}: {finish(cell, data)}", flush=True)
     record = read_cell(cell)
-    if "failed" in record:
-        raise ValueError(f"{name}: {record['failed']}")
-    return record["numbers"][MODEL]
+    if record.failed:
+        raise ValueError(f"{name}: {record.failed}")
+    return record.numbers[MODEL]
 
 
 def write_comparison(config: Config, numbers: Numbers, pairs: dict[str, int], workdir: Path) -> None:

@@ -48,10 +48,30 @@ class Span:
     horizon: int  # days after each whose positives are targets
 
 
+@dataclass(frozen=True)
+class ReplayDay:
+    """One day, run both ways. A pair is a user with a vector and an item of the catalogue that the user has a
+    positive event with in the horizon. Recall is the share of pairs whose item is among the user's 10
+    nearest.
+    """
+
+    date: str  # ISO
+    incremental: float  # seconds of the whole job
+    full: float  # seconds of the whole job with all users embedded
+    events: int  # new ones
+    users: int  # in the snapshot
+    embedded: int  # users, incrementally
+    difference: float  # largest absolute difference of a number of both snapshots' vectors
+    pairs: int
+    recall: float  # of the incremental snapshot
+    recall_full: float
+    recall_stale: float  # by the vectors of the first day; a user without one has no hit
+
+
 def replay(
     workdir: Path, folder: Path, span: Span, events: tuple[str, ...] = (), report: Callable = print
-) -> list[dict[str, Any]]:
-    """Replay, and compare.
+) -> list[ReplayDay]:
+    """Replay the days, and compare both ways of each.
 
     Args:
         workdir: of a trained run.
@@ -61,12 +81,7 @@ def replay(
         report: called with a line about each day.
 
     Returns:
-        For each day: "date", "events" (new ones), "users" (in the snapshot), "embedded" (incrementally),
-        seconds "incremental" and "full" of the whole job, "difference" (the largest of a number of both
-        snapshots), and of "pairs" (user with a vector, item that they are positive about within the
-        horizon, of the catalogue) the share whose item is among the user's 10 nearest: "recall" by the
-        merged snapshot, "recall_full", and "recall_stale" by the vectors of the first day, those without
-        counting as misses.
+        One record a day.
 
     Raises:
         FileNotFoundError: no run or no log.
@@ -88,18 +103,19 @@ def replay(
         first = _users(roots["full"])
         for number, log in enumerate(logs):
             date = _day(span.first, number + 1)
-            line: dict[str, Any] = {"date": date}
+            seconds = {}
             for name in list(roots)[:: 1 if number % 2 == 0 else -1]:
                 job = Job(workdir, roots[name], date, (str(log),), everyone=name == "full", dtype="float32")
                 started = time.perf_counter()
                 run(job, _silent)
-                line[name] = time.perf_counter() - started
-            line |= _compare(connection, config, roots, first, date, span.horizon)
+                seconds[name] = time.perf_counter() - started
+            measures = _measure_day(connection, config, roots, first, date, span.horizon)
+            line = ReplayDay(date=date, **seconds, **measures)
             lines.append(line)
             report(
-                f"{date}: {line['embedded']:,} of {line['users']:,} users embedded, "
-                f"{line['incremental']:.2f} s against {line['full']:.2f} s; recall {line['recall']:.4f}, "
-                f"full {line['recall_full']:.4f}, stale {line['recall_stale']:.4f}"
+                f"{date}: {line.embedded:,} of {line.users:,} users embedded, "
+                f"{line.incremental:.2f} s against {line.full:.2f} s; recall {line.recall:.4f}, "
+                f"full {line.recall_full:.4f}, stale {line.recall_stale:.4f}"
             )
     return lines
 
@@ -135,7 +151,7 @@ def _cut(
     return logs
 
 
-def _compare(
+def _measure_day(
     connection: duckdb.DuckDBPyConnection,
     config: Config,
     roots: dict[str, Path],
@@ -194,11 +210,11 @@ def _recall(users: np.ndarray, items: np.ndarray, pairs: dict[str, np.ndarray]) 
     return float(hit.mean())
 
 
-def draw(lines: list[dict[str, Any]], title: str, file: Path) -> None:
+def draw(lines: list[ReplayDay], title: str, file: Path) -> None:
     """Wall time and recall by day, as a PNG."""
     from matplotlib.figure import Figure
 
-    days = [line["date"][5:] for line in lines]
+    days = [line.date[5:] for line in lines]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     seconds, recall = figure.subplots(1, 2)
     for axes, series in (
@@ -207,7 +223,7 @@ def draw(lines: list[dict[str, Any]], title: str, file: Path) -> None:
                   ("recall_stale", "vectors of the first day", "^:"))),
     ):  # fmt: skip
         for name, label, style in series:
-            axes.plot(days, [line[name] for line in lines], style, label=label, markersize=4)
+            axes.plot(days, [getattr(line, name) for line in lines], style, label=label, markersize=4)
         axes.set_ylim(0, None)
         axes.tick_params(axis="x", rotation=60)
         axes.legend()

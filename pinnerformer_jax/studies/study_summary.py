@@ -17,7 +17,7 @@ import numpy as np
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.config_files import differences, to_dict
 from pinnerformer_jax.studies.measure import Numbers
-from pinnerformer_jax.studies.study_tables import Claim, Line, StudyTable
+from pinnerformer_jax.studies.study_table import Claim, Line, StudyTable
 
 HOLDS, FAILS, NOISE, UNKNOWN = "holds", "does not hold", "within the noise", "not measured"
 CONFIDENCE = 0.95
