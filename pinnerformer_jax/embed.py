@@ -30,6 +30,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pinnerformer_jax.command_line import errors_as_messages
 from pinnerformer_jax.runtime import set_up_process
@@ -41,7 +42,7 @@ from pinnerformer_jax.serving.stores import open_store
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb; the exit code."""
-    values = vars(_parser().parse_args(argv))
+    values: dict[str, Any] = vars(_parser().parse_args(argv))
     rollback = values.pop("rollback")
     if rollback is not None:
         with errors_as_messages():
@@ -49,14 +50,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"served: {new}\nno longer: {old}")
             if values["store"]:
                 with state.write_lock(values["snapshots"]):
-                    served = state.current(values["snapshots"])  # another run may have published since
+                    served = state.current(values["snapshots"]) or new  # another run may have published since
                     print(store.publish_users(open_store(values["store"]), values["snapshots"], served))
         return 0
     if values["workdir"] is None:
         _parser().error("--workdir DIR is needed")
+    values["events"] = tuple(values["events"])
     set_up_process()
     with errors_as_messages():
-        name = run(Job(**values | {"events": tuple(values["events"])}))
+        name = run(Job(**values))
     print(f"published {values['snapshots'] / name}")
     return 0
 

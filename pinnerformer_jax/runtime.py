@@ -82,7 +82,7 @@ def keep_compiled() -> None:
     JAX_COMPILATION_CACHE_DIR names another folder. Programs compiled for one kind of CPU may crash on
     another, so each kind has a folder of its own.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.jax_compilation_cache_dir is None:  # ty: ignore[missing-attribute]
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         folder = Path(base) / "pinnerformer_jax" / f"programs-{_cpu_kind()}"
         jax.config.update("jax_compilation_cache_dir", str(folder))

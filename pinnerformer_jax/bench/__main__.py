@@ -17,6 +17,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import jax
 
@@ -47,14 +48,15 @@ from pinnerformer_jax.runtime import set_up_process
 
 def _parser() -> argparse.ArgumentParser:
     """A verb's flags are named as the keywords of its module's `measure`."""
-    layout = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+    layout: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = argparse.ArgumentParser(prog="python -m pinnerformer_jax.bench", description=__doc__, **layout)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="WHAT")
 
     def add_verb(name: str, module: ModuleType, **defaults: int | float) -> argparse.ArgumentParser:
         """With the flags that many share, where `defaults` has them."""
-        summary = module.__doc__.splitlines()[0]
-        verb = verbs.add_parser(name, help=summary, description=f"{module.__doc__}\n\n{_SETTINGS}", **layout)
+        text = module.__doc__ or ""
+        summary = text.splitlines()[0]
+        verb = verbs.add_parser(name, help=summary, description=f"{text}\n\n{_SETTINGS}", **layout)
         verb.set_defaults(module=module)
         verb.add_argument("--config", required=True, metavar="FILE", help="sizes, such as configs/demo.py")
         verb.add_argument("--json", type=Path, metavar="FILE", help="write the JSON here too")

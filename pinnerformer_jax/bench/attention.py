@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pinnerformer_jax.bench.report import table
-from pinnerformer_jax.bench.timing import alternate, keep_heap_of
+from pinnerformer_jax.bench.timing import alternate, keep_heap_of, temporary_bytes
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.model.attention import WAYS, causal_attention, compiles
 
@@ -51,7 +51,7 @@ def measure(config: Config, *, seconds: float) -> dict[str, Any]:
                 **timings[name].milliseconds(),
                 "tflops_per_second": flops / timings[name].median / 1e12,
                 "time_of_model": timings[name].median / timings["model"].median,
-                "temporary_bytes": programs[name].memory_analysis().temp_size_in_bytes,
+                "temporary_bytes": temporary_bytes(programs[name]),
                 "largest_difference": float(
                     jnp.max(jnp.abs((results[name] - results["model"]).astype(jnp.float32)))
                 ),

@@ -53,7 +53,7 @@ def measure(config: Config, *, devices: int, items: int) -> dict[str, Any]:
     for shift in range(devices.bit_length()):
         work = prepare(config, "full", items, 1 << shift)
         parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(work.state.params))
-        by_devices[str(1 << shift)] = count(work.compiled.as_text())
+        by_devices[str(1 << shift)] = count(work.compiled.as_text() or "")
     pairs = config.training.batch_size * flops.positions(config)
     return {
         "gradient_bytes": parameters + 4 + 3 * 4,

@@ -155,7 +155,8 @@ def seen_as(platform: str, *, ahead: bool = True) -> Generator[None, None, None]
         platform: what is told.
         ahead: and the machine has no such device, so that no library can be asked what it takes.
     """
-    patches = [patch.object(jax, "default_backend", lambda: "gpu" if platform == "cuda" else platform)]
+    backend = "gpu" if platform == "cuda" else platform
+    patches: list[Any] = [patch.object(jax, "default_backend", lambda: backend)]
     if ahead:
         patches.append(patch.object(attention, "compiles", lambda *_: True))
         if platform == "cuda":

@@ -13,7 +13,7 @@ import numpy as np
 
 from pinnerformer_jax.bench import flops
 from pinnerformer_jax.bench.report import table
-from pinnerformer_jax.bench.timing import alternate, keep_heap_of
+from pinnerformer_jax.bench.timing import alternate, keep_heap_of, temporary_bytes
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.objective import loss
 from pinnerformer_jax.objective.negatives import NO_USER, Pool
@@ -94,7 +94,7 @@ def measure(config: Config, *, items: int, seconds: float) -> dict[str, Any]:
     programs["negatives by 1024"] = _compiled(by_negatives, arguments)
     keep_heap_of(programs.values())
     timings = alternate({name: partial(run, *arguments[:4]) for name, run in programs.items()}, seconds)
-    plain = programs["plain"].memory_analysis().temp_size_in_bytes
+    plain = temporary_bytes(programs["plain"])
     return {
         "rows": rows,
         "negatives": arguments[2].shape[0],
@@ -103,7 +103,7 @@ def measure(config: Config, *, items: int, seconds: float) -> dict[str, Any]:
             name: {
                 **timings[name].milliseconds(),
                 "time_of_plain": timings[name].median / timings["plain"].median,
-                "temporary_bytes": (memory := run.memory_analysis().temp_size_in_bytes),
+                "temporary_bytes": (memory := temporary_bytes(run)),
                 "memory_of_plain": memory / plain,
                 "loss": float(run(*arguments[:4])[0]),
             }

@@ -26,7 +26,7 @@ def override(config: Config, arguments: Sequence[str]) -> Config:
         if not given:
             value = next(words, "")
         section, _, setting = name.removeprefix("--").replace("-", "_").partition(".")
-        part = getattr(config, section, None)
+        part: Any = getattr(config, section, None)
         types = typing.get_type_hints(type(part)) if dataclasses.is_dataclass(part) else {}
         if not name.startswith("--") or setting not in types:
             raise ValueError(

@@ -52,7 +52,7 @@ def measure(config: Config, *, items: int, trace: Path | None = None) -> dict[st
         ran nothing.
     """
     work = prepare(config, "full", items)
-    text = work.compiled.as_text()
+    text = work.compiled.as_text() or ""
     keep_heap_of([work.compiled], work.mesh.size)
     jax.block_until_ready([work() for _ in range(2)])
     with tempfile.TemporaryDirectory() as folder:

@@ -42,7 +42,7 @@ class Instruction(NamedTuple):
     @property
     def name(self) -> str:
         """As a profile has it."""
-        return _INSTRUCTION.match(self.line)["name"]
+        return _INSTRUCTION.match(self.line)["name"]  # ty: ignore[not-subscriptable]
 
     @property
     def group(self) -> str:

@@ -56,9 +56,12 @@ def measure(
     timings = alternate(runs, seconds)
     timings |= {name: timings[name].each(together) for name in runs if name != "matmul"}
     step, fed = timings["step"], None
-    if kind not in MADE_UP and (feeding := with_input(work, kind)):
+    feeding = None if kind in MADE_UP else with_input(work, kind)
+    if feeding:
         # Alone: Grain's threads read ahead, also while another is being timed.
-        fed = alternate({"fed": lambda: [feeding() for _ in range(together)]}, seconds / 2)["fed"]
+        fed = alternate({"fed": lambda feeding=feeding: [feeding() for _ in range(together)]}, seconds / 2)[
+            "fed"
+        ]
         fed = fed.each(together)
     devices = 1 if jax.default_backend() == "cpu" else work.mesh.size
     if peak_tflops is None and config.model.compute_dtype == "bfloat16":

@@ -123,7 +123,7 @@ def _make_states(root: Path, users: int, dim: int) -> list[str]:
         )
         (root / name).mkdir(parents=True)
         snapshot.write_parquet(made, root / name / "users.parquet")
-        facts = {"config": "", "data": "", "inputs": {}}
+        facts: dict[str, Any] = {"config": "", "data": "", "inputs": {}}
         manifest = Manifest(date, VERSION, base=None, max_length=1, dim=dim, dtype="float16", **facts)
         write_manifest(root / name, manifest)
         names.append(name)

@@ -27,7 +27,7 @@ class Timing(NamedTuple):
         """Of one of so many calls that were timed together."""
         return Timing(self.median / calls, self.lower / calls, self.upper / calls, self.repeats)
 
-    def milliseconds(self) -> dict[str, float]:
+    def milliseconds(self) -> dict[str, Any]:
         """For the JSON line."""
         return {
             "ms": self.median * 1e3,
@@ -67,7 +67,13 @@ def alternate(runs: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str
 def keep_heap_of(programs: Iterable[jax.stages.Compiled], devices: int = 1) -> None:
     """On CPU, keep freed memory as a training run does, or the allocator is what is timed."""
     if jax.default_backend() == "cpu":
-        keep_heap(devices * max(program.memory_analysis().temp_size_in_bytes for program in programs))
+        keep_heap(devices * max(map(temporary_bytes, programs)))
+
+
+def temporary_bytes(program: jax.stages.Compiled) -> int:
+    """What a call takes beside its arguments and results, by XLA's analysis; 0 where the backend has none."""
+    memory = program.memory_analysis()
+    return memory.temp_size_in_bytes if memory else 0
 
 
 def _timing(seconds: list[float]) -> Timing:
@@ -80,11 +86,11 @@ class TraceCount:
 
     def __enter__(self) -> TraceCount:
         self.traces = 0
-        jax.monitoring.register_event_duration_secs_listener(self._count)
+        jax.monitoring.register_event_duration_secs_listener(self._count)  # ty: ignore[invalid-argument-type]
         return self
 
     def __exit__(self, *error: object) -> None:
-        jax.monitoring.unregister_event_duration_listener(self._count)
+        jax.monitoring.unregister_event_duration_listener(self._count)  # ty: ignore[invalid-argument-type]
 
-    def _count(self, event: str, duration: float, **facts: Any) -> None:
+    def _count(self, event: str, duration: float, **facts: str | int) -> None:
         self.traces += event == "/jax/core/compile/jaxpr_trace_duration"

@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from pinnerformer_jax.bench.timing import temporary_bytes
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.contracts import DAY, NO_TIME, Batch, Events, computed_lengths, longest_in_parts
 from pinnerformer_jax.data.timelines import Timelines
@@ -115,7 +116,7 @@ class Workload:
     @property
     def temporary_bytes(self) -> int:
         """What one device's step takes beside its arguments, by XLA's analysis."""
-        return self.compiled.memory_analysis().temp_size_in_bytes
+        return temporary_bytes(self.compiled)
 
 
 def prepare(config: Config, kind: str, items: int, devices: int | None = None) -> Workload:

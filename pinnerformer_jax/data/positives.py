@@ -6,13 +6,11 @@ a table of least durations, for arrays, and an SQL condition, for the event log.
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import numpy as np
 
 from pinnerformer_jax.config import PositiveRule
 
-Array = TypeVar("Array")
+Array: TypeAlias = Any  # of NumPy or of JAX
 
 
 def is_positive(table: Array, action: Array, surface: Array, duration: Array) -> Array:

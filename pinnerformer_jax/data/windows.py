@@ -163,7 +163,7 @@ def newest(shard: Shard, users: np.ndarray, end: np.ndarray, width: int) -> tupl
     return _gather(shard, start, np.arange(width)[None, :], count), count.astype(np.int32)
 
 
-def _assemble(timelines: Timelines, users: np.ndarray, read: Callable, *arguments: np.ndarray) -> tuple:
+def _assemble(timelines: Timelines, users: np.ndarray, read: Callable, *arguments: np.ndarray) -> Any:
     """Read shard by shard, and put the rows back in the order of `users`."""
     which = np.searchsorted(timelines.first_user, users, side="right") - 1
     order = np.argsort(which, kind="stable")
@@ -176,7 +176,7 @@ def _assemble(timelines: Timelines, users: np.ndarray, read: Callable, *argument
     return _merge(parts, back)
 
 
-def _merge(parts: list, back: np.ndarray) -> tuple:
+def _merge(parts: list, back: np.ndarray) -> Any:
     if isinstance(parts[0], np.ndarray):
         return np.concatenate(parts)[back]
     merged = [_merge([part[i] for part in parts], back) for i in range(len(parts[0]))]

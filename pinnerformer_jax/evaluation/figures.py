@@ -63,11 +63,18 @@ def recall_bars(panels: Sequence[tuple[str, Sequence[MetricRow]]]) -> str:
     figure, axes = _figure(len(panels), 11.6, 0.42 * max(len(rows) for _, rows in panels) + 0.9)
     for axis, (title, rows) in zip(axes, panels, strict=True):
         rows = sorted(rows, key=lambda row: row.value)
-        high = max([row.high for row in rows] + [1e-9])
+        high = max([row.high or 0.0 for row in rows] + [1e-9])
         for k, row in enumerate(rows):
             axis.barh(k, row.value, 0.66, color=ACCENT if row.method == MODEL else BAR)
             axis.hlines(k, row.low, row.high, color=INK, linewidth=1)
-            axis.text(row.high + 0.02 * high, k, f"{row.value:.3f}", va="center", color=INK, fontsize=9)
+            axis.text(
+                (row.high or row.value) + 0.02 * high,
+                k,
+                f"{row.value:.3f}",
+                va="center",
+                color=INK,
+                fontsize=9,
+            )
         axis.set_yticks(range(len(rows)), [label(row.method) for row in rows])
         axis.set_xlim(0, 1.2 * high)
         axis.set_title(title, loc="left", fontsize=10.5, color=INK)

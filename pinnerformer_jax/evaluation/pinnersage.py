@@ -104,7 +104,7 @@ def nearest_cluster(clusters: Clusters, features: np.ndarray, count: int) -> Sco
     """Inner product with the nearest of a user's `count` most important medoids: retrieval by all of them."""
     scorers = _by_place(clusters, features, count)
 
-    def score(places: np.ndarray) -> jax.Array:
+    def score(places: np.ndarray) -> jax.Array | np.ndarray:
         best = scorers[0](places)
         for scorer in scorers[1:]:
             best = jnp.maximum(best, scorer(places))

@@ -146,7 +146,7 @@ def _copy_csv(connection: duckdb.DuckDBPyConnection, setting: str, file: Path, t
         raise ValueError(f"{setting}: {file} cannot be read: {first_line(error)}") from None
 
 
-def _open(file: Path) -> IO[bytes]:
+def _open(file: Path) -> gzip.GzipFile | IO[bytes]:
     return gzip.open(file, "rb") if file.name.lower().endswith(".gz") else open(file, "rb")
 
 

@@ -213,7 +213,7 @@ def embed_all(model: PinSage, graph: ItemGraph) -> Float[np.ndarray, "n d"]:
     hidden = _layer(model.inner, graph.features, graph, lambda rows: rows)
     vectors = np.asarray(_layer(model.outer, hidden, graph, model.head))
     known = np.asarray(graph.features).any(axis=1) | np.asarray(graph.weight).any(axis=1)
-    return vectors * known[:, None]
+    return vectors * np.expand_dims(known, 1)
 
 
 def _layer(

@@ -132,7 +132,8 @@ def pinsage(
         ValueError: the items have no content, or other content than the earlier model reads.
     """
     config, connected, dim = sources.config.pinsage, sources.graph.connected, sources.config.items.built_dim
-    texts, numbers = (read(sources.config, sources.catalog) for read in (item_texts, item_numbers))
+    texts = item_texts(sources.config, sources.catalog)
+    numbers = item_numbers(sources.config, sources.catalog)
     if trained and len(trained.scale.mean) != numbers.shape[1]:
         raise ValueError(
             f"pinsage.numbers = {config.numbers}: the model was trained on {len(trained.scale.mean)} of them"

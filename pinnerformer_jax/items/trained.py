@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +31,7 @@ def save(file: Path, trained: Trained) -> None:
     for part, of in (("spread", trained.whitening), ("numbers", trained.scale), ("text", trained.basis)):
         if of:
             arrays |= {f"{part}.{name}": values for name, values in of._asdict().items()}
-    np.savez(file, **arrays)
+    np.savez(file, allow_pickle=False, **arrays)
 
 
 def load(file: Path) -> Trained:
@@ -58,7 +58,7 @@ def load(file: Path) -> Trained:
     return Trained(model, whitening, basis, scale)
 
 
-def _parameters(model: PinSage) -> list[tuple[tuple[str, ...], nnx.Param]]:
+def _parameters(model: PinSage) -> list[tuple[tuple[Any, ...], Any]]:
     return list(nnx.to_flat_state(nnx.state(model, nnx.Param)))
 
 

@@ -72,7 +72,7 @@ def kept_neighbours(graph: Graph, config: PinSageConfig, file: Path) -> Neighbou
     """
     digest = hashlib.sha256(repr((*_walk_settings(config), graph.items)).encode())
     for array in graph:
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     key = digest.hexdigest()
     if file.is_file():
         try:

@@ -87,8 +87,9 @@ def _read(connection: duckdb.DuckDBPyConnection, work: Path, model: TrainedModel
     )
     event_store.merge_events(connection, no_users, model.config.model.max_length)
     histories = write_histories(connection, model.timelines.manifest, None, 1, work / "timelines")
-    if not len(histories.user_ids):
-        raise ValueError(f"of {counts.rows:,} events none is of an item of the run's catalogue")
+    if counts is None or not len(histories.user_ids):
+        rows = counts.rows if counts else 0
+        raise ValueError(f"of {rows:,} events none is of an item of the run's catalogue")
     return histories
 
 

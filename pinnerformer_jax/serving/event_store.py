@@ -108,9 +108,9 @@ def load_stored(
         The file that the view reads, and counts of events that were left out; None if no timelines were read.
     """
     file, counts = work / "stored.parquet", None
-    if timelines is None:
+    if timelines is None and base is not None:
         file = base / "events.parquet"
-    else:
+    elif timelines is not None:
         later = _load_timelines(connection, timelines, max_length, end)
         if base:
             events = f"read_parquet({literal(base / 'events.parquet')}, hive_partitioning = false)"

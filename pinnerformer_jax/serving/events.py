@@ -57,7 +57,8 @@ def write_events(plan: Plan, model: TrainedModel, items: ItemSet, folder: Path, 
     data = config.data
     if plan.job.max_reject_share is not None:
         data = dataclasses.replace(data, max_reject_share=plan.job.max_reject_share)
-    from_timelines = not plan.same_data or plan.previous.max_length != length
+    previous = plan.previous if plan.same_data else None
+    from_timelines = previous is None or previous.max_length != length
     all_users = plan.job.everyone or not plan.same_model
     failed = root / "rejects.parquet"
     try:

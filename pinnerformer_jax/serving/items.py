@@ -34,13 +34,13 @@ def write_items(plan: Plan, version: str, embedder: Embedder, items: ItemSet, fo
     file, before = folder / "items.parquet", None
     first = 0  # number of the first item to embed
     if plan.same_model:
-        before = snapshot.read_parquet(plan.base_folder / "items.parquet")
+        before = snapshot.read_parquet(plan.previous_file("items.parquet"))
         snapshot.check_same_version(
             {"the model": version, f"items.parquet of {plan.base}": snapshot.version_of(before)}
         )
         first = len(items.features) - items.added
     if first == len(items.features):
-        shutil.copy(plan.base_folder / "items.parquet", file)
+        shutil.copy(plan.previous_file("items.parquet"), file)
         return
     rows = np.flatnonzero(items.has_vector[first:])
     table = snapshot.item_table(

@@ -136,7 +136,10 @@ class LmdbStore(Store):
         """See Store."""
         with self._failures():
             for link in self._folder.glob("model=*"):
-                with self._environment(link.name.removeprefix("model=")).begin(write=True) as transaction:
+                environment = self._environment(link.name.removeprefix("model="))
+                if environment is None:
+                    continue  # another process has just removed this version
+                with environment.begin(write=True) as transaction:
                     for key in keys:
                         transaction.delete(key)
 

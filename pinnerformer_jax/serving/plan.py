@@ -68,6 +68,16 @@ class Plan:
         """Folder of the base."""
         return self.job.snapshots / self.base if self.base else None
 
+    def previous_file(self, name: str) -> Path:
+        """A file of the base.
+
+        Raises:
+            ValueError: the state is built on no other.
+        """
+        if self.base_folder is None:
+            raise ValueError(f"{self.name} is built on no other state, so there is no earlier {name}")
+        return self.base_folder / name
+
     @property
     def end(self) -> int:
         """The first second after the day, since 1970."""

@@ -42,7 +42,7 @@ def write_users(
     )
     requested = pc.sum(pc.is_in(plan.requested, histories.user_ids)).as_py() or 0
     if plan.same_model:
-        before = snapshot.read_parquet(plan.base_folder / "users.parquet")
+        before = snapshot.read_parquet(plan.previous_file("users.parquet"))
         users = snapshot.merge_users(before, users, plan.deleted)
     snapshot.write_parquet(users, folder / "users.parquet")
     return UserCounts(

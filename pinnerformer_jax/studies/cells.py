@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ def cell_key(config: Config, data: str) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
 
-def missing(cell: Cell) -> set[str]:
+def missing(cell: Cell) -> set[Part]:
     """The parts that are still to be measured."""
     record = read_cell(cell)
     return set() if record.failed else cell.parts - set(record.parts)
@@ -145,7 +145,7 @@ def finish(cell: Cell, data: StudyData) -> str:
 
 
 @contextlib.contextmanager
-def _output_to(file: Path) -> Iterator[None]:
+def _output_to(file: Path) -> Generator[None, None, None]:
     """Redirect the output of a training to a file, so that the terminal shows the study's alone."""
     with (
         file.open("a", encoding="utf-8", buffering=1) as log,

@@ -103,7 +103,7 @@ def replay(
         first = _users(roots["full"])
         for number, log in enumerate(logs):
             date = _day(span.first, number + 1)
-            seconds = {}
+            seconds: dict[str, Any] = {}
             for name in list(roots)[:: 1 if number % 2 == 0 else -1]:
                 job = Job(workdir, roots[name], date, (str(log),), everyone=name == "full", dtype="float32")
                 started = time.perf_counter()
@@ -159,7 +159,7 @@ def _measure_day(
     date: str,
     horizon: int,
 ) -> dict[str, Any]:
-    name = state.current(roots["incremental"])
+    name = state.current(roots["incremental"]) or ""
     counts = read_manifest(roots["incremental"], name).counts
     items = snapshot.read_parquet(roots["incremental"] / name / "items.parquet")
     merged, full = _users(roots["incremental"]), _users(roots["full"])

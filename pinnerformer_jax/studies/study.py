@@ -135,7 +135,9 @@ def make_cells(study: Study, workdir: Path, data: str) -> list[Cell]:
 def outcomes(study: Study, cells: list[Cell]) -> Outcomes:
     """What was measured for each line of each table, seed by seed; None where nothing (yet)."""
     found: Outcomes = {
-        (table.name, line.name): [None] * study.seeds for table in study.tables for line in table.lines
+        (table.name, line.name): [None for _ in range(study.seeds)]
+        for table in study.tables
+        for line in table.lines
     }
     for cell in cells:
         numbers = None if missing(cell) else read_cell(cell).numbers or None

@@ -142,7 +142,7 @@ def sentence(judged: Sequence[tuple[Claim, Verdict]], means: Mapping[tuple[str, 
         if verdict in verdicts:
             parts.append(words.format(verdicts.count(verdict)))
     failing = [claim for claim, found in judged if found.verdict == FAILS]
-    failing.sort(key=lambda claim: _relative(means[claim.higher], means[claim.lower]))
+    failing.sort(key=lambda claim: _relative(means[claim.higher] or 0.0, means[claim.lower] or 0.0))
     listed = "; ".join(_in_words(claim, FAILS, means) for claim in failing[:LISTED])
     among = "among them " if len(failing) > LISTED else ""
     return ", ".join(parts) + (f" ({among}{listed})" if listed else "") + "."

@@ -112,7 +112,8 @@ class StudyTable:
         found = list(self.claims)
         for k, column in enumerate(self.columns):
             known = [(line.paper[k], line.name) for line in self.lines if len(line.paper) > k]
-            for one, other in combinations([pair for pair in known if pair[0] is not None], 2):
+            numbers = [(value, name) for value, name in known if value is not None]
+            for one, other in combinations(numbers, 2):
                 (low, lower), (high, higher) = sorted((one, other))
                 claim = Claim((higher, column.title), (lower, column.title))
                 if high - low > DIFFERENT * high and frozenset((claim.higher, claim.lower)) not in said:

@@ -34,7 +34,7 @@ class Meter:
         """The first step, from 0, whose loss or gradient was not finite; -1: none."""
         self.pairs = 0
         """Pairs of a user and a positive that those steps were trained on."""
-        self._batch_size = batch_size
+        self._batch_size, self._steps = batch_size, steps
         self._unread: dict[str, jax.Array] | None = None
         self._since = 0.0
         self._clear()
@@ -110,7 +110,7 @@ class MetricsLog:
 
         file = workdir / "metrics.jsonl"
         _drop_after(file, step)
-        self._batch_size = batch_size
+        self._batch_size, self._steps = batch_size, steps
         self._lines = file.open("a", encoding="utf-8", buffering=1)
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
         self._bar = tqdm(
@@ -149,7 +149,7 @@ class MetricsLog:
 
     def _pace(self, step: int, values: Mapping[str, float]) -> str:
         users = values["users_per_second"]
-        left = datetime.timedelta(seconds=round((self._bar.total - step) * self._batch_size / users))
+        left = datetime.timedelta(seconds=round((self._steps - step) * self._batch_size / users))
         tokens = values["tokens_per_second"]
         return f"loss {values['loss']:.4f}, {users:,.0f} users/s, {tokens:,.0f} tokens/s, {left} left"
 
