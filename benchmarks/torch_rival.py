@@ -157,7 +157,7 @@ def our_side(who: Contestant, size: Size, dtype: str, inputs: Arrays) -> tuple[f
     """(loss, gradients, step) of ours."""
     config = problem.make_config(size, dtype)
     graphdef, params = problem.make_params(config, size)
-    loss, gradient = problem.our_gradients(config, graphdef, params, inputs, pruned=who.pruned)
+    loss, gradient = problem.our_gradients(graphdef, params, inputs, pruned=who.pruned)
     return loss, gradient, problem.our_step(config, graphdef, params, inputs, pruned=who.pruned)
 
 

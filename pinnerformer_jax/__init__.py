@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pinnerformer_jax.evaluate import evaluate_run as evaluate_run
     from pinnerformer_jax.ingestion.ingest import prepare as prepare
     from pinnerformer_jax.model.inference import Embedder as Embedder
-    from pinnerformer_jax.model.towers import PinnerFormer as PinnerFormer
+    from pinnerformer_jax.model.pinnerformer import PinnerFormer as PinnerFormer
     from pinnerformer_jax.model.towers import Sizes as Sizes
     from pinnerformer_jax.objective.loss import chunked_sampled_softmax as chunked_sampled_softmax
     from pinnerformer_jax.objective.loss import sampled_softmax as sampled_softmax
@@ -80,7 +80,7 @@ _MODULE_OF = {
     "Catalog": "data.catalog",
     "Config": "config",
     "Embedder": "model.inference",
-    "PinnerFormer": "model.towers",
+    "PinnerFormer": "model.pinnerformer",
     "Recommender": "serving.recommender",
     "ScannIndex": "retrieval.scann_index",
     "Sizes": "model.towers",

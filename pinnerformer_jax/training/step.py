@@ -20,7 +20,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 from pinnerformer_jax.config import Config, ObjectiveConfig, TrainingConfig
 from pinnerformer_jax.data.contracts import DAY, Batch, part_bounds
-from pinnerformer_jax.model.towers import PinnerFormer, UserTower
+from pinnerformer_jax.model.pinnerformer import PinnerFormer
+from pinnerformer_jax.model.towers import UserTower
 from pinnerformer_jax.objective import frequency
 from pinnerformer_jax.objective.bce import binary_cross_entropy, random_negatives
 from pinnerformer_jax.objective.loss import Rows, chunked_sampled_softmax, user_weights
@@ -94,13 +95,13 @@ def device_loss(
         keys = user_keys(dropout_key, row) if training else None
         embedding = in_parts(model.user, parts, batch, targets.position, tables.item_features, keys)
         embedding = embedding.reshape(item.shape[0], -1)
-        positive, tau = model.items(tables.item_features[item]), temperature(config, params)
+        positive, tau = model.embed_items(tables.item_features[item]), model.temperature()
         if objective.loss == "binary_cross_entropy":
-            against = model.items(tables.item_features[negative])
+            against = model.embed_items(tables.item_features[negative])
             return binary_cross_entropy(embedding, positive, against, tau, weights, counted)
         losses = []
         for rows, pool, pool_log_q in contrasts:
-            against = model.items(tables.item_features.common(pool.item))
+            against = model.embed_items(tables.item_features.common(pool.item))
             with jax.named_scope("loss"):
                 losses.append(
                     chunked_sampled_softmax(embedding, positive, against, tau, rows, pool, pool_log_q)
@@ -203,11 +204,6 @@ def in_parts(
     return jnp.concatenate(embeddings)
 
 
-def temperature(config: Config, params: Any) -> jax.Array:
-    """tau: above `min_temperature` by construction, so that no clamp ever stops its gradient."""
-    return config.objective.min_temperature + jnp.exp(params["log_temperature"])
-
-
 def device_gradient(
     config: Config,
     graphdef: nnx.GraphDef,
@@ -248,7 +244,8 @@ def device_step(
         failed_step=jnp.where(failed, state.step, state.failed_step),
     )
     metrics |= {"loss": loss, "gradient_norm": norm, "learning_rate": rate}
-    metrics |= {"temperature": temperature(config, state.params), "failed_step": new_state.failed_step}
+    tau = nnx.merge(graphdef, state.params).temperature()
+    metrics |= {"temperature": tau, "failed_step": new_state.failed_step}
     return new_state, metrics
 
 
