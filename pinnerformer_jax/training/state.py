@@ -43,7 +43,7 @@ def create(
     return graphdef, TrainState(
         params=params,
         opt_state=make_optimiser(config.training).init(params),
-        sketch=frequency.empty(config.objective.sketch_depth, config.objective.sketch_width),
+        sketch=frequency.empty_sketch(config.objective),
         step=jnp.zeros((), jnp.int32),
         failed_step=jnp.full((), -1, jnp.int32),
     )
