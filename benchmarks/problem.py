@@ -15,14 +15,15 @@ from flax import nnx
 from pinnerformer_jax.bench.correctness import named
 from pinnerformer_jax.config import Config, ModelConfig, ObjectiveConfig, TrainingConfig
 from pinnerformer_jax.data.contracts import DAY, EPOCH, NO_TIME, Batch, Events
+from pinnerformer_jax.model.pinnerformer import PinnerFormer
 from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.objective.loss import Rows, chunked_sampled_softmax
 from pinnerformer_jax.objective.negatives import Pool
 from pinnerformer_jax.training.item_table import ItemTable
 from pinnerformer_jax.training.optimiser import make_optimiser
 from pinnerformer_jax.training.sharding import make_mesh, replicate, shard_batch
-from pinnerformer_jax.training.state import Tables, build_model, create
-from pinnerformer_jax.training.step import make_train_step, temperature
+from pinnerformer_jax.training.state import Tables, create
+from pinnerformer_jax.training.step import make_train_step
 
 Arrays = dict[str, np.ndarray]
 Step = Callable[[], Any]  # dispatches one train step; its loss, a scalar
@@ -115,18 +116,16 @@ def make_config(size: Size, dtype: str) -> Config:
 
 def make_params(config: Config, size: Size, seed: int = 0) -> tuple[nnx.GraphDef, Any]:
     """(structure, parameters) of our model, moved off their start, as zero biases hide mistakes."""
-    graphdef, variables = nnx.split(build_model(config, size.of_data()))
+    graphdef, params = PinnerFormer(config, size.of_data()).split()
     rng = np.random.default_rng(seed)
     moved = jax.tree.map(
         lambda leaf: np.asarray(leaf) + rng.normal(0, 0.02, leaf.shape).astype(np.float32),
-        nnx.to_pure_dict(variables),
+        params,
     )
     return graphdef, moved
 
 
-def our_loss(
-    config: Config, graphdef: nnx.GraphDef, params: Any, inputs: Mapping[str, Any], *, pruned: bool
-) -> jax.Array:
+def our_loss(graphdef: nnx.GraphDef, params: Any, inputs: Mapping[str, Any], *, pruned: bool) -> jax.Array:
     """The loss of training/step.py with its draws given."""
     model = nnx.merge(graphdef, params)
     history = Events(*(inputs[name] for name in Events._fields))
@@ -140,9 +139,9 @@ def our_loss(
     embedding = tower(history, inputs["length"], position, features)
     return chunked_sampled_softmax(
         embedding.reshape(-1, embedding.shape[-1]),
-        model.items(features[inputs["target"]]),
-        model.items(features[inputs["pool_item"]]),
-        temperature(config, params),
+        model.embed_items(features[inputs["target"]]),
+        model.embed_items(features[inputs["pool_item"]]),
+        model.temperature(),
         Rows(*(inputs[n] for n in ("target", "target_user", "weight", "target_log_q"))),
         Pool(*(inputs[n] for n in ("pool_item", "pool_user", "pool_valid"))),
         inputs["pool_log_q"],
@@ -150,10 +149,10 @@ def our_loss(
 
 
 def our_gradients(
-    config: Config, graphdef: nnx.GraphDef, params: Any, inputs: Arrays, *, pruned: bool
+    graphdef: nnx.GraphDef, params: Any, inputs: Arrays, *, pruned: bool
 ) -> tuple[float, Arrays]:
     """(loss, gradients by name), the reference of the check."""
-    loss_of = partial(our_loss, config, graphdef, inputs=inputs, pruned=pruned)
+    loss_of = partial(our_loss, graphdef, inputs=inputs, pruned=pruned)
     loss, gradient = jax.jit(jax.value_and_grad(loss_of))(params)
     return float(loss), named(gradient)
 
@@ -164,7 +163,7 @@ def our_step(config: Config, graphdef: nnx.GraphDef, params: Any, inputs: Arrays
 
     @partial(jax.jit, donate_argnums=(0, 1))
     def step(params: Any, opt_state: Any, inputs: Any) -> tuple:
-        loss_of = partial(our_loss, config, graphdef, inputs=inputs, pruned=pruned)
+        loss_of = partial(our_loss, graphdef, inputs=inputs, pruned=pruned)
         loss, gradient = jax.value_and_grad(loss_of)(params)
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = optimiser.update(gradient, opt_state, params)

@@ -121,7 +121,7 @@ def our_side(variant: Variant, size: Size, dtype: str, inputs: Arrays) -> tuple[
     """(loss, gradients, step) of ours."""
     config = problem.make_config(size, dtype)
     graphdef, params = problem.make_params(config, size)
-    loss, gradient = problem.our_gradients(config, graphdef, params, inputs, pruned=variant.pruned)
+    loss, gradient = problem.our_gradients(graphdef, params, inputs, pruned=variant.pruned)
     return loss, gradient, problem.our_step(config, graphdef, params, inputs, pruned=variant.pruned)
 
 

@@ -210,9 +210,9 @@ class ModelConfig:
     """Share dropped of the Transformer's input and of each sublayer's output, in training. The paper names
     none; logs of few users need some."""
     aligned_start: bool = True
-    """Start with an item's embedding being its vector and a user's the mean of its items' (model/start.py);
-    False: at random. Better where likeness to what a user had predicts what comes; where popularity does, as
-    in configs/kuairand.py, it overfits sooner."""
+    """Aligned initialisation (model/initialisation.py): an item's embedding starts as its vector and a user's
+    as the mean of its items'. False: at random. Aligned is better where likeness to what a user had predicts
+    what comes. Where popularity does, as in configs/kuairand.py, it overfits sooner."""
     drop_features: tuple[Feature, ...] = ()
     """Sources left out of the user tower's input, with their part of the kernel (paper, Table 6, whose
     "timestamp" is both times). The item tower keeps its item vectors."""

@@ -9,6 +9,7 @@ import numpy as np
 from pinnerformer_jax.config import Config, ModelConfig, ObjectiveConfig, TrainingConfig
 from pinnerformer_jax.data.contracts import DAY, EPOCH, NO_TIME, Batch, Events
 from pinnerformer_jax.model.towers import Sizes
+from pinnerformer_jax.objective.frequency import Sketch, empty_sketch
 from pinnerformer_jax.training.item_table import ItemTable
 from pinnerformer_jax.training.state import Tables
 
@@ -71,3 +72,8 @@ def tables(seed: int = 0) -> Tables:
     positive[1:3, 1] = 10.0
     positive[3, :] = 0.0
     return Tables(ItemTable(jnp.asarray(features)), jnp.asarray(positive), jnp.uint32(0))
+
+
+def sketch(depth: int, width: int) -> Sketch:
+    """A frequency sketch that has counted nothing."""
+    return empty_sketch(ObjectiveConfig(sketch_depth=depth, sketch_width=width))

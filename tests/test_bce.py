@@ -39,7 +39,8 @@ def test_extreme_scores_stay_finite_in_value_and_gradient():
 
 def negatives(corpus: int, seed: int = 0):
     batch = small.batch()
-    targets = sasrec(batch, small.tables().positive_table, horizon=28 * DAY, newest_weighs_half=True)
+    keys = jax.random.split(jax.random.key(0), len(batch.length))
+    targets = sasrec(keys, batch, small.tables().positive_table, horizon=28 * DAY, newest_weighs_half=True)
     drawn = random_negatives(user_keys(jax.random.key(seed), jnp.arange(16)), batch, targets, corpus=corpus)
     return batch, targets, *map(np.asarray, drawn)
 

@@ -12,8 +12,8 @@ from pinnerformer_jax.bench import flops, workload
 from pinnerformer_jax.bench.loss import inputs
 from pinnerformer_jax.config import Config, ModelConfig, ObjectiveConfig, TrainingConfig
 from pinnerformer_jax.model.attention import QUERY_BLOCK
+from pinnerformer_jax.model.pinnerformer import PinnerFormer
 from pinnerformer_jax.objective.loss import sampled_softmax
-from pinnerformer_jax.training.state import build_model
 
 ITEMS = 50
 
@@ -56,17 +56,16 @@ def test_formula_equals_xlas_count(case):
     rows, pool, _ = facts
     users, chosen = case.training.batch_size, flops.positions(case)
     position = np.broadcast_to(np.arange(chosen, dtype=np.int32), (users, chosen))
-    graphdef, variables = nnx.split(build_model(case, workload.SIZES))
-    params = nnx.to_pure_dict(variables)
+    graphdef, params = PinnerFormer(case, workload.SIZES).split()
 
     def loss(params):
         model = nnx.merge(graphdef, params)
         embedding = model.user(batch.history, batch.length, position, features)
         return sampled_softmax(
             embedding.reshape(len(rows.item), -1),
-            model.items(features[rows.item]),
-            model.items(features[pool.item]),
-            jnp.exp(params["log_temperature"]),
+            model.embed_items(features[rows.item]),
+            model.embed_items(features[pool.item]),
+            model.temperature(),
             *facts,
         )
 

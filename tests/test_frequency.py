@@ -2,12 +2,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 
 from pinnerformer_jax.objective import frequency
 
 
 def test_few_items_are_counted_exactly_and_padding_is_not():
-    sketch = frequency.empty(4, 1 << 12)
+    sketch = small.sketch(4, 1 << 12)
     items = jnp.asarray([5, 5, 7, 5, 2**30])
     sketch = frequency.update(sketch, items, jnp.asarray([True, True, True, False, True]), decay=1.0)
     got = frequency.frequency(sketch, jnp.asarray([5, 7, 2**30, 6]))
@@ -19,7 +20,7 @@ def test_never_below_the_truth_and_within_the_bound_above():
     items = (rng.zipf(1.3, 20_000) % 50_000).astype(np.int32)
     width, depth = 1 << 12, 4
     sketch = frequency.update(
-        frequency.empty(depth, width), jnp.asarray(items), jnp.ones(len(items), bool), decay=1.0
+        small.sketch(depth, width), jnp.asarray(items), jnp.ones(len(items), bool), decay=1.0
     )
     names, counts = np.unique(items, return_counts=True)
     estimate = np.asarray(frequency.frequency(sketch, jnp.asarray(names))) * len(items)
@@ -29,7 +30,7 @@ def test_never_below_the_truth_and_within_the_bound_above():
 
 
 def test_counts_follow_a_change_of_the_data_and_cannot_overflow():
-    sketch = frequency.empty(2, 1 << 8)
+    sketch = small.sketch(2, 1 << 8)
     one = jnp.ones(1000, bool)
     step = jax.jit(lambda s, item: frequency.update(s, jnp.full(1000, item), one, decay=0.9))
     for _ in range(100):
@@ -42,7 +43,7 @@ def test_counts_follow_a_change_of_the_data_and_cannot_overflow():
 
 
 def test_an_empty_sketch_says_zero():
-    assert frequency.frequency(frequency.empty(2, 16), jnp.asarray([1, 2])).tolist() == [0.0, 0.0]
+    assert frequency.frequency(small.sketch(2, 16), jnp.asarray([1, 2])).tolist() == [0.0, 0.0]
 
 
 def test_a_counter_above_two_to_the_24_still_grows():

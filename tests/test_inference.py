@@ -10,6 +10,7 @@ from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.data.windows import histories_at_split, histories_up_to
 from pinnerformer_jax.model import inference
 from pinnerformer_jax.model.inference import Embedder, embed_users
+from pinnerformer_jax.model.pinnerformer import PinnerFormer
 from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.training import state as training_state
 
@@ -19,12 +20,11 @@ def test_embeds_the_newest_action_and_every_item(monkeypatch):
     graphdef, state = training_state.create(small.config(), small.SIZES)
     tables, batch = small.tables(), jax.tree.map(np.asarray, small.batch())
     embedder = Embedder(graphdef, state.params, np.asarray(tables.item_features.values))
-    model = training_state.build_model(small.config(), small.SIZES)
+    model = PinnerFormer(small.config(), small.SIZES)
 
-    newest = (batch.length - 1)[:, None]
-    wanted = model.user(small.batch().history, small.batch().length, newest, tables.item_features)[:, 0]
+    wanted = model.embed_users(small.batch().history, small.batch().length, tables.item_features)
     np.testing.assert_allclose(embedder.users(batch.history, batch.length), wanted, atol=1e-5)
-    np.testing.assert_allclose(embedder.items(), model.items(tables.item_features.values), atol=1e-5)
+    np.testing.assert_allclose(embedder.items(), model.embed_items(tables.item_features.values), atol=1e-5)
 
 
 def test_length_buckets_change_nothing_but_the_order_of_work():

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 
 from pinnerformer_jax.objective import frequency
 from pinnerformer_jax.objective.negatives import NO_USER, log_q, mixed_pool
@@ -59,7 +60,7 @@ def test_q_is_the_expected_count_in_the_pool(in_batch, random):
         return sketch, jnp.sum(pool.item[:, None] == jnp.arange(CORPUS)[None, :], axis=0)
 
     sketch, counts = jax.jit(partial(jax.lax.scan, step))(
-        frequency.empty(4, 1 << 10), (jax.random.split(jax.random.key(0), steps), items)
+        small.sketch(4, 1 << 10), (jax.random.split(jax.random.key(0), steps), items)
     )
     pool = mixed_pool(
         jax.random.key(9), items[0], user, valid, in_batch=in_batch, random=random, corpus=CORPUS
@@ -70,7 +71,7 @@ def test_q_is_the_expected_count_in_the_pool(in_batch, random):
 
 def test_random_alone_gives_every_item_the_same_q():
     item, user, valid = batch(0)
-    sketch = frequency.update(frequency.empty(2, 256), item, valid, decay=1.0)
+    sketch = frequency.update(small.sketch(2, 256), item, valid, decay=1.0)
     pool = mixed_pool(jax.random.key(0), item, user, valid, in_batch=0, random=5, corpus=CORPUS)
     q = log_q(sketch, jnp.arange(CORPUS), pool, random=5, corpus=CORPUS)
     np.testing.assert_allclose(q, np.log(5 / CORPUS), rtol=1e-6)
@@ -79,5 +80,5 @@ def test_random_alone_gives_every_item_the_same_q():
 def test_q_of_a_catalogue_of_hundreds_of_millions_is_not_clipped():
     item, user, valid = batch(0)
     pool = mixed_pool(jax.random.key(0), item, user, valid, in_batch=0, random=4, corpus=2**31 - 1)
-    q = log_q(frequency.empty(2, 256), item, pool, random=4, corpus=2**31 - 1)
+    q = log_q(small.sketch(2, 256), item, pool, random=4, corpus=2**31 - 1)
     np.testing.assert_allclose(q, np.log(4 / (2**31 - 1)), rtol=1e-5)

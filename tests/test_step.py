@@ -9,15 +9,11 @@ import pytest
 import small
 
 from pinnerformer_jax.data.contracts import part_bounds
-from pinnerformer_jax.objective import frequency
-from pinnerformer_jax.objective.loss import Rows
 from pinnerformer_jax.training import state as training_state
 from pinnerformer_jax.training.item_table import ItemTable
 from pinnerformer_jax.training.sharding import AXIS, interleave, make_mesh, replicate, shard_batch
 from pinnerformer_jax.training.step import (
     device_step,
-    draw_contrasts,
-    draw_targets,
     make_train_step,
     make_validation_step,
 )
@@ -191,54 +187,6 @@ def test_other_losses_are_the_same_over_eight_devices(changes):
     assert_close(gradients(eight[0]), gradients(one[0]))
     assert eight[1][0]["negatives"] > 0
     assert optax.tree.norm(gradients(one[0])) > 0
-
-
-def contrasts(**changes):
-    """Of a step whose positives are items 0 .. 8 of three users."""
-    item, user = jnp.arange(9, dtype=jnp.int32), jnp.repeat(jnp.arange(3, dtype=jnp.int32), 3)
-    valid = item != 4
-    sketch = frequency.update(frequency.empty(4, 1 << 10), item, valid, decay=1.0)
-    rows = Rows(item, user, jnp.ones(9), jnp.zeros(9))
-    objective = with_objective(**changes).objective
-    return draw_contrasts(objective, jax.random.key(0), rows, (item, user, valid), sketch, CORPUS)
-
-
-def test_separate_pools_are_the_merged_pool_in_two_and_each_has_its_own_q():
-    (merged,), (in_batch, random) = contrasts(), contrasts(pool="separate")
-    joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), in_batch.pool, random.pool)
-    jax.tree.map(np.testing.assert_array_equal, joined, merged.pool)
-    assert in_batch.pool.item.tolist() == list(range(9))
-    assert int(in_batch.pool.valid.sum()) == 8
-    assert random.pool.item.shape == (40,)
-    counted = np.arange(9) != 4  # each once, of eight positives: expected once in a pool of eight
-    np.testing.assert_allclose(in_batch.rows.log_q[counted], 0.0, atol=1e-6)
-    np.testing.assert_allclose(random.rows.log_q, np.log(40 / CORPUS), rtol=1e-6)
-    np.testing.assert_allclose(random.pool_log_q, np.log(40 / CORPUS), rtol=1e-6)
-    np.testing.assert_allclose(merged.rows.log_q, np.log(counted + 40 / CORPUS), rtol=1e-5)
-
-
-def test_what_logq_corrects():
-    (off,), (on,), (refined,) = contrasts(logq=False), contrasts(), contrasts(refined_logq=True)
-    assert not off.rows.log_q.any()
-    assert not off.pool_log_q.any()
-    assert on.rows.log_q.all()
-    assert not refined.rows.log_q.any()
-    np.testing.assert_array_equal(refined.pool_log_q, on.pool_log_q)
-
-
-@pytest.mark.parametrize(
-    ("name", "width"),
-    [("dense_all_action", 6), ("all_action", 6), ("next_action", 1), ("sasrec", 20), ("sasrec_plain", 20)],
-)
-def test_the_config_chooses_the_objective(name, width):
-    objective, batch = with_objective(name=name).objective, small.batch()
-    keys = jax.random.split(jax.random.key(0), 16)
-    targets = draw_targets(objective, keys, batch, small.tables().positive_table)
-    assert {leaf.shape for leaf in targets} == {(16, width)}
-    newest = targets.position == batch.length[:, None] - 1
-    assert bool(jnp.all(newest | ~targets.valid)) == (name in ("all_action", "next_action"))
-    heavy = (targets.weight > 1) & newest
-    assert bool(heavy.any()) == bool((targets.weight > 1).any()) == (name == "sasrec")
 
 
 def test_a_step_that_is_not_finite_is_remembered():

@@ -17,6 +17,7 @@ from pinnerformer_jax.objective.targets import (
 
 HORIZON = 5 * DAY
 ALL_POSITIVE = jnp.zeros((2, 1))
+KEYS = jax.random.split(jax.random.key(0), 1)
 
 
 def line(*rows: tuple[int, float, int], width: int) -> Events:
@@ -71,27 +72,27 @@ ACTION_1 = jnp.asarray([[jnp.inf], [0.0]])  # action 1 is positive, action 0 nev
 
 
 def test_next_action_is_the_newest_position_on_its_next_positive():
-    assert weighed_pairs(next_action(hand_written(), ACTION_1, horizon=HORIZON)) == {(4, 20): 1.0}
-    assert weighed_pairs(next_action(hand_written(), ACTION_1, horizon=DAY)) == {}
+    assert weighed_pairs(next_action(KEYS, hand_written(), ACTION_1, horizon=HORIZON)) == {(4, 20): 1.0}
+    assert weighed_pairs(next_action(KEYS, hand_written(), ACTION_1, horizon=DAY)) == {}
     only_21 = jnp.asarray([[jnp.inf], [1.0]])
     batch = hand_written()
     batch = batch._replace(future=batch.future._replace(duration=jnp.asarray([[0.0, 2.0, 0.0]])))
-    assert weighed_pairs(next_action(batch, only_21, horizon=6 * DAY)) == {(4, 21): 1.0}
+    assert weighed_pairs(next_action(KEYS, batch, only_21, horizon=6 * DAY)) == {(4, 21): 1.0}
 
 
 @pytest.mark.parametrize(("half", "newest"), [(False, 1.0), (True, 4.0)])
 def test_sasrec_is_every_position_on_its_next_positive(half, newest):
-    got = weighed_pairs(sasrec(hand_written(), ACTION_1, horizon=HORIZON, newest_weighs_half=half))
+    got = weighed_pairs(sasrec(KEYS, hand_written(), ACTION_1, horizon=HORIZON, newest_weighs_half=half))
     # 0 and 1 share a basket: both predict 12. 3 passes over 14, no positive, and finds 20 after the window.
     assert got == {(0, 12): 1.0, (1, 12): 1.0, (2, 13): 1.0, (3, 20): 1.0, (4, 20): newest}
 
 
 def test_sasrec_without_a_positive_after_the_newest_position_weighs_the_others_alike():
     batch = hand_written()._replace(future_count=jnp.asarray([0]))
-    got = weighed_pairs(sasrec(batch, ACTION_1, horizon=HORIZON, newest_weighs_half=True))
+    got = weighed_pairs(sasrec(KEYS, batch, ACTION_1, horizon=HORIZON, newest_weighs_half=True))
     assert got == {(0, 12): 1.0, (1, 12): 1.0, (2, 13): 1.0}
     alone = batch._replace(length=jnp.asarray([1]), future_count=jnp.asarray([1]))
-    got = weighed_pairs(sasrec(alone, ACTION_1, horizon=8 * DAY, newest_weighs_half=True))
+    got = weighed_pairs(sasrec(KEYS, alone, ACTION_1, horizon=8 * DAY, newest_weighs_half=True))
     assert got == {(0, 20): 1.0}
 
 
@@ -112,7 +113,7 @@ def test_the_basket_of_the_newest_position_is_no_target():
     batch = batch._replace(future=line((20, 6, 1), (21, 7, 1), width=3))  # 20 shares the day of position 4
     keys = user_keys(jax.random.key(0), jnp.arange(1))
     for targets in (
-        next_action(batch, ACTION_1, horizon=HORIZON),
+        next_action(KEYS, batch, ACTION_1, horizon=HORIZON),
         all_action(keys, batch, ACTION_1, horizon=HORIZON, positives=8),
     ):
         assert set(weighed_pairs(targets)) == {(4, 21)}
@@ -124,9 +125,9 @@ def test_a_row_of_padding_has_no_pair_under_any_objective():
         user_keys(jax.random.key(0), jnp.arange(1)),
     )
     for targets in (
-        next_action(batch, ALL_POSITIVE, horizon=HORIZON),
+        next_action(KEYS, batch, ALL_POSITIVE, horizon=HORIZON),
         all_action(keys, batch, ALL_POSITIVE, horizon=HORIZON, positives=8),
-        sasrec(batch, ALL_POSITIVE, horizon=HORIZON, newest_weighs_half=True),
+        sasrec(KEYS, batch, ALL_POSITIVE, horizon=HORIZON, newest_weighs_half=True),
     ):
         assert not targets.valid.any()
         assert not targets.weight.any()

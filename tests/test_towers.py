@@ -8,14 +8,16 @@ import small
 from flax import nnx
 
 from pinnerformer_jax.model import towers
-from pinnerformer_jax.model.towers import MLP, Dropout, PinnerFormer
+from pinnerformer_jax.model.pinnerformer import PinnerFormer
+from pinnerformer_jax.model.towers import MLP, Dropout
 
 NONE = Dropout(0.0, None)
 
 
 def build(**changes) -> PinnerFormer:
+    config = small.config()
     model = PinnerFormer(
-        dataclasses.replace(small.config().model, **changes), small.SIZES, -2.0, rngs=nnx.Rngs(0)
+        dataclasses.replace(config, model=dataclasses.replace(config.model, **changes)), small.SIZES
     )
     rng = np.random.default_rng(7)
     # Phases and biases start at zero, where some mistakes do not show.
@@ -46,7 +48,7 @@ def test_outputs_are_unit_rows():
     users = model.user(batch.history, batch.length, everywhere(batch), tables.item_features)
     assert users.shape == (16, 20, 16)
     np.testing.assert_allclose(jnp.linalg.norm(users, axis=-1), 1.0, atol=1e-5)
-    items = model.items(tables.item_features.values)
+    items = model.embed_items(tables.item_features.values)
     np.testing.assert_allclose(jnp.linalg.norm(items, axis=-1), 1.0, atol=1e-5)
 
 

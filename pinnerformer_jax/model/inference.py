@@ -14,7 +14,7 @@ from flax import nnx
 from pinnerformer_jax.data.contracts import Events
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.data.windows import histories_up_to
-from pinnerformer_jax.model.towers import PinnerFormer
+from pinnerformer_jax.model.pinnerformer import PinnerFormer
 
 ITEM_CHUNK = 8192
 
@@ -152,10 +152,9 @@ def _users(
     graphdef: nnx.GraphDef, params: Any, features: jax.Array, history: Events, length: jax.Array
 ) -> jax.Array:
     model: PinnerFormer = nnx.merge(graphdef, params)
-    newest = jnp.maximum(length - 1, 0)[:, None]  # the last block computes this position only
-    return model.user(history, length, newest, features)[:, 0]
+    return model.embed_users(history, length, features)
 
 
 @partial(jax.jit, static_argnums=0)
 def _items(graphdef: nnx.GraphDef, params: Any, features: jax.Array) -> jax.Array:
-    return nnx.merge(graphdef, params).items(features)
+    return nnx.merge(graphdef, params).embed_items(features)

@@ -218,22 +218,3 @@ class UserTower(nnx.Module):
             chosen = self.blocks[-1].chosen(stream, position, dropout)
         with jax.named_scope("head"):
             return unit(self.head(self.norm(chosen).astype(self.dtype)))
-
-
-class PinnerFormer(nnx.Module):
-    """Both towers and the temperature of the loss."""
-
-    def __init__(
-        self, config: ModelConfig, sizes: Sizes, initial_log_temperature: float, *, rngs: nnx.Rngs
-    ) -> None:
-        self.dtype = jnp.dtype(config.compute_dtype)
-        self.user = UserTower(config, sizes, rngs=rngs)
-        self.item = MLP(sizes.item_dim, config.item_hidden, config.output_dim, self.dtype, rngs=rngs)
-        self.log_temperature = nnx.Param(jnp.asarray(initial_log_temperature, jnp.float32))
-
-    def items(self, features: Float[Array, "*dims d"]) -> Float[Array, "*dims o"]:
-        """Item embeddings of feature vectors (unit rows), float32, unit rows. An MLP on the item's vector
-        and on nothing else, as in the paper."""
-        with jax.named_scope("item_tower"):
-            scaled = features.astype(jnp.float32) * features.shape[-1] ** 0.5
-            return unit(self.item(scaled.astype(self.dtype)))

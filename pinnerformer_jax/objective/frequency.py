@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from pinnerformer_jax.config import ObjectiveConfig
+
 # Odd multipliers of multiply-shift hashing (Dietzfelbinger et al. 1997), and offsets: fixed random numbers.
 _RANDOM = np.random.Generator(np.random.Philox(20_220_504)).integers(0, 2**32, (8, 2), np.uint32)
 _MULTIPLIER, _OFFSET = _RANDOM[:, 0] | np.uint32(1), _RANDOM[:, 1]
@@ -26,9 +28,14 @@ class Sketch(NamedTuple):
     total: jax.Array  # float32 []
 
 
-def empty(depth: int, width: int) -> Sketch:
-    """A sketch of `depth` rows of `width` (a power of two) counters."""
-    return Sketch(jnp.zeros((depth, width), jnp.float32), jnp.zeros((), jnp.float32))
+def empty_sketch(config: ObjectiveConfig) -> Sketch:
+    """The sketch before the first step: `sketch_depth` rows of `sketch_width` counters, all zero.
+
+    Args:
+        config: the `objective` section of a config.
+    """
+    counts = jnp.zeros((config.sketch_depth, config.sketch_width), jnp.float32)
+    return Sketch(counts, jnp.zeros((), jnp.float32))
 
 
 def update(sketch: Sketch, items: Int[Array, " n"], valid: Bool[Array, " n"], *, decay: float) -> Sketch:

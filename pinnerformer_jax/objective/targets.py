@@ -1,17 +1,18 @@
-"""Which (user embedding, item) pairs are trained (paper, "objectives"): one function an objective.
+"""Which (user embedding, item) pairs are trained (paper, "objectives"): one function for each objective.
 
-dense_all_action  a random set of positions, each on ONE positive drawn from its next K days
-all_action        the newest position on up to P positives drawn from its next K days
-next_action       the newest position on its next positive
-sasrec            every position on its next positive
+dense_all_action  a random set of positions, each with ONE positive drawn from the K days after it
+all_action        the newest position, with up to P positives drawn from the K days after it
+next_action       the newest position, with the next positive after it
+sasrec            every position, with the next positive after it
 
-An event counts for a position if it is strictly later, by at most K: what shares a timestamp with the
-position (one basket) is not predicted from it. Everything here runs inside the jitted step.
-B users, T actions, F events after the window, P positions.
+An event counts for a position if it is strictly later, by at most K. Events with the same timestamp, such as
+one basket, do not predict each other. Everything here runs inside the jitted step.
+B users, T actions of a history, F events after it, P pairs a user, A actions, S surfaces.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -19,29 +20,91 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from pinnerformer_jax.config import ObjectiveConfig
 from pinnerformer_jax.data import positives as rules
 from pinnerformer_jax.data.contracts import NO_TIME, Batch, Events
 
 
 class Targets(NamedTuple):
-    """The pairs of a step, [B, P] each."""
+    """The pairs of a step, [B, P] each, the same P for every user.
 
-    position: jax.Array  # int32, index into the history; 0 where not valid
-    item: jax.Array  # int32, the positive; 0 where not valid
-    valid: jax.Array  # bool, there is such a pair
+    A user's weights must sum to 0 (no pair) or to at least 1. The loss divides them by that sum, so that
+    every user counts the same.
+    """
+
+    position: jax.Array  # int32, index into the history, whose embedding is trained; 0 where not valid
+    item: jax.Array  # int32, the positive, a row of the catalogue; 0 where not valid
+    valid: jax.Array  # bool, whether this is a pair; the others are padding
     weight: jax.Array  # float32, against the user's other pairs; 0 where not valid
 
 
+Objective = Callable[[jax.Array, Batch, jax.Array], Targets]
+"""An objective: objective(keys, batch, positive_table) -> Targets, the pairs of a step. It is traced into the
+jitted step, so it must be made of jax operations.
+
+keys: a random key for each user, [B], see `user_keys`.
+batch: histories, and the events after them as candidates for positives.
+positive_table: float32 [A, S], seconds that an event must last to be a positive, see `is_positive`.
+
+A function above with its settings bound is one: `partial(next_action, horizon=28 * DAY)`.
+"""
+
+
+def configured_objective(config: ObjectiveConfig) -> Objective:
+    """The objective that the `objective` section of a config names, with its settings bound."""
+    horizon = config.horizon
+    match config.name:
+        case "dense_all_action":
+            return partial(dense_all_action, horizon=horizon, positions=config.positions)
+        case "all_action":
+            return partial(all_action, horizon=horizon, positives=config.positions)
+        case "next_action":
+            return partial(next_action, horizon=horizon)
+        case "sasrec":
+            return partial(sasrec, horizon=horizon, newest_weighs_half=True)
+        case "sasrec_plain":
+            return partial(sasrec, horizon=horizon, newest_weighs_half=False)
+
+
+def check_targets(targets: Targets, batch: Batch) -> None:
+    """Check the shapes and types of what an objective returned; costs nothing in the compiled step.
+
+    Raises:
+        ValueError: a field has another shape or type than `Targets` says.
+    """
+    users, pairs = batch.length.shape[0], jnp.shape(targets.item)[1:]
+    kinds = {"position": jnp.integer, "item": jnp.integer, "valid": jnp.bool_, "weight": jnp.floating}
+    for name, kind in kinds.items():
+        values = jnp.asarray(getattr(targets, name))
+        if values.ndim != 2 or values.shape != (users, *pairs) or not jnp.issubdtype(values.dtype, kind):
+            raise ValueError(
+                f"objective: Targets.{name} is {values.dtype}{list(values.shape)}; it must be "
+                f"{kind.__name__}[{users}, P]: one row for each user of the batch, the same P in all fields"
+            )
+
+
 def user_keys(key: jax.Array, row: Int[Array, " b"]) -> jax.Array:
-    """A key a user [B], by the user's row in the GLOBAL batch, so that what is drawn for a user does not
-    depend on how many devices share the batch."""
+    """A random key for each user, [B].
+
+    Args:
+        key: of the step.
+        row: int32 [B], the user's row in the GLOBAL batch, so that what is drawn for a user does not depend
+            on the number of devices.
+    """
     return jax.vmap(lambda number: jax.random.fold_in(key, number))(row)
 
 
 def is_positive(
     events: Events, real: Bool[Array, "b t"], positive_table: Float[Array, "a s"]
 ) -> Bool[Array, "b t"]:
-    """Which events of the batch are positive; padding is not."""
+    """Which events are positive engagements: those that last long enough for their action and surface.
+
+    Args:
+        events: [B, T].
+        real: which of them are no padding.
+        positive_table: seconds that an event must last to be a positive, by action and surface; infinity
+            where it never is one.
+    """
     return real & rules.is_positive(positive_table, events.action, events.surface, events.duration)
 
 
@@ -50,14 +113,14 @@ def dense_all_action(
 ) -> Targets:
     """Pairs of the dense all-action objective.
 
-    Positions are drawn without replacement among those that have a positive; the newest of them, the
-    one that serving resembles most, always is one (our choice; the paper says random). Each is trained on
-    ONE positive drawn uniformly from those in (t_s, t_s + K].
+    Positions are drawn without replacement among those that have a positive. The newest of them is always
+    drawn, as it is the most like the position that is served (our choice; the paper draws all at random).
+    Each is trained on ONE positive drawn uniformly from those in (t_s, t_s + K].
 
     Args:
         keys: [B], see `user_keys`.
         batch: histories and the events after them. Where only F of `future_count` were shipped, each
-            stands for future_count / F of them, so that the draw stays uniform over all.
+            counts as future_count / F of them, so that the draw stays uniform over all.
         positive_table: seconds an event must last to be positive, by action and surface.
         horizon: K, in seconds.
         positions: P; min(P, T) are drawn.
@@ -100,13 +163,16 @@ def all_action(
     )
 
 
-def next_action(batch: Batch, positive_table: Float[Array, "a s"], *, horizon: int) -> Targets:
+def next_action(
+    keys: jax.Array, batch: Batch, positive_table: Float[Array, "a s"], *, horizon: int
+) -> Targets:
     """Pairs of the next-action objective, P = 1: the newest position on its next positive.
 
     Args:
+        keys: not used: nothing is drawn.
         batch: histories and the events after them; of more than F these must be the first, not a sample.
         positive_table: seconds an event must last to be positive, by action and surface.
-        horizon: K, in seconds: a positive later than that is none (our choice, as for every objective).
+        horizon: K, in seconds: a later event is no positive (our choice, as for every objective).
     """
     later = _LaterPositives(batch, positive_table, horizon)
     newest = _newest(batch)
@@ -115,11 +181,17 @@ def next_action(batch: Batch, positive_table: Float[Array, "a s"], *, horizon: i
 
 
 def sasrec(
-    batch: Batch, positive_table: Float[Array, "a s"], *, horizon: int, newest_weighs_half: bool
+    keys: jax.Array,
+    batch: Batch,
+    positive_table: Float[Array, "a s"],
+    *,
+    horizon: int,
+    newest_weighs_half: bool,
 ) -> Targets:
     """Pairs of SASRec, P = T: every position on its next positive, which lies in the history or after it.
 
     Args:
+        keys: not used: nothing is drawn.
         batch: histories and the events after them; of more than F these must be the first, not a sample.
         positive_table: seconds an event must last to be positive, by action and surface.
         horizon: K, in seconds, as for `next_action`.
@@ -155,7 +227,7 @@ class _LaterPositives:
     """The positives in (t, t + K] of every position's time t, in the history and after it: how many there
     are, and the item of any of them.
 
-    Where only F of `future_count` events were shipped, each counts for the future_count / F it stands for.
+    Where only F of `future_count` events were shipped, each counts as future_count / F events.
     """
 
     def __init__(self, batch: Batch, positive_table: Float[Array, "a s"], horizon: int) -> None:
@@ -164,7 +236,9 @@ class _LaterPositives:
         self.real = jnp.arange(history.item.shape[1])[None, :] < batch.length[:, None]  # [B, T]
         self.history = _Counter(history, is_positive(history, self.real, positive_table))
         self.future = _Counter(future, is_positive(future, _shipped(batch), positive_table))
-        self.each = (batch.future_count / jnp.maximum(shipped, 1))[:, None]  # events a shipped one stands for
+        self.each = (batch.future_count / jnp.maximum(shipped, 1))[
+            :, None
+        ]  # events that a shipped one counts as
 
         start = history.time  # [B, T]
         # Padding's time is the largest int32, and a long horizon ends after it: keep the sum from wrapping.
@@ -219,7 +293,7 @@ class _Counter:
 def _search(
     ascending: Int[Array, "b n"], wanted: Int[Array, "b t"], *, side: Literal["left", "right"]
 ) -> Int[Array, "b t"]:
-    """`searchsorted` of each row. Halving again and again is a loop of small kernels; an accelerator compares
-    all with all in one."""
+    """`searchsorted` of each row. Binary search is a loop of small kernels; an accelerator compares all pairs
+    in one kernel instead."""
     method = "scan" if jax.default_backend() == "cpu" else "compare_all"
     return jax.vmap(partial(jnp.searchsorted, side=side, method=method))(ascending, wanted)

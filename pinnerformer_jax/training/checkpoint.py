@@ -25,8 +25,9 @@ from pinnerformer_jax.config_files import differences, digest, from_dict, to_dic
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.timelines import Manifest, Timelines
 from pinnerformer_jax.files import write_json
+from pinnerformer_jax.model.pinnerformer import PinnerFormer
 from pinnerformer_jax.model.towers import Sizes
-from pinnerformer_jax.training.state import TrainState, create
+from pinnerformer_jax.training.state import TrainState
 
 _WHERE = ("data.events:", "data.prepared:", "data.memory_limit:", "items.table:")
 """Starts of the lines of `differences` that say where the data are, not what they are."""
@@ -244,12 +245,12 @@ def load_for_inference(
     """
     workdir = Path(workdir)
     run = read_record(workdir)
-    graphdef, abstract = jax.eval_shape(lambda: create(run.config, run.sizes))
+    graphdef, abstract = jax.eval_shape(lambda: PinnerFormer(run.config, run.sizes).split())
     with Checkpoints(workdir, read_only=True) as checkpoints:
         if checkpoints.step() is None:
             raise FileNotFoundError(f"{workdir}: the run has no checkpoint yet; train further")
         device = SingleDeviceSharding(jax.devices()[0])
-        return run.config, graphdef, checkpoints.restore_params(abstract.params, device, which)
+        return run.config, graphdef, checkpoints.restore_params(abstract, device, which)
 
 
 def checkpoint_step(workdir: str | Path, which: Literal["last", "best"] = "best") -> int:

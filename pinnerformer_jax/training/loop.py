@@ -21,15 +21,13 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pinnerformer_jax.config import Config
-from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import Batch, longest_in_parts
-from pinnerformer_jax.data.positives import only_actions, positive_table
 from pinnerformer_jax.data.timelines import VALIDATION, Timelines
 from pinnerformer_jax.data.windows import Windows, training_batches
-from pinnerformer_jax.model.towers import Sizes
+from pinnerformer_jax.objective.targets import Objective
 from pinnerformer_jax.runtime import keep_heap
-from pinnerformer_jax.training.checkpoint import Checkpoints, RunRecord, check_ingested, claim, data_digest
-from pinnerformer_jax.training.item_table import place
+from pinnerformer_jax.training.checkpoint import Checkpoints, RunRecord, claim, data_digest
+from pinnerformer_jax.training.inputs import open_training_data
 from pinnerformer_jax.training.metrics_log import Meter, MetricsLog
 from pinnerformer_jax.training.sharding import make_mesh, replicate, shard_batch
 from pinnerformer_jax.training.state import Tables, TrainState, create
@@ -70,62 +68,63 @@ class Run:
     corpus: int
     tables: Tables
     graphdef: nnx.GraphDef
+    objective: Objective | None = None  # None: the one that the config names
 
 
-def open_run(config: Config, workdir: Path) -> tuple[Run, TrainState]:
-    """Check that data, config and workdir fit each other; then the state, new or from the last checkpoint.
+def open_run(config: Config, workdir: Path, objective: Objective | None = None) -> tuple[Run, TrainState]:
+    """Check that data, config and workdir fit each other; then make the state or restore the last one.
+
+    Args:
+        config: the experiment.
+        workdir: folder of the run.
+        objective: as in `fit`.
 
     Raises:
         FileNotFoundError: the data were never prepared.
-        ValueError: something does not fit, or the checkpoint is damaged; says what, and the cure.
+        ValueError: something does not fit, or the checkpoint is damaged. The message says what to change.
     """
-    timelines, catalog = Timelines.open(config.data.prepared), Catalog.open(config.data.prepared)
-    check_ingested(timelines.manifest, config)
-    actions, surfaces = timelines.manifest.actions, timelines.manifest.surfaces
-    sizes = Sizes(catalog.features.shape[1], len(actions), len(surfaces))
-    table = positive_table(config.data.positives, actions, surfaces)
-    table = only_actions(table, actions, config.objective.target_actions)
     mesh = make_mesh()
     if config.training.batch_size % mesh.size:
         raise ValueError(
             f"training.batch_size = {config.training.batch_size}: must be a multiple of the "
             f"{mesh.size} devices"
         )
-    _ = Windows(timelines, config).users  # nobody to train on is an error here
+    timelines, catalog, sizes, tables = open_training_data(config, mesh)
+    _ = Windows(timelines, config).users  # raises if there is no user to train on
     claim(workdir, RunRecord(config, sizes, data_digest(timelines.manifest)))
 
     replicated = NamedSharding(mesh, PartitionSpec())
-    seed = replicate(mesh, np.uint32(config.training.seed))
     graphdef, abstract = jax.eval_shape(lambda: create(config, sizes))
     with Checkpoints(workdir) as checkpoints:
         if checkpoints.step() is None:
             made = jax.jit(lambda seed: create(config, sizes, seed)[1], out_shardings=replicated)
-            state = made(seed)
+            state = made(tables.seed)
         else:
             state = checkpoints.restore(abstract, replicated)
-    tables = Tables(place(mesh, catalog.features, config.training), replicate(mesh, table), seed)
-    return Run(config, workdir, mesh, timelines, catalog.trained, tables, graphdef), state
+    return Run(config, workdir, mesh, timelines, catalog.trained, tables, graphdef, objective), state
 
 
-def fit(config: Config, workdir: str | Path) -> TrainState:
-    """Train in a workdir to the last step, or go on with what was stopped there: `train` of `open_run`.
+def fit(config: Config, workdir: str | Path, *, objective: Objective | None = None) -> TrainState:
+    """Train to the last step in a workdir, or resume the run that was stopped there.
 
-    The workdir keeps the config, the last and the best checkpoint, and metrics.jsonl. A signal to stop
-    (SIGINT, SIGTERM) ends it early; the same call resumes.
+    The workdir keeps the config, the last and the best checkpoint, metrics.jsonl and TensorBoard files.
+    SIGINT or SIGTERM ends the training early and saves it; the same call resumes.
 
     Args:
         config: the experiment; `prepare` must have prepared its data.
-        workdir: folder of the run, made if it is not there.
+        workdir: folder of the run, created if it does not exist.
+        objective: a function that chooses the pairs instead of the one that `config.objective.name` names,
+            see `objective.targets.Objective`. It is not saved: pass the same one to resume.
 
     Returns:
-        The state as it was saved.
+        The state as it was saved: parameters, optimiser state, sketch, step.
 
     Raises:
         FileNotFoundError: the data were never prepared.
-        ValueError: data, config and workdir do not fit each other; says what, and the cure.
-        TrainingError: the training cannot go on: a loss that is not finite, or nothing to learn from.
+        ValueError: data, config and workdir do not fit each other. The message says what to change.
+        TrainingError: the training cannot go on: a loss that is not finite, or no pair to train on.
     """
-    return train(*open_run(config, Path(workdir)))
+    return train(*open_run(config, Path(workdir), objective))
 
 
 def train(run: Run, state: TrainState) -> TrainState:
@@ -247,7 +246,7 @@ def _part_lengths(run: Run) -> tuple[int, ...]:
 
 def _compiled_step(run: Run, state: TrainState, batch: Batch, parts: tuple[int, ...]) -> Step:
     started = time.perf_counter()
-    step = make_train_step(run.config, run.graphdef, run.mesh, run.corpus, parts)
+    step = make_train_step(run.config, run.graphdef, run.mesh, run.corpus, parts, run.objective)
     compiled = step.lower(state, batch, run.tables).compile(compiler_options(run.config.training))
     memory, flops = compiled.memory_analysis(), compiled.cost_analysis()["flops"]
     if jax.default_backend() == "cpu":
@@ -272,7 +271,7 @@ def _validation(run: Run, state: TrainState, batch: Batch) -> Validate:
         return lambda state: {}
     held_out = training_batches(run.timelines, config, role=VALIDATION, start_step=0, steps=count)
     batches = [jax.tree.map(np.asarray, batch) for batch in held_out]
-    loss_of = make_validation_step(config, run.graphdef, run.mesh, run.corpus)
+    loss_of = make_validation_step(config, run.graphdef, run.mesh, run.corpus, run.objective)
     loss_of = loss_of.lower(state, batch, run.tables).compile()
 
     def validate(state: TrainState) -> dict[str, float]:

@@ -38,13 +38,36 @@ def interleave(rows: np.ndarray, shards: int) -> np.ndarray:
     return rows.reshape(-1, shards, *rows.shape[1:]).swapaxes(0, 1).reshape(rows.shape)
 
 
+def is_mapped() -> bool:
+    """Whether the caller runs inside a map (`jax.shard_map`, `jax.pmap`) over AXIS. Outside of one, the
+    functions below treat the caller as the only device."""
+    try:
+        jax.lax.axis_size(AXIS)
+    except NameError:  # JAX knows no axis of this name here
+        return False
+    return True
+
+
+def device_count() -> int:
+    """N, the devices of the map over AXIS; 1 outside."""
+    return jax.lax.axis_size(AXIS) if is_mapped() else 1
+
+
+def total(values: jax.Array) -> jax.Array:
+    """Sum over the devices, on every device."""
+    return jax.lax.psum(values, AXIS) if is_mapped() else values
+
+
 def shard_rows(users: int) -> jax.Array:
-    """int32 [B / N]: this device's rows of the global batch. Call it inside a map over AXIS."""
-    return jax.lax.axis_index(AXIS) + jax.lax.axis_size(AXIS) * jnp.arange(users)
+    """int32 [B / N], numbers in the global batch of this device's rows."""
+    rows = jnp.arange(users)
+    return jax.lax.axis_index(AXIS) + device_count() * rows if is_mapped() else rows
 
 
 def collect(rows: jax.Array) -> jax.Array:
     """[B / N, ...] of each device -> [B, ...] on every device, in the order of the global batch."""
+    if not is_mapped():
+        return rows
     shards = jax.lax.all_gather(rows, AXIS, axis=1)  # [B / N, N, ...]
     return shards.reshape(-1, *rows.shape[1:])
 

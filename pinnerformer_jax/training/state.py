@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +10,8 @@ import optax
 from flax import nnx
 
 from pinnerformer_jax.config import Config
-from pinnerformer_jax.model.start import align_towers
-from pinnerformer_jax.model.towers import PinnerFormer, Sizes
+from pinnerformer_jax.model.pinnerformer import PinnerFormer
+from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.objective import frequency
 from pinnerformer_jax.training.item_table import ItemTable
 from pinnerformer_jax.training.optimiser import make_optimiser
@@ -36,26 +35,15 @@ class Tables(NamedTuple):
     seed: jax.Array  # uint32 [], data, so that all seeds share one compiled program
 
 
-def build_model(config: Config, sizes: Sizes, seed: int | jax.Array | None = None) -> PinnerFormer:
-    """A model before its first step, drawn by the config's seed or by one that is data."""
-    excess = config.objective.initial_temperature - config.objective.min_temperature
-    rngs = nnx.Rngs(jax.random.key(config.training.seed if seed is None else seed))
-    model = PinnerFormer(config.model, sizes, math.log(excess), rngs=rngs)
-    if config.model.aligned_start:
-        align_towers(model, rngs)
-    return model
-
-
 def create(
     config: Config, sizes: Sizes, seed: int | jax.Array | None = None
 ) -> tuple[nnx.GraphDef, TrainState]:
-    """The model's structure and the state before step 0; seed as in `build_model`."""
-    graphdef, variables = nnx.split(build_model(config, sizes, seed))
-    params = nnx.to_pure_dict(variables)
+    """The model's structure and the state before step 0; `seed` as in `PinnerFormer`."""
+    graphdef, params = PinnerFormer(config, sizes, seed).split()
     return graphdef, TrainState(
         params=params,
         opt_state=make_optimiser(config.training).init(params),
-        sketch=frequency.empty(config.objective.sketch_depth, config.objective.sketch_width),
+        sketch=frequency.empty_sketch(config.objective),
         step=jnp.zeros((), jnp.int32),
         failed_step=jnp.full((), -1, jnp.int32),
     )

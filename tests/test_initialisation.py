@@ -1,4 +1,4 @@
-"""What the towers are before training."""
+"""Aligned initialisation: what the towers compute before training."""
 
 import dataclasses
 
@@ -8,16 +8,16 @@ import pytest
 import small
 from flax import nnx
 
-from pinnerformer_jax.model.start import set_linear
+from pinnerformer_jax.model.initialisation import set_linear
+from pinnerformer_jax.model.pinnerformer import PinnerFormer
 from pinnerformer_jax.model.towers import MLP
-from pinnerformer_jax.training.state import build_model
 
 WAVES = ("action", "surface", "duration", "absolute_time", "relative_time", "position")
 
 
 def build(**changes):
     config = small.config()
-    return build_model(
+    return PinnerFormer(
         dataclasses.replace(config, model=dataclasses.replace(config.model, aligned_start=True, **changes)),
         small.SIZES,
     )
@@ -34,16 +34,15 @@ def test_an_mlp_starts_as_the_linear_map(hidden):
 
 def test_items_start_as_their_vectors_turned():
     features = np.asarray(small.tables().item_features.values)
-    items = np.asarray(build().items(features))
+    items = np.asarray(build().embed_items(features))
     np.testing.assert_allclose(items @ items.T, features @ features.T, atol=1e-5)
 
 
 def test_a_user_starts_near_the_mean_of_the_own_items():
     model, batch, tables = build(drop_features=WAVES), small.batch(), small.tables()
     features = np.asarray(tables.item_features.values)
-    newest = (batch.length - 1)[:, None]
-    users = np.asarray(model.user(batch.history, batch.length, newest, tables.item_features)[:, 0])
-    scores = users @ np.asarray(model.items(features)).T
+    users = np.asarray(model.embed_users(batch.history, batch.length, tables.item_features))
+    scores = users @ np.asarray(model.embed_items(features)).T
     means = [features[row[:n]].mean(axis=0) for row, n in zip(batch.history.item, batch.length, strict=True)]
     wanted = np.stack(means) @ features.T
     correlation = [np.corrcoef(a, b)[0, 1] for a, b in zip(scores, wanted, strict=True)]
@@ -52,5 +51,4 @@ def test_a_user_starts_near_the_mean_of_the_own_items():
 
 def test_a_model_without_item_features_starts_too():
     model, batch, tables = build(drop_features=("item",)), small.batch(), small.tables()
-    newest = (batch.length - 1)[:, None]
-    assert np.isfinite(model.user(batch.history, batch.length, newest, tables.item_features)).all()
+    assert np.isfinite(model.embed_users(batch.history, batch.length, tables.item_features)).all()

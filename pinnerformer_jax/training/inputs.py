@@ -1,0 +1,58 @@
+"""What training reads of a prepared folder: timelines, catalogue, sizes of the model, device tables."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+
+from pinnerformer_jax.config import Config
+from pinnerformer_jax.data.catalog import Catalog
+from pinnerformer_jax.data.contracts import only_actions, positive_table
+from pinnerformer_jax.data.timelines import Timelines
+from pinnerformer_jax.model.towers import Sizes
+from pinnerformer_jax.training.checkpoint import check_ingested
+from pinnerformer_jax.training.item_table import place
+from pinnerformer_jax.training.sharding import make_mesh, replicate
+from pinnerformer_jax.training.state import Tables
+
+
+class TrainingData(NamedTuple):
+    """A prepared folder, opened for training."""
+
+    timelines: Timelines  # memory-mapped
+    catalog: Catalog  # likewise; random negatives are its rows 0 : trained
+    sizes: Sizes  # for PinnerFormer
+    tables: Tables  # on the devices, for training_loss
+
+
+def open_training_data(config: Config, mesh: Mesh | None = None) -> TrainingData:
+    """Open the prepared folder `config.data.prepared` and put its tables on the devices.
+
+    Args:
+        config: the experiment; its data and items sections must be those of the ingest.
+        mesh: from `sharding.make_mesh`. None: one device, which holds the catalogue whole.
+
+    Returns:
+        Timelines, catalogue, sizes of the model, tables.
+
+    Raises:
+        FileNotFoundError: the data were never prepared.
+        ValueError: they were prepared with other settings; or a rule of positives, or a target action, names
+            what the log does not have.
+    """
+    timelines, catalog = Timelines.open(config.data.prepared), Catalog.open(config.data.prepared)
+    check_ingested(timelines.manifest, config)
+    actions, surfaces = timelines.manifest.actions, timelines.manifest.surfaces
+    sizes = Sizes(catalog.features.shape[1], len(actions), len(surfaces))
+    table = positive_table(config.data.positives, actions, surfaces)
+    table = only_actions(table, actions, config.objective.target_actions)
+    training = config.training
+    if mesh is None:
+        mesh, training = make_mesh(1), dataclasses.replace(training, shard_items=False)
+    features = place(mesh, catalog.features, training)
+    return TrainingData(
+        timelines, catalog, sizes, Tables(features, *replicate(mesh, (table, np.uint32(training.seed))))
+    )
