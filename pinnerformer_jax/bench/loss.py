@@ -39,8 +39,8 @@ def inputs(config: Config, items: int) -> tuple:
     pool_user = np.append(user[taken], np.full(pool - in_batch, NO_USER, np.int32))
     weight = np.full(rows, 1 / rows, np.float32)
     facts = (
-        loss.Rows(item, user, weight, np.zeros(rows, np.float32)),
-        Pool(pool_item, pool_user, np.ones(pool, bool)),
+        loss.Rows(*map(jnp.asarray, (item, user, weight, np.zeros(rows, np.float32)))),
+        Pool(*map(jnp.asarray, (pool_item, pool_user, np.ones(pool, bool)))),
         np.zeros(pool, np.float32),
     )
     return unit(rows), unit(rows), unit(pool), jnp.asarray(0.1), *jax.tree.map(jnp.asarray, facts)

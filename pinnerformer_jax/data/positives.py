@@ -6,6 +6,8 @@ a table of least durations, for arrays, and an SQL condition, for the event log.
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 import numpy as np
 
 from pinnerformer_jax.config import PositiveRule

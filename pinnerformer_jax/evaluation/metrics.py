@@ -37,7 +37,7 @@ NO_PAIRS: Pairs = (np.zeros(0, np.int64), np.zeros(0, np.int32))
 
 
 def rank_targets(
-    scores: jax.Array, candidates: jax.Array, targets: Pairs, excluded: Pairs, k: int
+    scores: jax.Array | np.ndarray, candidates: jax.Array, targets: Pairs, excluded: Pairs, k: int
 ) -> Ranking:
     """Find the K best candidates of each user besides the targets, and the scores of the targets.
 

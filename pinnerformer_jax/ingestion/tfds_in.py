@@ -69,7 +69,7 @@ def export(name: str, split: str, folder: Path) -> Path:
     ):
         for start in range(0, len(source), ROWS):
             records = source.__getitems__(range(start, min(start + ROWS, len(source))))
-            examples: list[dict[str, Any]] = [wanted.deserialize_example_np(record) for record in records]
+            examples: list[Any] = [wanted.deserialize_example_np(record) for record in records]
             arrays = [
                 pa.array([column.convert(example[column.key]) for example in examples], column.type)
                 for column in columns

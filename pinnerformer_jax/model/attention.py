@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import cache, partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +61,7 @@ def in_blocks(
     return jnp.concatenate(blocks, axis=1)
 
 
-def _library(implementation: str) -> Callable[..., jax.Array]:
+def _library(implementation: Literal["cudnn", "xla"]) -> Callable[..., jax.Array]:
     return partial(jax.nn.dot_product_attention, is_causal=True, implementation=implementation)
 
 

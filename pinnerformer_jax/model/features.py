@@ -9,6 +9,7 @@ the kernel instead of into every token (`cos(a + phi) = cos a cos phi - sin a si
 from __future__ import annotations
 
 from functools import reduce
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +67,14 @@ def log_seconds(seconds: Float[Array, "*dims"]) -> Float[Array, "*dims"]:
     return jnp.log1p(jnp.maximum(seconds, 0.0)) * _LOG_SCALE
 
 
+@runtime_checkable
+class ItemVectors(Protocol):
+    """The catalogue's vectors: an array [C, D], or a table that holds the rows in another way."""
+
+    def __getitem__(self, ids: Int[Array, "*dims"], /) -> Float[Array, "*dims d"]:
+        """Rows of the ids."""
+
+
 class ActionEncoder(nnx.Module):
     """Actions [B, T] -> input of the Transformer [B, T, H].
 
@@ -110,7 +119,7 @@ class ActionEncoder(nnx.Module):
             self.surface_table = nnx.Param(unit(rngs.params(), (surfaces, config.surface_dim), jnp.float32))
 
     def __call__(
-        self, events: Events, length: Int[Array, " b"], item_features: Float[Array, "n d"]
+        self, events: Events, length: Int[Array, " b"], item_features: ItemVectors
     ) -> Float[Array, "b t h"]:
         """Encode; an unknown action or surface (0) adds nothing, as the paper drops it."""
         kernels = jnp.split(self.kernel[...], np.cumsum(self.sizes)[:-1].tolist())

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.contracts import Events
+from pinnerformer_jax.model.features import ItemVectors
 from pinnerformer_jax.model.initialisation import align_towers
 from pinnerformer_jax.model.towers import MLP, Sizes, UserTower, unit
 
@@ -47,7 +48,7 @@ class PinnerFormer(nnx.Module):
             align_towers(self.user, self.item, rngs)
 
     def embed_users(
-        self, history: Events, length: Int[Array, " b"], item_features: Float[Array, "c d"]
+        self, history: Events, length: Int[Array, " b"], item_features: ItemVectors
     ) -> Float[Array, "b o"]:
         """Embedding of each user as of the newest action: the vector that is served.
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from pinnerformer_jax.config import ModelConfig
 from pinnerformer_jax.data.contracts import Events
 from pinnerformer_jax.model.attention import causal_attention, chosen_attention
-from pinnerformer_jax.model.features import ActionEncoder, look_up
+from pinnerformer_jax.model.features import ActionEncoder, ItemVectors, look_up
 
 
 class Sizes(NamedTuple):
@@ -62,7 +62,9 @@ class Linear(nnx.Linear):
     """nnx.Linear as a matrix product, for the reason that `features.project` gives, and with a bias whose
     gradient is summed in float32."""
 
-    def __call__(self, inputs: Float[Array, "*dims i"]) -> Float[Array, "*dims o"]:
+    def __call__(  # ty: ignore[incompatible-method-override]
+        self, inputs: Float[Array, "*dims i"]
+    ) -> Float[Array, "*dims o"]:
         """Apply to the last axis."""
         rows = inputs.reshape(-1, inputs.shape[-1]).astype(self.dtype)
         product = rows @ self.kernel[...].astype(self.dtype)
@@ -186,7 +188,7 @@ class UserTower(nnx.Module):
         events: Events,
         length: Int[Array, " b"],
         position: Int[Array, "b p"],
-        item_features: Float[Array, "n d"],
+        item_features: ItemVectors,
         dropout_keys: jax.Array | None = None,
     ) -> Float[Array, "b p o"]:
         """Embeddings e of the chosen positions; the one that is served is position `length - 1`.

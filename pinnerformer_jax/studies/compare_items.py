@@ -10,7 +10,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.evaluation.comparison import MODEL
 from pinnerformer_jax.files import write_json, write_text
 from pinnerformer_jax.items.item_to_item import CUTOFF, evaluate_vectors
-from pinnerformer_jax.items.methods import Sources, make_vectors, open_sources
+from pinnerformer_jax.items.methods import Method, Sources, make_vectors, open_sources
 from pinnerformer_jax.items.prepared_copy import made_by, provenance, write_copy
 from pinnerformer_jax.studies.cells import Cell, cell_key, finish, missing, read_cell
 from pinnerformer_jax.studies.measure import StudyData
@@ -36,7 +36,7 @@ Numbers = dict[str, dict[str, list[float]]]
 
 
 def compare_methods(
-    config: Config, methods: Sequence[str], seeds: int, workdir: Path
+    config: Config, methods: Sequence[Method | Literal["given"]], seeds: int, workdir: Path
 ) -> tuple[Numbers, dict[str, int]]:
     """Make the vectors and trainings that the workdir lacks, and measure all.
 
@@ -78,7 +78,9 @@ def compare_methods(
     return numbers, pairs
 
 
-def vectors_of(method: str, sources: Sources, timelines: Timelines, workdir: Path) -> Path:
+def vectors_of(
+    method: Method | Literal["given"], sources: Sources, timelines: Timelines, workdir: Path
+) -> Path:
     """The prepared folder with a method's vectors. It is made if the workdir lacks it."""
     if method == GIVEN:
         return timelines.path

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.evaluation.comparison import MODEL
 from pinnerformer_jax.studies.cells import Cell, Stopped, cell_key, finish, missing, read_cell
-from pinnerformer_jax.studies.measure import StudyData
+from pinnerformer_jax.studies.measure import Numbers, StudyData
 from pinnerformer_jax.studies.study_report import write_study
 from pinnerformer_jax.studies.study_summary import Outcomes, summarise
 from pinnerformer_jax.studies.study_table import StudyTable
@@ -134,7 +134,7 @@ def make_cells(study: Study, workdir: Path, data: str) -> list[Cell]:
 
 def outcomes(study: Study, cells: list[Cell]) -> Outcomes:
     """What was measured for each line of each table, seed by seed; None where nothing (yet)."""
-    found: Outcomes = {
+    found: dict[tuple[str, str], list[Numbers | None]] = {
         (table.name, line.name): [None for _ in range(study.seeds)]
         for table in study.tables
         for line in table.lines

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.catalog import Catalog
-from pinnerformer_jax.data.contracts import only_actions, positive_table
+from pinnerformer_jax.data.positives import only_actions, positive_table
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.training.checkpoint import check_ingested

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -248,13 +249,14 @@ def _compiled_step(run: Run, state: TrainState, batch: Batch, parts: tuple[int, 
     started = time.perf_counter()
     step = make_train_step(run.config, run.graphdef, run.mesh, run.corpus, parts, run.objective)
     compiled = step.lower(state, batch, run.tables).compile(compiler_options(run.config.training))
-    memory, flops = compiled.memory_analysis(), compiled.cost_analysis()["flops"]
+    memory: Any = compiled.memory_analysis()
+    flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
     if jax.default_backend() == "cpu":
         keep_heap(memory.temp_size_in_bytes * run.mesh.size)
     lengths = f" for parts of lengths {', '.join(map(str, parts))}" if parts else ""
     print(
         f"train step{lengths} compiled in {time.perf_counter() - started:.1f} s. "
-        f"On each of {run.mesh.size} devices: {flops / 1e9:,.3g} GFLOP a step, "
+        f"On each of {run.mesh.size} devices: {cost['flops'] / 1e9:,.3g} GFLOP a step, "
         f"{memory.argument_size_in_bytes / 2**20:,.0f} MiB of state, tables and batch, "
         f"{memory.temp_size_in_bytes / 2**20:,.0f} MiB of temporaries"
     )
@@ -296,7 +298,7 @@ def _stop_signal() -> Generator[threading.Event, None, None]:
 
     def handle(number: int, frame: object) -> None:
         stop.set()
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
 
     for name in names:
         signal.signal(name, handle)

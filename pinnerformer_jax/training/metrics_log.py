@@ -34,7 +34,7 @@ class Meter:
         """The first step, from 0, whose loss or gradient was not finite; -1: none."""
         self.pairs = 0
         """Pairs of a user and a positive that those steps were trained on."""
-        self._batch_size, self._steps = batch_size, steps
+        self._batch_size = batch_size
         self._unread: dict[str, jax.Array] | None = None
         self._since = 0.0
         self._clear()

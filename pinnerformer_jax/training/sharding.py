@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -72,6 +72,6 @@ def collect(rows: jax.Array) -> jax.Array:
     return shards.reshape(-1, *rows.shape[1:])
 
 
-def replicate(mesh: Mesh, tree: Tree) -> Tree:
+def replicate(mesh: Mesh, tree: Any) -> Any:
     """Put a copy of each array on every device."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
+from jax.stages import Wrapped
 
 from pinnerformer_jax.config import Config, TrainingConfig
 from pinnerformer_jax.data.contracts import Batch
@@ -132,7 +133,7 @@ def make_train_step(
     corpus: int,
     parts: tuple[int, ...] = (),
     objective: Objective | None = None,
-) -> Callable[[TrainState, Batch, Tables], tuple[TrainState, Metrics]]:
+) -> Wrapped:
     """The jitted step over a mesh; the state's memory is reused (donated).
 
     Args:
@@ -151,9 +152,7 @@ def make_train_step(
     return _map(function, mesh, config.training, donate=True)
 
 
-def make_gradient(
-    config: Config, graphdef: nnx.GraphDef, mesh: Mesh, corpus: int
-) -> Callable[[TrainState, Batch, Tables], tuple[jax.Array, Any]]:
+def make_gradient(config: Config, graphdef: nnx.GraphDef, mesh: Mesh, corpus: int) -> Wrapped:
     """Like `make_train_step`, without an update: gradient(state, batch, tables) -> (loss, gradient)."""
 
     def function(state: TrainState, batch: Batch, tables: Tables) -> tuple[jax.Array, Any]:
@@ -162,7 +161,7 @@ def make_gradient(
     return _map(function, mesh, config.training, donate=False)
 
 
-def compiler_options(config: TrainingConfig) -> dict[str, bool] | None:
+def compiler_options(config: TrainingConfig) -> dict[str, str | bool] | None:
     """Options for `jax.stages.Lowered.compile` of a train step; None: XLA's defaults."""
     if config.deterministic and jax.default_backend() == "gpu":
         return {"xla_gpu_deterministic_ops": True}
@@ -171,19 +170,19 @@ def compiler_options(config: TrainingConfig) -> dict[str, bool] | None:
 
 def make_validation_step(
     config: Config, graphdef: nnx.GraphDef, mesh: Mesh, corpus: int, objective: Objective | None = None
-) -> Callable[[TrainState, Batch, Tables], Metrics]:
+) -> Wrapped:
     """Like `make_train_step`, without an update: validate(state, batch, tables) -> metrics with the loss."""
     function = partial(device_validation, config, graphdef, corpus, objective=objective)
     return _map(function, mesh, config.training, donate=False)
 
 
-def _map(function: Callable, mesh: Mesh, config: TrainingConfig, *, donate: bool) -> Callable:
+def _map(function: Callable, mesh: Mesh, config: TrainingConfig, *, donate: bool) -> Wrapped:
     whole, split = PartitionSpec(), PartitionSpec(AXIS)
-    tables = Tables(split if config.shard_items else whole, positive_table=whole, seed=whole)
+    specs: tuple[Any, ...] = (split if config.shard_items else whole, whole, whole)
     mapped = jax.shard_map(
         function,
         mesh=mesh,
-        in_specs=(whole, split, tables),
+        in_specs=(whole, split, Tables(*specs)),
         out_specs=whole,
         check_vma=False,
     )

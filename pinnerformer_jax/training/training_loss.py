@@ -7,7 +7,7 @@ B users of the global batch, N devices, T actions, P pairs a user, D numbers of 
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,8 @@ from pinnerformer_jax.training.item_table import ItemTable
 from pinnerformer_jax.training.sharding import collect, device_count, shard_rows, total
 from pinnerformer_jax.training.state import Tables
 
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Any]
+"""Scalars on the device, float32 or int32, by name."""
 
 
 def training_loss(
@@ -87,8 +88,8 @@ def training_loss(
         check_targets(targets, batch)
     owner = jnp.broadcast_to(batch.user[:, None], targets.item.shape)
     local = targets.item, owner, targets.valid  # [B / N, P]
-    positives = tuple(collect(values).reshape(-1) for values in local)  # [B * P]
-    item, user, valid = (values.reshape(-1) for values in local)
+    positives = _flat(*map(collect, local))  # [B * P]
+    item, user, valid = _flat(*local)
     with jax.named_scope("negatives"):
         sketch = frequency.update(sketch, positives[0], positives[2], decay=settings.sketch_decay)
 
@@ -121,6 +122,10 @@ def training_loss(
         loss = sum(losses[1:], losses[0])
     metrics = {"users": with_pairs, "pairs": pairs, "tokens": tokens, "negatives": negatives}
     return loss, (sketch, metrics)
+
+
+def _flat(item: jax.Array, user: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    return item.reshape(-1), user.reshape(-1), valid.reshape(-1)
 
 
 class Contrast(NamedTuple):
