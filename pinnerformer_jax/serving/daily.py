@@ -2,7 +2,8 @@
 
 The paper's claim is that such a batch job can take the place of a real-time pipeline. One run makes one state
 (state.py): users, items, index and popular items are published together. Each step is a module of its own
-and writes its files into the state's folder; a later step reads what it needs from there.
+and writes its files into the state's folder; it returns its counts, and what a later step needs beside the
+files.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@
     pinnerformer:garbage              set of spaces that belong to no version (yet, or any more)
     pinnerformer:spaces               number of the newest space
 
-A version is written to a space of its own, in 1,024 hashes, so that it expires hash by hash, and then becomes
-live in one transaction, which gives the version before an hour to live. One that is live already is changed
-where it is; until that is complete its record says so ("pending").
+A new version is written to a space of its own, in 1,024 hashes, so that it expires hash by hash. Then one
+transaction makes it live and lets the version before expire in an hour. A version that is live already is
+changed in place; until the change is complete, its record says so ("pending").
 
 Users are published through one connection that is never reopened. If Redis restarts, it may lose what it was
 given last; then the connection breaks, and publishing ends with an error.
@@ -108,7 +108,7 @@ class RedisStore(Store):
         return None if raw is None else _Record.of(raw).contents
 
     def fetch(self, model_version: str, keys: Sequence[bytes]) -> list[bytes | None]:
-        """See Store. One round trip, unless the version's space was changed since the last one."""
+        """See Store. One round trip, unless the version's record changed since the last one."""
         rows = _by_bucket(keys)
         known, record = self._records.get(model_version, (None, None))
         while True:
@@ -180,8 +180,8 @@ class RedisStore(Store):
                         send([("HDEL", name, *[keys[row] for row in rows])])
 
     def _switch(self, send: Send, record: _Record) -> None:
-        """Make a version live, give the one before its time, and an earlier space of this one to the garbage:
-        one transaction."""
+        """In one transaction make a version live, let the one before expire, and add an earlier space of this
+        version to the garbage."""
         version = record.contents.model_version
         live, raw = send([("GET", f"{_PREFIX}live"), ("GET", _model(version))])
         commands: list[tuple[Any, ...]] = [

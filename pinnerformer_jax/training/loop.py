@@ -256,7 +256,7 @@ def _compiled_step(run: Run, state: TrainState, batch: Batch, parts: tuple[int, 
     lengths = f" for parts of lengths {', '.join(map(str, parts))}" if parts else ""
     print(
         f"train step{lengths} compiled in {time.perf_counter() - started:.1f} s. "
-        f"On each of {run.mesh.size} devices: {cost['flops'] / 1e9:,.3g} GFLOP a step, "
+        f"On each of {run.mesh.size} devices: {flops / 1e9:,.3g} GFLOP a step, "
         f"{memory.argument_size_in_bytes / 2**20:,.0f} MiB of state, tables and batch, "
         f"{memory.temp_size_in_bytes / 2**20:,.0f} MiB of temporaries"
     )
