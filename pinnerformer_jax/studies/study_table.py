@@ -100,8 +100,10 @@ class StudyTable:
         for claim in self.claims:
             for line, column in (claim.higher, claim.lower):
                 if line not in names or column not in titles:
-                    f"study table {self.name!r}: a claim about {line!r}, {column!r}: the table has no "
-                    "such line or column"
+                    raise ValueError(
+                        f"study table {self.name!r}: a claim about {line!r}, {column!r}: the table has no "
+                        "such line or column"
+                    )
         if len(set(names)) < len(names) or len(set(titles)) < len(titles):
             raise ValueError(f"study table {self.name!r}: two lines or two columns have one name")
 
