@@ -41,7 +41,7 @@ def _feistel(value: np.ndarray, half: np.uint64, key: np.ndarray) -> np.ndarray:
 
 def _mix(value: np.ndarray | np.uint64) -> np.ndarray:
     """SplitMix64's finaliser: every input bit moves every output bit."""
-    with np.errstate(over="ignore"):  # wrapping is what is wanted
+    with np.errstate(over="ignore"):  # the products wrap on purpose
         value = np.asarray(value, np.uint64) + np.uint64(0x9E3779B97F4A7C15)
         value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -187,7 +187,7 @@ def _merge(parts: list, back: np.ndarray) -> Any:
 def _gather(shard: Shard, start: np.ndarray, index: np.ndarray, count: np.ndarray) -> Events:
     """Events start + index of each user, [B, width]; past the first `count` columns is padding."""
     real = np.arange(index.shape[1])[None, :] < count[:, None]
-    where = (start[:, None] + index)[real]  # only what is real is read
+    where = (start[:, None] + index)[real]  # padding is not read
     columns = {}
     for name in COLUMNS:
         values = np.take(getattr(shard, name), where)

@@ -202,7 +202,7 @@ def _build(
     count: int,
     report: Callable[[str], None],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors and which items have one, from the events up to the split of users who train."""
+    """Vectors, and which items have one, from the training users' events up to the split."""
     from pinnerformer_jax.ingestion import item_vectors
 
     events = sum(int(shard.cut[shard.role == TRAIN].sum()) for shard in shards)

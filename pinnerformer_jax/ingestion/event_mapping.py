@@ -76,7 +76,7 @@ def stage(
     """Create the table `staged`: every row of the log, mapped, with the reason it cannot be used.
 
         file, row           its place in the log
-        in_scope            it meets data.where (if not, the rest is null)
+        in_scope            it meets data.where (if not, the other columns are null)
         user_id, item_id    as in the log
         micros              microseconds since 1970, UTC
         action, surface     text, '' where there is none

@@ -255,10 +255,10 @@ def _split(
 
 
 def _count_users(connection: duckdb.DuckDBPyConnection, data: DataConfig, split: int) -> dict[str, Any]:
-    """Users by role, and what was left out.
+    """Users by role, and how many users and events were left out.
 
     Raises:
-        ValueError: no user is left, or none in a role that must not be empty.
+        ValueError: no user is left, or no user has a role that must not be empty.
     """
     of_role = dict(connection.execute("SELECT role, count(*) FROM users GROUP BY role").fetchall())
     users = {name: of_role.get(role, 0) for name, role in ROLES.items()}

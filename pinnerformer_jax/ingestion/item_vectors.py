@@ -53,7 +53,7 @@ def build(
     """Item vectors from the events of the training period and the items' texts.
 
     Args:
-        user: who, any numbers; one entry per event.
+        user: number of the user, one entry per event.
         item: with what, row of the catalogue.
         n_items: N, rows of the catalogue; those without an event can only have a text half.
         texts: one per item, "" where there is none; None: the whole vector is co-occurrence.
@@ -123,7 +123,7 @@ def ppmi(
 
 def _users_by_items(user: np.ndarray, item: np.ndarray, n_items: int, seed: int) -> sp.csr_matrix:
     """[U, N], 1 where the user had the item; of users of more than MAX_ITEMS_PER_USER distinct items a
-    random share, so that about that many remain; users of a single item, who pair nothing, left out."""
+    random share, so that about that many remain. Users of a single item make no pair and are left out."""
     _, row = np.unique(user, return_inverse=True)
     row = row.astype(np.int32)
     shape = (int(row.max(initial=-1)) + 1, n_items)

@@ -1,7 +1,7 @@
 """The files of a log as one DuckDB relation, each row with the file and row it came from.
 
 Parquet is read in place. A CSV file is first copied to Parquet with every column as text, so
-that an id such as 007 comes out as it went in; cast what is to be compared as a number
+that an id such as 007 stays as it is; cast a column to compare it as a number
 (`try_cast(quantity AS DOUBLE) > 0`). DuckDB copies it strictly and in parallel. A file it does not
 read to the last line (too few or too many fields, a quote that never closes, bytes that are not
 UTF-8, a value over several lines) is copied again by Python's csv module, which knows exactly which
@@ -42,7 +42,7 @@ def open_log(
         relation: its name.
         setting: the config field the patterns come from, for messages.
         patterns: files, globs, or `tfds:NAME[:SPLIT]`.
-        folder: for Parquet copies of what is not Parquet; must outlive the view.
+        folder: for Parquet copies of other formats; it must exist as long as the view.
 
     Raises:
         FileNotFoundError: a pattern matches no file.

@@ -27,7 +27,7 @@ from pinnerformer_jax.files import atomic_path
 from pinnerformer_jax.ingestion.tfds_prepare import prepare
 
 ROWS = 16_384
-"""Rows of a row group: what is in memory at a time."""
+"""Rows of a row group; so many are in memory at a time."""
 
 
 class _Column(NamedTuple):
@@ -133,7 +133,7 @@ def _columns(name: str, features: Mapping[str, Any], outer: str = "") -> Iterato
         elif kind := _kind(feature):
             yield _Column(key, feature, *kind)
         else:
-            print(f"tfds:{name}: {key} is left out: no number, no text, no list of them")
+            print(f"tfds:{name}: {key} is left out: it is no number, text or list of these")
 
 
 def _kind(feature: Any) -> tuple[pa.DataType, Callable[[Any], Any]] | None:

@@ -38,7 +38,8 @@ _LOCAL_FILES = SimpleNamespace(
 
 
 def prepare(builder: tfds.core.DatasetBuilder) -> None:
-    """Download and prepare a data set as ArrayRecord files in its data folder; raises what its code does."""
+    """Download and prepare a data set as ArrayRecord files in its data folder. Errors of the data set's code
+    pass through."""
     # The copies on Google's cloud are TFRecord files, which only TensorFlow reads.
     config = tfds.download.DownloadConfig(try_download_gcs=False)
     _allow_open_files(4096)

@@ -1,4 +1,4 @@
-"""From usable rows to timelines: who is kept and in which role, names to ids, shards."""
+"""From usable rows to timelines: choice of users, their roles, ids of names, shards."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def number_users(connection: duckdb.DuckDBPyConnection, data: DataConfig, split:
 
 def name_ids(connection: duckdb.DuckDBPyConnection, kind: str) -> list[str]:
     """Names by id of the actions or surfaces of `events`, the most frequent first, ties by name, after ""
-    for the unknown; also the table `KIND_ids` (KIND, id). At most MAX_NAMES: the rest are unknown.
+    for the unknown; also the table `KIND_ids` (KIND, id). At most MAX_NAMES; further names are unknown.
 
     Args:
         connection: where `events` is.

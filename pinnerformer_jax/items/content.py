@@ -1,4 +1,4 @@
-"""What is known of the items besides who engaged with them, as numbers."""
+"""Content of the items as numbers: text, given vectors and the columns of pinsage.numbers."""
 
 from __future__ import annotations
 

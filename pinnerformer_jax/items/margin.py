@@ -47,7 +47,7 @@ def draw_hard(
         key: of the draw.
         progress: share of the training that is done; so large a share of the `count` counts.
         ranked: candidates of each query.
-        visited: which of them there are in truth.
+        visited: which of them exist.
         count: K.
     """
     column = jax.random.randint(key, (len(ranked), count), 0, ranked.shape[1])

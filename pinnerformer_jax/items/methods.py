@@ -166,7 +166,7 @@ def pinsage(
 
 
 def walked_graph(sources: Sources) -> Graph:
-    """The graph of users, and of sessions if pinsage.session_hours says what they are."""
+    """The graph of users, and of sessions if pinsage.session_hours is set."""
     events, hours = sources.events, sources.config.pinsage.session_hours
     if not hours:
         return sources.graph

@@ -47,7 +47,7 @@ class Convolution(nnx.Module):
             own: representations of the items.
             messages: of all that are neighbours of any.
             neighbour: rows of `messages`.
-            weight: importances; all zero: the item is left to itself.
+            weight: importances; all zero: the item has no neighbour.
         """
         pooled = importance_pooling(messages, neighbour, weight)
         return unit(jax.nn.relu(self.combine(jnp.concatenate([own, pooled], axis=1))))

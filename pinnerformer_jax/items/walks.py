@@ -46,7 +46,7 @@ def find_neighbours(
     """The T most visited items of the walks from each item; ties go to the lower number.
 
     Args:
-        graph: who has what.
+        graph: of items and users.
         config: walkers, hops, restart, neighbours and seed are used.
         items: where to start; None: at every item of the graph.
     """

@@ -105,7 +105,7 @@ class ScannIndex:
 
         Returns:
             scores float32 [Q, k], descending, and rows int32 [Q, k]. Where the partitions searched hold
-            fewer than k items, the rest is row -1 with score -inf.
+            fewer than k items, the others are row -1 with score -inf.
         """
         if queries.shape[1] != self.dim:
             raise ValueError(f"queries have {queries.shape[1]} numbers, the index {self.dim}")

@@ -38,7 +38,7 @@ class Cell:
     name: str  # of the first line that shows it, for messages
     config: Config
     folder: Path
-    parts: set[Part] = field(default_factory=set)  # what its tables show of it
+    parts: set[Part] = field(default_factory=set)  # of the evaluation, those that its tables show
     shown: list[tuple[str, str, int]] = field(default_factory=list)  # table, line and seed it is shown as
 
 

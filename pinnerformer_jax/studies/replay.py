@@ -123,7 +123,7 @@ def replay(
 def _cut(
     connection: duckdb.DuckDBPyConnection, config: Config, events: tuple[str, ...], span: Span, folder: Path
 ) -> list[Path]:
-    """Write the rows of each day, as they are; also the table `positives` (user_id, item_id, micros)."""
+    """Write the unchanged rows of each day, and create the table `positives` (user_id, item_id, micros)."""
     data = config.data
     open_log(connection, "log", "--events", events, folder / "log")
     event_mapping.stage(connection, "log", data, None)

@@ -35,7 +35,7 @@ class Verdict(NamedTuple):
 
     verdict: str
     difference: float | None  # mean over seeds
-    margin: float | None  # what it has to exceed
+    margin: float | None  # the difference must exceed it
 
 
 def summarise(base: Config, tables: Sequence[StudyTable], outcomes: Outcomes, seeds: int) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def judge(claim: Claim, higher: Sequence[float | None], lower: Sequence[float | 
     """Does a claim hold?
 
     Args:
-        claim: what is claimed.
+        claim: to judge.
         higher: the number claimed to be higher, seed by seed.
         lower: the other.
     """

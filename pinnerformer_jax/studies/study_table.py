@@ -101,7 +101,8 @@ class StudyTable:
             for line, column in (claim.higher, claim.lower):
                 if line not in names or column not in titles:
                     raise ValueError(
-                        f"study table {self.name!r}: a claim about {line!r}, {column!r}: no such"
+                        f"study table {self.name!r}: a claim about {line!r}, {column!r}: the table has no "
+                        "such line or column"
                     )
         if len(set(names)) < len(names) or len(set(titles)) < len(titles):
             raise ValueError(f"study table {self.name!r}: two lines or two columns have one name")
