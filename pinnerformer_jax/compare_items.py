@@ -15,7 +15,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from pinnerformer_jax.command_line import errors_as_messages, parse
 from pinnerformer_jax.items.methods import Method
@@ -38,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"--seeds {values.seeds}: must be at least 1")
         if GIVEN in (values.methods or ()) and not config.items.vector:
             raise ValueError("--methods given: items.vector names none")
-        methods = values.methods or [name for name in choices if name != GIVEN or config.items.vector]
+        methods: list[Any] = values.methods or [
+            name for name in choices if name != GIVEN or config.items.vector
+        ]
         workdir = values.workdir or Path("runs/items") / config.name
         try:
             numbers, pairs = compare_methods(config, methods, values.seeds, workdir)

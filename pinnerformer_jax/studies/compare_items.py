@@ -59,11 +59,10 @@ def compare_methods(
         seeded = _seeded(config, seed)
         sources = open_sources(seeded, timelines)
         folders = {method: vectors_of(method, sources, timelines, workdir) for method in methods}
-        made = {
-            method: np.load(catalog_path(folder) / FEATURES, allow_pickle=False)
-            for method, folder in folders.items()
-        }
-        made = {method: vectors.astype(np.float32) for method, vectors in made.items()}
+        made: dict[str, np.ndarray] = {}
+        for method, folder in folders.items():
+            vectors = np.load(catalog_path(folder) / FEATURES, allow_pickle=False)
+            made[method] = vectors.astype(np.float32)
         results = evaluate_vectors(timelines, sources, made)
         pairs = {kind: found.pairs for kind, found in results[methods[0]].items()}
         for method, by_kind in results.items():
