@@ -1,5 +1,6 @@
 # make demo   environment, then ingest, train, evaluate on the synthetic world; prints the result table
-# make test   environment, then the tests
+# make test   environment, then the tests that take seconds; make test-all the slow ones too
+# make lint   environment, then rules, format and types of the code
 # make accelerator         on a GPU, with the PYTHON whose jax sees it: all that is measured there, in LIMIT seconds;
 #                          everything it leaves is in the folder OUT, whole at every moment
 # make accelerator-rival   the same for the contest with PyTorch (needs torch)
@@ -11,7 +12,7 @@ OUT ?= benchmarks/accelerator
 LIMIT ?= 400
 FLAGS ?= --model.compute-dtype bfloat16
 
-.PHONY: demo test accelerator accelerator-rival lint clean
+.PHONY: demo test test-all accelerator accelerator-rival lint clean
 
 demo: .venv/installed
 	$(BIN)/python -m pinnerformer_jax.synthetic --out data/demo/raw
@@ -20,6 +21,9 @@ demo: .venv/installed
 	$(BIN)/python evaluate.py --workdir runs/demo
 
 test: .venv/installed
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+
+test-all: .venv/installed
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 accelerator:
@@ -32,6 +36,7 @@ accelerator-rival:
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/ty check --python .venv
 
 clean:
 	rm -rf .venv data/demo runs/demo

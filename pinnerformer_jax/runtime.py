@@ -84,11 +84,12 @@ def keep_compiled() -> None:
     """
     if jax.config.jax_compilation_cache_dir is None:  # ty: ignore[missing-attribute]
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = Path(base) / "pinnerformer_jax" / f"programs-{_cpu_kind()}"
+        folder = Path(base) / "pinnerformer_jax" / f"programs-{cpu_kind()}"
         jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
-def _cpu_kind() -> str:
+def cpu_kind() -> str:
+    """Eight hex digits that tell apart kinds of CPU, for which programs are compiled differently."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     facts = [line for line in lines if line.startswith(("model name", "flags", "Features"))]

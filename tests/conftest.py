@@ -1,24 +1,50 @@
-"""Tests run as strictly as jax allows: eight simulated devices, no silent promotion, no network."""
+"""Tests run as strictly as jax allows: eight simulated devices, no silent promotion, no network, and shapes
+and types checked against the annotations at every call."""
 
 import os
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 
-os.environ["XLA_FLAGS"] = (
-    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 "
-    # Tests compile more than they compute: of a train step's compilation this leaves a sixth.
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
-    "--xla_llvm_disable_expensive_passes=true"
-)
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of the tests' time is compilation, and many tests, and the processes they start, compile the same.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "/tmp/testcache")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-
-import jax
 import pytest
 
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        # Tests compile more than they compute. Of a train step's compilation these leave a sixth.
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+        # Later releases know no such flag, and compile as fast without it.
+        *(["--xla_cpu_use_fusion_emitters=false"] if version("jaxlib").startswith("0.10.") else []),
+    ]
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+from jaxtyping import install_import_hook
+
+from pinnerformer_jax.runtime import cpu_kind
+
+if find_spec("beartype"):  # a GPU machine may lack it
+    install_import_hook("pinnerformer_jax", "typechecking.checked")
+
+# Many tests, and the processes that they start, compile the same programs, and so does the next run.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / f".pytest_cache/programs-{cpu_kind()}")
+)
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+for name, everything in (("MIN_COMPILE_TIME_SECS", 0), ("MIN_ENTRY_SIZE_BYTES", -1)):
+    os.environ[f"JAX_PERSISTENT_CACHE_{name}"] = str(everything)
+    jax.config.update(f"jax_persistent_cache_{name.lower()}", everything)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With -m gpu only the file of those tests is imported: a GPU machine may lack what the others need."""
+    ignored = config.option.markexpr == "gpu" and collection_path.suffix == ".py"
+    return True if ignored and collection_path.name != "test_gpu.py" else None
 
 
 @pytest.fixture
