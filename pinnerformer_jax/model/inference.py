@@ -17,19 +17,20 @@ from pinnerformer_jax.model.pinnerformer import PinnerFormer
 ITEM_CHUNK = 8192
 
 SHORTEST = 16
-"""Positions of the first length bucket; each further one is twice as long."""
+"""Positions of the first length bucket; each further bucket is twice as long."""
 
 FEWEST = 32
-"""Users of the smallest batch that is computed for the rest of a bucket."""
+"""Users in the smallest batch, which is computed for the rest of a bucket."""
 
 
 class Embedder:
-    """Both towers with fixed parameters. Shapes are fixed by the first call; keep them, or it compiles anew.
+    """Both towers with fixed parameters, for embedding users and items. Each new shape of a batch compiles
+    once in a process.
 
     Args:
-        graphdef: structure of the model.
-        params: its parameters.
-        item_features: the catalogue's vectors, [N, D_item].
+        graphdef: structure of the model, from `load_for_inference` or `PinnerFormer.split`.
+        params: its parameters, likewise.
+        item_features: the catalogue's vectors, [C, D_item], unit rows; `Catalog.features`.
     """
 
     def __init__(self, graphdef: nnx.GraphDef, params: Any, item_features: np.ndarray) -> None:
@@ -37,7 +38,7 @@ class Embedder:
         self._features = jnp.asarray(np.asarray(item_features))
 
     def users(self, history: Events, length: np.ndarray) -> np.ndarray:
-        """Embedding of each user's newest action, the one that is served.
+        """Embedding of each user as of the newest action: the vector that is served.
 
         Args:
             history: [B, T] arrays, padded at the tail.
@@ -55,19 +56,22 @@ class Embedder:
         max_length: int,
         batch_size: int,
     ) -> np.ndarray:
-        """`users` for many, in buckets of like length, each computed only as long as it needs: positions
-        count back from the newest action, so that padding less changes nothing but rounding.
+        """`users` for many users, in buckets of similar length, each computed only as long as it needs.
+        Positions count back from the newest action, so that less padding changes nothing but rounding.
 
         Args:
-            read: of users' places in `length`, [B], and a width: their histories and lengths, at most so
-                many events.
-            length: int [U], events of each user, at least one.
+            read: read(places, width) -> (histories, lengths) of the users at these places in `length`, [B],
+                with at most `width` events each.
+            length: int [U], events of each user, at least one each.
             max_length: T; the longest bucket.
-            batch_size: B, users at a time; the last batch of a bucket is filled up with repetitions, to B or
-                a half, a quarter ... of it, at least `FEWEST`.
+            batch_size: B, users at a time. The last batch of a bucket is padded with repetitions, to B or a
+                half, a quarter ... of B, at least `FEWEST`.
 
         Returns:
             float32 [U, D], unit rows.
+
+        Raises:
+            ValueError: there is no user.
         """
         embeddings: np.ndarray | None = None
         shorter, width = 0, min(SHORTEST, max_length)
@@ -90,7 +94,7 @@ class Embedder:
         return embeddings
 
     def items(self, first: int = 0) -> np.ndarray:
-        """Embedding of every item from row `first` on, float32 [N - first, D], unit rows."""
+        """Embeddings of the items from row `first` on, float32 [C - first, D], unit rows."""
         features = np.asarray(self._features[first:])
         chunks = []
         for start in range(0, len(features), ITEM_CHUNK):
@@ -100,7 +104,7 @@ class Embedder:
         return np.concatenate(chunks)
 
 
-# Jitted here, by structure, and not within an Embedder: the next one of a process compiles nothing.
+# Jitted at module level, by structure, so that a second Embedder in a process compiles nothing.
 @partial(jax.jit, static_argnums=0)
 def _users(
     graphdef: nnx.GraphDef, params: Any, features: jax.Array, history: Events, length: jax.Array

@@ -20,8 +20,8 @@ def make_mesh(devices: int | None = None) -> Mesh:
 
 
 def shard_batch(mesh: Mesh, batch: Tree) -> Tree:
-    """Put arrays [B, ...] on the devices. Rows are dealt like cards, row i to device i mod N, so that
-    where they are sorted by length, each device has its fair share of the long.
+    """Put arrays [B, ...] on the devices. Row i goes to device i mod N, so that each device has an equal
+    share of the long histories of a batch that is sorted by length.
 
     Raises:
         ValueError: B is not a multiple of the number of devices.
