@@ -1,4 +1,4 @@
-"""The numbers of a run as it goes: what they mean (`Meter`) and where they are written (`MetricsLog`)."""
+"""Metrics of a run: how they are computed (`Meter`) and where they are written (`MetricsLog`)."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Meter:
         self._clear()
 
     def start(self) -> None:
-        """Let time count."""
+        """Start the clock."""
         self._since = time.perf_counter()
 
     def pause(self) -> None:
-        """Let time pass uncounted until the next `start`; after a `flush`."""
+        """Stop the clock until the next `start`; call it after `flush`."""
         self._seconds += time.perf_counter() - self._since
 
     def waited(self, seconds: float) -> None:
@@ -123,7 +123,7 @@ class MetricsLog:
         )
 
     def advance(self, step: int) -> None:
-        """So many steps are done."""
+        """Move the progress bar to this step."""
         self._bar.update(step - self._bar.n)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -141,11 +141,11 @@ class MetricsLog:
             self._bar.set_postfix_str(self._pace(step, values))
 
     def say(self, text: str) -> None:
-        """A line for people, above the bar."""
+        """Print a line above the progress bar."""
         self._bar.write(text)
 
     def flush(self) -> None:
-        """Put what was logged on disk: it belongs to a checkpoint."""
+        """Write all lines to disk; done before each checkpoint."""
         self._events.flush()
 
     def _pace(self, step: int, values: Mapping[str, float]) -> str:
