@@ -26,12 +26,12 @@ def causal_attention(
     value: Float[Array, "b t n h"],
     attention: Attention = "auto",
 ) -> Float[Array, "b t n h"]:
-    """Softmax attention of each position over itself and what came before; softmax in float32.
+    """Softmax attention of each position over itself and the positions before it; the softmax is float32.
 
     Args:
         query, key, value: B users, T positions, N heads of width H.
-        attention: the config's `model.attention`. Whether cuDNN or XLA takes these shapes is tried once in a
-            process, by compiling attention alone.
+        attention: the config's `model.attention`. Whether cuDNN or XLA supports these shapes is tried once in
+            a process, by compiling attention alone.
     """
     if attention == "auto":
         attention = "cudnn" if _suits_cudnn(query) else "blocks"
@@ -42,7 +42,8 @@ def causal_attention(
 
 
 def _suits_cudnn(query: jax.Array) -> bool:
-    """Heads a multiple of 8 and at most 128 wide: before Hopper it takes no wider ones."""
+    """cuDNN needs heads that are a multiple of 8 wide, and at most 128: GPUs before Hopper support no wider
+    ones."""
     head = query.shape[-1]
     on_gpu = jax.default_backend() == "gpu"
     return on_gpu and query.dtype == jnp.bfloat16 and head % 8 == 0 and head <= 128
@@ -51,7 +52,7 @@ def _suits_cudnn(query: jax.Array) -> bool:
 def in_blocks(
     query: Float[Array, "b t n h"], key: Float[Array, "b t n h"], value: Float[Array, "b t n h"]
 ) -> Float[Array, "b t n h"]:
-    """Queries in blocks: a block never touches the keys beyond its own end, half of the full square."""
+    """Queries in blocks. A block reads no keys beyond its own end, so half of the full square is computed."""
     length, size = query.shape[1], TPU_QUERY_BLOCK if jax.default_backend() == "tpu" else QUERY_BLOCK
     blocks = []
     for start in range(0, length, size):
@@ -75,7 +76,7 @@ WAYS: dict[str, Callable[..., jax.Array]] = {
 
 @cache
 def compiles(way: str, shape: tuple[int, ...], dtype: str) -> bool:
-    """Whether this machine's compiler takes attention of these shapes, forward and backward; says so if it
+    """Whether this machine compiles attention of these shapes, forward and backward. Prints the reason if it
     does not."""
 
     def forward_and_backward(*arrays: jax.Array) -> tuple[jax.Array, ...]:
@@ -85,9 +86,11 @@ def compiles(way: str, shape: tuple[int, ...], dtype: str) -> bool:
     array = jax.ShapeDtypeStruct(shape, dtype)
     try:
         jax.jit(forward_and_backward).lower(array, array, array).compile()
-    except Exception as error:  # each library refuses in its own way
+    except Exception as error:  # each library raises its own kind
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        print(f"model.attention = {way} does not compile here, the next is taken: {reason}", file=sys.stderr)
+        print(
+            f"model.attention = {way} does not compile here; the next one is used: {reason}", file=sys.stderr
+        )
         return False
     return True
 
@@ -111,8 +114,8 @@ def _attend(query: jax.Array, key: jax.Array, value: jax.Array, visible: jax.Arr
 
 @jax.custom_vjp
 def _scores(query: jax.Array, key: jax.Array) -> jax.Array:
-    """float32 [B, N, Q, K]. Their gradient is taken in the inputs' dtype: in float32 it would be multiplied
-    with keys and queries made float32 for it, which a GPU does slower and with more bytes moved."""
+    """float32 [B, N, Q, K]. Their gradient is computed in the inputs' dtype. A float32 gradient would need
+    float32 copies of keys and queries, which is slower on a GPU and moves more bytes."""
     return jnp.einsum("bqnh,bknh->bnqk", query, key, preferred_element_type=jnp.float32)
 
 

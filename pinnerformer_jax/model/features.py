@@ -1,9 +1,9 @@
 """One vector an action: item, action type, surface, duration and three time values (paper, "input").
 
-The paper concatenates all of it and applies one Linear. Here the Linear's kernel is kept whole, so
-that it is initialised as one, and applied source by source, which never builds the concatenation:
-tables are multiplied before they are looked up, and the learned phases of Time2vec are rotated into
-the kernel instead of into every token (`cos(a + phi) = cos a cos phi - sin a sin phi`).
+The paper concatenates all of it and applies one Linear. Here the Linear's kernel is one parameter, so that
+it is initialised as one, and it is applied source by source, without the concatenation. Tables are
+multiplied before they are looked up. The learned phases of Time2vec are rotated into the kernel instead of
+into every token (`cos(a + phi) = cos a cos phi - sin a sin phi`).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ RELATIVE_PERIODS = np.unique(np.rint(np.geomspace(1, 28 * DAY, 32)).astype(np.in
 the phase `t mod p` is exact integer arithmetic for any t."""
 
 ONE_HOT_ROWS = 512
-"""A table of at most so many rows is looked up by a product on an accelerator: the paper's 256 positions take
-half a percent of a step's FLOPs so."""
+"""On an accelerator, a table of at most this many rows is looked up by a matrix product. For the paper's 256
+positions that is half a percent of a step's FLOPs."""
 
 _LOG_SCALE = 0.125
 """Our choice: brings logs of seconds (0 to 21) to the size of the other inputs."""
@@ -63,7 +63,7 @@ def times(events: Events, length: Int[Array, " b"], *, strictly_causal: bool) ->
 
 
 def log_seconds(seconds: Float[Array, "*dims"]) -> Float[Array, "*dims"]:
-    """Scaled log(1 + t)."""
+    """log(1 + t), scaled; 0 for negative t."""
     return jnp.log1p(jnp.maximum(seconds, 0.0)) * _LOG_SCALE
 
 
@@ -121,7 +121,7 @@ class ActionEncoder(nnx.Module):
     def __call__(
         self, events: Events, length: Int[Array, " b"], item_features: ItemVectors
     ) -> Float[Array, "b t h"]:
-        """Encode; an unknown action or surface (0) adds nothing, as the paper drops it."""
+        """Encode. An unknown action or surface (0) adds nothing, as in the paper."""
         kernels = jnp.split(self.kernel[...], np.cumsum(self.sizes)[:-1].tolist())
         item_kernel, action_kernel, surface_kernel, *number_kernels = kernels
         parts = []
@@ -139,7 +139,7 @@ class ActionEncoder(nnx.Module):
         return reduce(jnp.add, parts) + self.bias[...].astype(self.dtype)[None, None, :]
 
     def _known(self, table: Float[Array, "v h"], ids: Int[Array, "b t"]) -> Float[Array, "b t h"]:
-        """Rows of a table, the unknown's being zero."""
+        """Rows of a table; the row of the unknown is zero."""
         return look_up(table.at[0].set(0.0).astype(self.dtype), ids)
 
     def _numbers(
@@ -175,16 +175,16 @@ class ActionEncoder(nnx.Module):
 
 
 def project(inputs: Float[Array, "*dims i"], kernel: Float[Array, "i o"]) -> Float[Array, "*dims o"]:
-    """`inputs @ kernel` as a product of two matrices: given more axes, XLA on CPU copies what the kernel's
-    gradient is made of into another order, a tenth of a train step."""
+    """`inputs @ kernel` as a product of two matrices. With more axes, XLA on CPU copies the operands of the
+    kernel's gradient into another layout, which takes a tenth of a train step."""
     rows = inputs.reshape(-1, inputs.shape[-1])
     return (rows @ kernel).reshape(*inputs.shape[:-1], -1)
 
 
 def look_up(table: Float[Array, "v h"], ids: Int[Array, "b t"]) -> Float[Array, "b t h"]:
-    """Rows of a table. On an accelerator a small table's are a product with one-hot rows: the gradient of a
-    look-up is a scatter, whose atomic additions queue up where many rows meet in few, and come in another
-    order each time."""
+    """Rows of a table. On an accelerator, a small table is multiplied with one-hot rows. The gradient of an
+    indexed look-up is a scatter: its atomic additions wait for each other where many ids share few rows, and
+    their order changes from run to run."""
     if jax.default_backend() == "cpu" or table.shape[0] > ONE_HOT_ROWS:
         return table[ids.astype(jnp.int32)]
     return project(jax.nn.one_hot(ids, table.shape[0], dtype=table.dtype), table)

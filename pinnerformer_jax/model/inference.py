@@ -19,19 +19,20 @@ from pinnerformer_jax.model.pinnerformer import PinnerFormer
 ITEM_CHUNK = 8192
 
 SHORTEST = 16
-"""Positions of the first length bucket; each further one is twice as long."""
+"""Positions of the first length bucket; each further bucket is twice as long."""
 
 FEWEST = 32
-"""Users of the smallest batch that is computed for the rest of a bucket."""
+"""Users in the smallest batch, which is computed for the rest of a bucket."""
 
 
 class Embedder:
-    """Both towers with fixed parameters. Each shape of a batch is compiled once; use few shapes.
+    """Both towers with fixed parameters, for embedding users and items. Each new shape of a batch compiles
+    once in a process.
 
     Args:
-        graphdef: structure of the model.
-        params: its parameters.
-        item_features: the catalogue's vectors, [N, D_item].
+        graphdef: structure of the model, from `load_for_inference` or `PinnerFormer.split`.
+        params: its parameters, likewise.
+        item_features: the catalogue's vectors, [C, D_item], unit rows; `Catalog.features`.
     """
 
     def __init__(self, graphdef: nnx.GraphDef, params: Any, item_features: np.ndarray) -> None:
@@ -39,7 +40,7 @@ class Embedder:
         self._features = jnp.asarray(np.asarray(item_features))
 
     def users(self, history: Events, length: np.ndarray) -> np.ndarray:
-        """Embedding of each user's newest action, the one that is served.
+        """Embedding of each user as of the newest action: the vector that is served.
 
         Args:
             history: [B, T] arrays, padded at the tail.
@@ -98,7 +99,7 @@ class Embedder:
         return embeddings
 
     def items(self, first: int = 0) -> np.ndarray:
-        """Embedding of every item from row `first` on, float32 [N - first, D], unit rows."""
+        """Embeddings of the items from row `first` on, float32 [C - first, D], unit rows."""
         features = np.asarray(self._features[first:])
         chunks = []
         for start in range(0, len(features), ITEM_CHUNK):
@@ -146,7 +147,7 @@ def embed_users(
         return embedder.users_by_length(read, counts, max_length, batch_size)
 
 
-# Jitted here, by structure, and not within an Embedder: the next one of a process compiles nothing.
+# Jitted at module level, by structure, so that a second Embedder in a process compiles nothing.
 @partial(jax.jit, static_argnums=0)
 def _users(
     graphdef: nnx.GraphDef, params: Any, features: jax.Array, history: Events, length: jax.Array

@@ -20,9 +20,9 @@ from pinnerformer_jax.model.features import ActionEncoder, ItemVectors, look_up
 
 
 class Sizes(NamedTuple):
-    """What the data, not the config, decides."""
+    """Sizes that the data decide, not the config; `open_training_data` gives them."""
 
-    item_dim: int  # numbers of an item's feature vector
+    item_dim: int  # length of an item's feature vector
     actions: int  # vocabularies, the unknown included
     surfaces: int
 
@@ -34,12 +34,12 @@ def unit(vectors: Float[Array, "*dims d"]) -> Float[Array, "*dims d"]:
 
 
 class Dropout:
-    """Zeroes a share of the numbers and scales up the rest, by a key for each user, so that what is dropped
-    does not depend on how many devices share the batch. Each call draws anew.
+    """Sets a share of the numbers to zero and scales up the rest. Each user has a random key, so that the
+    masks do not depend on the number of devices. Each call draws new masks.
 
     Args:
-        rate: share that is zeroed.
-        keys: [B]; None: nothing is dropped, as in validation and serving.
+        rate: share that is set to zero.
+        keys: a random key for each user, [B]; None drops nothing, as in validation and serving.
     """
 
     def __init__(self, rate: float, keys: jax.Array | None) -> None:
@@ -59,8 +59,8 @@ class Dropout:
 
 
 class Linear(nnx.Linear):
-    """nnx.Linear as a matrix product, for the reason that `features.project` gives, and with a bias whose
-    gradient is summed in float32."""
+    """nnx.Linear as a product of two matrices, for the reason that `features.project` gives. The gradient of
+    the bias is summed in float32."""
 
     def __call__(  # ty: ignore[incompatible-method-override]
         self, inputs: Float[Array, "*dims i"]
@@ -75,8 +75,8 @@ class Linear(nnx.Linear):
 
 @jax.custom_vjp
 def add_bias(rows: Float[Array, "r o"], bias: Float[Array, " o"]) -> Float[Array, "r o"]:
-    """rows + bias, in the rows' dtype. The bias's gradient is the sum over all rows, in float32: terms that
-    nearly cancel, as the item tower's do, would be lost in bfloat16."""
+    """rows + bias, in the rows' dtype. The gradient of the bias is the sum over all rows, in float32. Its
+    terms nearly cancel in the item tower, and bfloat16 would lose the sum."""
     return rows + bias.astype(rows.dtype)[None, :]
 
 
@@ -105,9 +105,9 @@ class MLP(nnx.Module):
 
 
 def _gelu(rows: Float[Array, "r o"]) -> Float[Array, "r o"]:
-    """GELU, of which the backward pass keeps the input alone. XLA would keep what is halfway to the gradient
-    too, as large again; but not on a TPU, where GELU is part of the products around it. On a GPU bias and
-    GELU are then part of the product before them, which writes its input beside it."""
+    """GELU whose backward pass keeps only its input. XLA would also keep an intermediate of the same size;
+    not on a TPU, where GELU is fused into the products around it. On a GPU, bias and GELU are then fused into
+    the product before them, which also writes GELU's input."""
     return (jax.nn.gelu if jax.default_backend() == "tpu" else jax.checkpoint(jax.nn.gelu))(rows)
 
 
@@ -118,8 +118,8 @@ class Block(nnx.Module):
         width, dtype = config.width, jnp.dtype(config.compute_dtype)
         self.heads, self.attention, self.dtype = config.heads, config.attention, dtype
         self.attention_norm = nnx.LayerNorm(width, dtype=jnp.float32, rngs=rngs)
-        # Three products, as the result of one would be cut and its gradient put together again, which a GPU
-        # does by copying. A bias of the keys would cancel in the softmax.
+        # Three products: one product would have to be split, and its gradient concatenated, which a GPU does
+        # by copying. A bias of the keys would cancel in the softmax.
         self.query = Linear(width, width, dtype=dtype, rngs=rngs)
         self.key = Linear(width, width, use_bias=False, dtype=dtype, rngs=rngs)
         self.value = Linear(width, width, dtype=dtype, rngs=rngs)
@@ -140,8 +140,8 @@ class Block(nnx.Module):
     def chosen(
         self, stream: Float[Array, "b t h"], position: Int[Array, "b p"], dropout: Dropout
     ) -> Float[Array, "b p h"]:
-        """Only the given positions, exactly as `__call__` would have them: keys and values are needed
-        everywhere, queries, output projection and FFN only there."""
+        """Only the given positions, equal to the same rows of `__call__`. Keys and values are computed at all
+        positions; queries, output projection and FFN at the given ones only."""
         normed = self._normed(self.attention_norm, stream)
         there = jnp.take_along_axis(normed, position[:, :, None], axis=1)
         with jax.named_scope("projections"):
@@ -191,14 +191,14 @@ class UserTower(nnx.Module):
         item_features: ItemVectors,
         dropout_keys: jax.Array | None = None,
     ) -> Float[Array, "b p o"]:
-        """Embeddings e of the chosen positions; the one that is served is position `length - 1`.
+        """Embeddings of the chosen positions. The one that is served is position `length - 1`.
 
         Args:
             events: histories [B, T], oldest first, padding at the tail.
-            length: real events of each.
-            position: indices into T; those at or past `length` give values without meaning.
+            length: int32 [B], real events of each.
+            position: int32 [B, P], indices into T; at or past `length` the result has no meaning.
             item_features: the catalogue's vectors, unit rows.
-            dropout_keys: [B], in training.
+            dropout_keys: a random key for each user, [B], in training; None: no dropout.
 
         Returns:
             float32 [B, P, D], unit rows. Position p depends on no item, action, surface or duration after

@@ -3,7 +3,7 @@ binary decisions.
 
 L = -log sigmoid(s(u, p)) - log(1 - sigmoid(s(u, n))),   s(u, v) = <u, v> / tau
 
-SASRec's s is a plain inner product; unit vectors need the temperature (our choice).
+SASRec's s is a plain inner product. Unit vectors need the temperature (our choice).
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ def random_negatives(
 ) -> tuple[jax.Array, jax.Array]:
     """One uniformly random item for each pair.
 
-    SASRec draws again until the item is none of the user's; here a negative that stands in the user's
-    history or is a target of the user is left out.
+    SASRec draws again until the item is not one of the user's. Here a negative that is in the user's history
+    or among the user's targets is left out of the loss.
 
     Args:
-        keys: [B], see `targets.user_keys`.
+        keys: a random key for each user, [B], see `targets.user_keys`.
         batch: the histories.
         targets: the pairs.
         corpus: items are rows 0 : corpus of the catalogue.
 
     Returns:
-        int32 [B, P] items, and bool [B, P] whether each counts.
+        The items, int32 [B, P], and whether each counts, bool [B, P].
     """
     pairs = targets.item.shape[1]
     item = jax.vmap(lambda key: jax.random.randint(key, (pairs,), 0, corpus, jnp.int32))(keys)
@@ -57,8 +57,8 @@ def binary_cross_entropy(
         positive_embedding: of each pair's positive.
         negative_embedding: of each pair's negative.
         temperature: tau.
-        weight: of each pair.
-        counts: whether a pair's negative counts.
+        weight: of each pair; 0 where there is none.
+        counts: whether a pair's negative is in the loss.
     """
     positive = jnp.sum(user_embedding * positive_embedding, axis=-1) / temperature
     negative = jnp.sum(user_embedding * negative_embedding, axis=-1) / temperature

@@ -1,8 +1,8 @@
-"""Count-min sketch on the device: how often each item stands among the batch's positives.
+"""Count-min sketch on the device: how often each item is a positive.
 
-Memory does not grow with the catalogue, counts never fall below the truth but for rounding. It lives in the
-train state, hence in the checkpoint. Counts decay, so that frequencies follow the data and stay small enough
-for float32.
+Its memory does not grow with the catalogue. Counts are never below the true counts, except for rounding. The
+sketch is part of the train state and of the checkpoint. Counts decay, so that frequencies follow the data and
+stay small enough for float32.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MULTIPLIER, _OFFSET = _RANDOM[:, 0] | np.uint32(1), _RANDOM[:, 1]
 
 
 class Sketch(NamedTuple):
-    """Counts of a decaying window."""
+    """Counts of positives, decaying by step; see `empty_sketch` and `update`."""
 
     counts: jax.Array  # float32 [depth, width]
     total: jax.Array  # float32 []
@@ -39,16 +39,23 @@ def empty_sketch(config: ObjectiveConfig) -> Sketch:
 
 
 def update(sketch: Sketch, items: Int[Array, " n"], valid: Bool[Array, " n"], *, decay: float) -> Sketch:
-    """Decay what was counted, then count each valid item once."""
+    """Decay the counts, then count each valid item once.
+
+    Args:
+        sketch: before the step.
+        items: int32 [n], with repetitions.
+        valid: which of them are counted.
+        decay: share of the old counts that is kept.
+    """
     one = valid.astype(jnp.float32)
     rows = jnp.arange(sketch.counts.shape[0])[:, None]
-    # By themselves first: a float32 counter above 2^24 would not grow by ones.
+    # The step is counted on its own first: adding ones to a float32 counter above 2^24 does not change it.
     new = jnp.zeros_like(sketch.counts).at[rows, _columns(sketch, items)].add(one[None, :])
     return Sketch(sketch.counts * decay + new, sketch.total * decay + jnp.sum(one))
 
 
 def frequency(sketch: Sketch, items: Int[Array, " n"]) -> Float[Array, " n"]:
-    """Share of all counted positives that is this item, at least the truth; 0 before any count."""
+    """Share of each item among all counted positives, at least the true share; 0 before the first count."""
     rows = jnp.arange(sketch.counts.shape[0])[:, None]
     least = jnp.min(sketch.counts[rows, _columns(sketch, items)], axis=0)
     return least / jnp.maximum(sketch.total, 1.0)

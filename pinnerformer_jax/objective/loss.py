@@ -16,18 +16,18 @@ from pinnerformer_jax.objective.negatives import Pool
 
 
 def row_chunk() -> int:
-    """Rows whose logits exist at a time: 54 MB of them for 1,024 rows and the paper's negatives. A GPU takes
-    more, for fewer rounds of the loop (not timed there)."""
+    """Rows whose logits are in memory at a time: 54 MB for 1,024 rows and the paper's negatives. A GPU takes
+    more rows at a time, for fewer rounds of the loop (not timed there)."""
     return 4096 if jax.default_backend() == "gpu" else 1024
 
 
 class Rows(NamedTuple):
-    """The R = B * P pairs of a step, but for their embeddings."""
+    """The R = B * P pairs of a step, without their embeddings."""
 
     item: jax.Array  # int32 [R], the positive
-    user: jax.Array  # int32 [R], whose, in the pool's numbering
-    weight: jax.Array  # float32 [R], 0: no pair
-    log_q: jax.Array  # float32 [R], of the positive
+    user: jax.Array  # int32 [R], the user's number, as in the pool
+    weight: jax.Array  # float32 [R], 0 where there is no pair
+    log_q: jax.Array  # float32 [R], log Q of the positive
 
 
 def sampled_softmax(
@@ -39,9 +39,10 @@ def sampled_softmax(
     pool: Pool,
     pool_log_q: Float[Array, " n"],
 ) -> Float[Array, ""]:
-    """Weighted sum of the rows' losses, float32; holds all logits [R, N] at once.
+    """Weighted sum of the rows' losses, float32. All logits [R, N] are in memory at once.
 
-    A pool item is no negative of a row if it is the row's positive, or a positive of the row's own user.
+    An item of the pool is not a negative of a row if it is the row's positive or a positive of the row's
+    user.
 
     Args:
         user_embedding: unit rows, float32, like the next two.
@@ -52,7 +53,7 @@ def sampled_softmax(
         pool: the negatives.
         pool_log_q: log Q of the negatives; zeros (like rows.log_q) for no correction.
     """
-    scaled = user_embedding / temperature  # here, and not at the logits: R x D numbers instead of R x N
+    scaled = user_embedding / temperature  # divides R x D numbers; dividing the logits would be R x N
     positive = jnp.sum(scaled * positive_embedding, axis=-1) - rows.log_q
     logits = scaled @ pool_embedding.T - pool_log_q[None, :]  # [R, N]
     logits = jnp.where(_negative(rows, pool), logits, -jnp.inf)
@@ -74,8 +75,8 @@ def chunked_sampled_softmax(
 ) -> Float[Array, ""]:
     """`sampled_softmax`, by chunks of rows: memory grows with row_chunk() x N, not with R x N.
 
-    The forward pass of a chunk computes its gradient too, while its logits are there, so nothing is
-    computed twice and the backward pass is a multiplication.
+    The forward pass of a chunk also computes the chunk's gradient while its logits are in memory. Nothing is
+    computed twice, and the backward pass is a multiplication.
     """
 
     def add(total: jax.Array, chunk: tuple) -> tuple[jax.Array, None]:
@@ -120,7 +121,7 @@ chunked_sampled_softmax.defvjp(_forward, _backward)
 
 
 def _chunks(by_row: tuple) -> tuple:
-    """Leading axis R -> [chunks, row_chunk()]; what is added weighs nothing."""
+    """Leading axis R -> [chunks, row_chunk()]; the rows added as padding have weight 0."""
     count = jax.tree.leaves(by_row)[0].shape[0]
     size = min(row_chunk(), count)
 
@@ -132,11 +133,11 @@ def _chunks(by_row: tuple) -> tuple:
 
 
 def user_weights(weight: Float[Array, "b p"], users: Int[Array, ""]) -> Float[Array, "b p"]:
-    """Weights of a batch's pairs under which every user counts the same and, summed over all devices, they
-    are one: each pair's share of its user's weight / (users with any).
+    """Weights under which every user counts the same and which sum to one over all devices: a pair's share of
+    its user's weight, divided by the number of users with a pair.
 
     Args:
-        weight: of this device's pairs, see `targets.Targets`; a user's add up to 0 or at least 1.
+        weight: of this device's pairs, see `targets.Targets`; a user's sum is 0 or at least 1.
         users: users with a pair, over all devices.
     """
     of_user = jnp.maximum(jnp.sum(weight, axis=1, keepdims=True), 1.0)

@@ -14,10 +14,10 @@ NO_USER = -1
 
 
 class Pool(NamedTuple):
-    """N candidates that every row is compared with, the same on every device."""
+    """N candidates that every pair is compared with, the same on every device."""
 
     item: jax.Array  # int32 [N]
-    user: jax.Array  # int32 [N] whose positive it is; NO_USER: a random item
+    user: jax.Array  # int32 [N], the user whose positive it is; NO_USER for a random item
     valid: jax.Array  # bool [N]
 
 
@@ -34,10 +34,10 @@ def mixed_pool(
     """Up to `in_batch` of the global batch's positives, and `random` items uniform over the corpus.
 
     Args:
-        key: the step's; the same on every device.
-        item, user, valid: positives of all devices, with the users they belong to.
-        in_batch: of more than these, a random choice.
-        random: drawn with replacement.
+        key: of the step, the same on every device.
+        item, user, valid: the positives of all devices, their users, and which of them are pairs.
+        in_batch: how many positives at most; of more, a random choice.
+        random: how many random items, drawn with replacement.
         corpus: random items are rows 0 : corpus of the catalogue.
     """
     choice_key, item_key = jax.random.split(key)
@@ -58,9 +58,9 @@ def log_q(
 ) -> Float[Array, " n"]:
     """log Q(v), Q(v) = N_in_batch f(v) + N_random / |corpus|: how many times v is expected in the pool.
 
-    The paper leaves Q of a merged pool open; this is our choice. With random negatives alone it is the
-    same for all items and cancels; with in-batch ones alone it is the classical correction of sampled
-    softmax. Never clipped: a floor such as 1e-6 would be wrong for a catalogue of millions.
+    The paper does not give Q of a merged pool; this is our choice. With random negatives alone, Q is the same
+    for all items and cancels. With in-batch negatives alone, it is the classical correction of sampled
+    softmax. Q has no floor: one such as 1e-6 would be wrong for a catalogue of millions.
     """
     in_batch = jnp.sum(pool.valid & (pool.user != NO_USER)).astype(jnp.float32)
     expected = in_batch * frequency(sketch, items) + random / corpus

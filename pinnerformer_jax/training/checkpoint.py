@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the last and the best, whole or absent, written while training goes on.
+"""Checkpoints of a run: the last and the best. They are written atomically, while training continues.
 
 WORKDIR/
   config.json              the config, what the data decided, and the digest of the prepared data
@@ -30,7 +30,7 @@ from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.training.state import TrainState
 
 _WHERE = ("data.events:", "data.prepared:", "data.memory_limit:", "items.table:")
-"""Starts of the lines of `differences` that say where the data are, not what they are."""
+"""Prefixes of lines of `differences`: settings that say where the data are, not what they are."""
 
 _MAY_CHANGE = (
     *_WHERE,
@@ -44,11 +44,11 @@ _MAY_CHANGE = (
     "training.input_workers:",
     "training.shard_items:",
 )
-"""Likewise, of all that leaves a run what it was."""
+"""Likewise: settings that may differ when a run is resumed."""
 
 
 class RunRecord(NamedTuple):
-    """What decides a run, saved beside its checkpoints."""
+    """Config, sizes and data of a run, saved beside its checkpoints."""
 
     config: Config
     sizes: Sizes
@@ -56,16 +56,16 @@ class RunRecord(NamedTuple):
 
 
 def data_digest(manifest: Manifest) -> str:
-    """Changes when any byte of the prepared data does, not when the folder moves."""
+    """Digest of the prepared data. It changes with any byte of them, and not when the folder moves."""
     return digest(dataclasses.replace(manifest, config={}, counts={}))
 
 
 def check_ingested(manifest: Manifest, config: Config) -> None:
-    """The data and items sections must be those that the data were prepared with; what counts as positive
-    is decided anew at each training.
+    """Check that the data and items sections are those that the data were prepared with, except for the rules
+    of positives, which each training may choose.
 
     Raises:
-        ValueError: they are not; says what differs.
+        ValueError: they differ. The message lists what differs.
     """
     wanted = to_dict(config)
     changed = differences(manifest.config, {name: wanted[name] for name in manifest.config})
@@ -78,11 +78,11 @@ def check_ingested(manifest: Manifest, config: Config) -> None:
 
 
 def claim(workdir: Path, run: RunRecord) -> None:
-    """Make `workdir` this run's. A folder without a checkpoint is free; one with a checkpoint must be of
-    the same run.
+    """Write the record of a run into its `workdir`. If the folder holds a checkpoint, it must be of the same
+    run.
 
     Raises:
-        ValueError: it holds a run of another config or other data; says what differs.
+        ValueError: it holds a run of another config or other data. The message lists what differs.
     """
     if any(path.name.isdigit() for path in workdir.glob("checkpoints/*")):
         old = read_record(workdir)
@@ -144,17 +144,19 @@ class Checkpoints:
         return self._manager.best_step() if which == "best" else self._manager.latest_step()
 
     def save(self, state: TrainState, validation_loss: float = math.inf) -> None:
-        """Copy the state to the host, then write it in the background; a step that is there is left.
+        """Copy the state to the host, then write it in the background. A step that is already saved is
+        skipped.
 
         Args:
             state: of the run.
-            validation_loss: the lowest is the best; not known: the best only as long as all are so.
+            validation_loss: the lowest is the best. Infinity: not known; such a checkpoint is the best only
+                while all are.
         """
         step = int(jax.device_get(state.step))
         if step == self.step():
             return
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
-        # The training loop allows only transfers that are asked for; whether all of Orbax's are is its own.
+        # The training loop forbids implicit transfers; Orbax may need some.
         with jax.transfer_guard_device_to_host("allow"):
             self._manager.save(
                 step, args=ocp.args.Composite(**items), metrics={"validation_loss": validation_loss}
@@ -197,7 +199,7 @@ class Checkpoints:
             raise ValueError(f"{folder}: {what} ({reason}); {cure}") from error
 
     def close(self) -> None:
-        """Wait until what was saved is on disk."""
+        """Wait until all checkpoints are on disk."""
         self._manager.close()
 
     def __enter__(self) -> Checkpoints:
@@ -213,7 +215,7 @@ def open_data(workdir: Path) -> tuple[Timelines, Catalog]:
     """The prepared data that a run was trained on.
 
     Raises:
-        FileNotFoundError: there is no run, or the data are gone.
+        FileNotFoundError: there is no run, or its prepared folder does not exist.
         ValueError: they are no longer those of the training.
     """
     run = read_record(workdir)
@@ -230,14 +232,15 @@ def open_data(workdir: Path) -> tuple[Timelines, Catalog]:
 def load_for_inference(
     workdir: str | Path, which: Literal["last", "best"] = "best"
 ) -> tuple[Config, nnx.GraphDef, Any]:
-    """A trained model, without what only training needs.
+    """A trained model: its parameters alone, without optimiser state and sketch.
 
     Args:
         workdir: of the run.
         which: the last checkpoint, or the one of the lowest validation loss.
 
     Returns:
-        Config, structure and parameters: `nnx.merge(graphdef, params)` is the model.
+        Config, structure and parameters (a nested dict of float32 arrays, on the first device):
+        `nnx.merge(structure, parameters)` is the `PinnerFormer`.
 
     Raises:
         FileNotFoundError: no run or no checkpoint is there.

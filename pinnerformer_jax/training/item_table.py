@@ -33,9 +33,9 @@ class ItemTable:
     def __getitem__(self, ids: Int[Array, "*dims"]) -> Float[Array, "*dims d"]:
         """Vectors of this device's ids.
 
-        Where sharded, every device hears the ids of all, gives the rows it owns and zero for the others,
-        and their sum comes back to who asked: exact, as one term is not zero. Each device receives
-        (N - 1) R ids and sends (N - 1) R rows, as they are stored.
+        Where sharded, every device receives the ids of all devices and returns the rows it owns, and zero for
+        the others. The device that asked receives their sum, which is exact, as only one term is not zero.
+        Each device receives (N - 1) R ids and sends (N - 1) R rows, in their stored type.
         """
         if not self.sharded:
             return self._decode(self.values[ids], None if self.scale is None else self.scale[ids])
@@ -44,7 +44,7 @@ class ItemTable:
         return self._decode(values, scale).reshape(*ids.shape, -1)
 
     def common(self, ids: Int[Array, " r"]) -> Float[Array, "r d"]:
-        """Vectors of ids that are the same on every device: R rows are reduced, whatever N."""
+        """Vectors of ids that are the same on every device: R rows are reduced, for any N."""
         return self._decode(*jax.lax.psum(self._own(ids), AXIS)) if self.sharded else self[ids]
 
     def _own(self, ids: jax.Array) -> tuple[jax.Array, jax.Array | None]:
@@ -63,7 +63,7 @@ class ItemTable:
 def place(mesh: Mesh, features: Float[np.ndarray, "c d"], config: TrainingConfig) -> ItemTable:
     """Put the catalogue's vectors, perhaps memory-mapped, on the devices as the config says."""
     features = np.asarray(features)
-    if config.shard_items:  # rows of zeros that nobody asks for, until the devices have as many each
+    if config.shard_items:  # zero rows, which no id refers to, so that all devices hold the same number
         features = np.pad(features, ((0, -len(features) % mesh.size), (0, 0)))
     values, scale = quantised(features) if config.item_dtype == "int8" else (features, None)
     rows = NamedSharding(mesh, PartitionSpec(AXIS) if config.shard_items else PartitionSpec())
@@ -71,8 +71,8 @@ def place(mesh: Mesh, features: Float[np.ndarray, "c d"], config: TrainingConfig
 
 
 def quantised(features: Float[np.ndarray, "c d"]) -> tuple[np.ndarray, np.ndarray]:
-    """int8 values and float32 scale of each row, the largest number of a row being 127; a row of zeros
-    stays so."""
+    """int8 values and a float32 scale of each row. The largest number of a row becomes 127; a row of zeros
+    stays zero."""
     values, scale = np.empty(features.shape, np.int8), np.empty(len(features), np.float32)
     for start in range(0, len(features), _CHUNK):
         rows = slice(start, start + _CHUNK)

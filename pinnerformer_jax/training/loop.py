@@ -1,7 +1,7 @@
 """The training loop, in the order it happens: data, state, compile, steps.
 
-While the device works on a step, the host fetches the next batch and then reads the metrics of the
-step before: one step is always under way or ready, and never more than that.
+While the device computes a step, the host fetches the next batch and then reads the metrics of the step
+before. So one step is always queued, and never more than one.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ class NonFiniteError(TrainingError):
 
 
 class NoPairsError(TrainingError):
-    """There was nothing to learn from."""
+    """No user had a pair to train on."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What does not change while a run trains."""
+    """What stays the same while a run trains."""
 
     config: Config
     workdir: Path
@@ -139,8 +139,8 @@ def train(run: Run, state: TrainState) -> TrainState:
         The state as it was saved.
 
     Raises:
-        NonFiniteError: names the step; nothing was saved since it.
-        NoPairsError: up to the first checkpoint there was nothing to learn from.
+        NonFiniteError: names the step; nothing was saved after it.
+        NoPairsError: there was no pair up to the first checkpoint.
     """
     config = run.config.training
     step = int(state.step)
@@ -163,13 +163,13 @@ def train(run: Run, state: TrainState) -> TrainState:
         meter = Meter(config.batch_size, step)
 
         def check() -> None:
-            """What was read is sound."""
+            """Raise if a step that was read is not finite."""
             log.advance(meter.step)
             if meter.failed_step >= 0:
                 raise _not_finite(meter.failed_step + 1, "the loss or its gradient", checkpoints)
 
         def settle() -> None:
-            """All that was dispatched is done, sound and logged."""
+            """Wait for all dispatched steps, check them and log them."""
             meter.flush()
             check()
             log.write(step, meter.take())
@@ -220,8 +220,8 @@ def _not_finite(step: int, what: str, checkpoints: Checkpoints) -> NonFiniteErro
 
 
 def _compile(run: Run, state: TrainState, batch: Batch) -> tuple[Callable[[np.ndarray], Step], Validate]:
-    """Compile ahead of the first step, and say what the program costs. There are two: one whose parts are
-    as long as batches of this data mostly need, and the full one for a batch that it is too short for."""
+    """Compile before the first step, and print what the program costs. There are two programs: one whose
+    parts are as long as most batches of these data need, and the full one for batches that are longer."""
     print(f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters")
     parts = _part_lengths(run)
     short = _compiled_step(run, state, batch, parts)
@@ -264,8 +264,8 @@ def _compiled_step(run: Run, state: TrainState, batch: Batch, parts: tuple[int, 
 
 
 def _validation(run: Run, state: TrainState, batch: Batch) -> Validate:
-    """The loss on users that never train: the same batches and the same draws each time, so that the
-    parameters make the difference, and, early on, how well the sketch knows the frequencies."""
+    """The loss on users that are never trained on. Batches and draws are the same each time, so that only the
+    parameters differ, and, early in training, the frequencies in the sketch."""
     config = run.config
     count = config.training.validation_batches
     if not any(((shard.role == VALIDATION) & (shard.cut >= 2)).any() for shard in run.timelines.shards):
@@ -291,7 +291,7 @@ def _validation(run: Run, state: TrainState, batch: Batch) -> Validate:
 
 @contextlib.contextmanager
 def _stop_signal() -> Generator[threading.Event, None, None]:
-    """An event that SIGTERM or SIGINT sets; a second one acts as it would without this."""
+    """An event that SIGTERM or SIGINT sets. A second signal acts as it would without this."""
     stop = threading.Event()
     names = (signal.SIGTERM, signal.SIGINT)
     before = {name: signal.getsignal(name) for name in names}

@@ -21,7 +21,7 @@ def learning_rate(config: TrainingConfig) -> optax.Schedule:
 
 
 def make_optimiser(config: TrainingConfig) -> optax.GradientTransformation:
-    """The transformation from gradients to updates."""
+    """Clipping by the global norm, then AdamW with the schedule of `learning_rate`."""
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(learning_rate(config), weight_decay=config.weight_decay, mask=_decayed),
@@ -29,5 +29,6 @@ def make_optimiser(config: TrainingConfig) -> optax.GradientTransformation:
 
 
 def _decayed(params: Any) -> Any:
-    """Matrices and tables decay; vectors and scalars (biases, norms, phases, temperature) do not."""
+    """Weight decay applies to matrices and tables, not to vectors and scalars (biases, norms, phases,
+    temperature)."""
     return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)

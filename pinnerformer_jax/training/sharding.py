@@ -20,8 +20,8 @@ def make_mesh(devices: int | None = None) -> Mesh:
 
 
 def shard_batch(mesh: Mesh, batch: Tree) -> Tree:
-    """Shard arrays [B, ...] over the N devices, interleaved: row i goes to device i mod N. If the rows are
-    sorted by length, every device then has the same share of long rows.
+    """Put arrays [B, ...] on the devices. Row i goes to device i mod N, so that each device has an equal
+    share of the long histories of a batch that is sorted by length.
 
     Raises:
         ValueError: B is not a multiple of the number of devices.

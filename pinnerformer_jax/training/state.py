@@ -18,7 +18,8 @@ from pinnerformer_jax.training.optimiser import make_optimiser
 
 
 class TrainState(NamedTuple):
-    """A pytree of arrays. Random numbers need no state: they are a function of (seed, step)."""
+    """What a run carries from step to step, a pytree of arrays. It has no random state: random numbers are a
+    function of (seed, step)."""
 
     params: Any  # nested dict of float32
     opt_state: optax.OptState
@@ -28,11 +29,11 @@ class TrainState(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """What every step reads and none changes."""
+    """What every step reads and no step changes; `open_training_data` makes it."""
 
     item_features: ItemTable  # unit rows
     positive_table: jax.Array  # float32 [A, S], see positives.positive_table
-    seed: jax.Array  # uint32 [], data, so that all seeds share one compiled program
+    seed: jax.Array  # uint32 [] of the run; an argument of the step, so that all seeds share one program
 
 
 def create(

@@ -1,10 +1,9 @@
 """The train step: one per-device function with explicit collectives, mapped over the mesh.
 
-Sampling, towers, loss, gradient and update are one program; only integers and durations come from
-the host. The function takes the gradient of the LOCAL loss and then `pmean`s it: that is right under
-`jax.pmap` and under `shard_map(check_vma=False)`, and too large by the number of devices under
-`check_vma=True`.
-"""
+Sampling, towers, loss, gradient and update are one program. Only integers and durations come from the host.
+The function takes the gradient of the LOCAL loss and then its `pmean`. That is right under `jax.pmap` and
+under `shard_map(check_vma=False)`; under `check_vma=True` the gradient would be too large by the number of
+devices."""
 
 from __future__ import annotations
 
