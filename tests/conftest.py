@@ -24,10 +24,15 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 from jaxtyping import install_import_hook
 
+import pinnerformer_jax as package
 from pinnerformer_jax.runtime import cpu_kind
 
 if find_spec("beartype"):  # a GPU machine may lack it
-    install_import_hook("pinnerformer_jax", "typechecking.checked")
+    # All but config, which says itself what type a setting must have.
+    stages = [f"pinnerformer_jax.{path.stem}" for path in Path(package.__file__).parent.iterdir()]
+    install_import_hook(
+        [name for name in stages if name != "pinnerformer_jax.config"], "typechecking.checked"
+    )
 
 # Many tests, and the processes that they start, compile the same programs, and so does the next run.
 os.environ.setdefault(

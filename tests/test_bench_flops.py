@@ -4,7 +4,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from flax import nnx
 
@@ -50,12 +49,12 @@ def expected(parts: list[flops.Part], model: ModelConfig, users: int, chosen: in
 def test_formula_equals_xlas_count(case):
     """XLA counts what is no matmul too (softmax, GELU, norms, waves and their gradients): 1 to 2.2 % here,
     less the wider the model. Never fewer than the matmuls, so the formula is a lower bound."""
-    batch = workload.make_batch(case, workload.lengths("full", case), ITEMS)
+    batch = jax.tree.map(jnp.asarray, workload.make_batch(case, workload.lengths("full", case), ITEMS))
     features = jnp.asarray(workload.make_features(ITEMS))
     facts = inputs(case, ITEMS)[4:]
     rows, pool, _ = facts
     users, chosen = case.training.batch_size, flops.positions(case)
-    position = np.broadcast_to(np.arange(chosen, dtype=np.int32), (users, chosen))
+    position = jnp.broadcast_to(jnp.arange(chosen, dtype=jnp.int32), (users, chosen))
     graphdef, params = PinnerFormer(case, workload.SIZES).split()
 
     def loss(params):

@@ -1,5 +1,7 @@
 """The item table is checked, items are numbered and described, vectors given or built."""
 
+from pathlib import Path
+
 import duckdb
 import numpy as np
 import pyarrow as pa
@@ -46,7 +48,7 @@ def items(connection, columns):
 
 
 def test_items_of_the_training_period_come_first_by_frequency_then_id(connection):
-    read_item_table(connection, ItemsConfig(), "BIGINT", None)
+    read_item_table(connection, ItemsConfig(), "BIGINT", Path("unused"))
     seconds = {7: [1], 20: [1, 2, 3], 10: [1], 5: [SPLIT, SPLIT + 1, SPLIT + 2], 3: [SPLIT + 1] * 9}
     rows = [(item, second, None, None) for item, times in seconds.items() for second in times]
     add_events(connection, rows, "BIGINT")
@@ -70,7 +72,7 @@ def test_items_only_the_table_knows_come_last(connection, tmp_path):
 
 
 def test_the_first_title_of_the_log_is_kept(connection):
-    read_item_table(connection, ItemsConfig(), "VARCHAR", None)
+    read_item_table(connection, ItemsConfig(), "VARCHAR", Path("unused"))
     rows = [
         ("a", 3, "later", "t2"), ("a", 2, None, "t1"), ("a", 2, "first", None), ("a", SPLIT + 1, "new", "t3"),
         ("b", SPLIT + 2, "second", None), ("b", SPLIT + 1, "only later", None), ("b", SPLIT + 1, "tie", None),

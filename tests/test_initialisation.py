@@ -29,12 +29,12 @@ def test_an_mlp_starts_as_the_linear_map(hidden):
     mlp = MLP(5, hidden, 7, jnp.dtype("float32"), rngs=rngs)
     kernel, inputs = rng.standard_normal((5, 7), np.float32), rng.standard_normal((20, 5), np.float32)
     set_linear(mlp, jnp.asarray(kernel), rngs)
-    np.testing.assert_allclose(mlp(inputs), inputs @ kernel, atol=1e-5)
+    np.testing.assert_allclose(mlp(jnp.asarray(inputs)), inputs @ kernel, atol=1e-5)
 
 
 def test_items_start_as_their_vectors_turned():
     features = np.asarray(small.tables().item_features.values)
-    items = np.asarray(build().embed_items(features))
+    items = np.asarray(build().embed_items(jnp.asarray(features)))
     np.testing.assert_allclose(items @ items.T, features @ features.T, atol=1e-5)
 
 
@@ -42,7 +42,7 @@ def test_a_user_starts_near_the_mean_of_the_own_items():
     model, batch, tables = build(drop_features=WAVES), small.batch(), small.tables()
     features = np.asarray(tables.item_features.values)
     users = np.asarray(model.embed_users(batch.history, batch.length, tables.item_features))
-    scores = users @ np.asarray(model.embed_items(features)).T
+    scores = users @ np.asarray(model.embed_items(jnp.asarray(features))).T
     means = [features[row[:n]].mean(axis=0) for row, n in zip(batch.history.item, batch.length, strict=True)]
     wanted = np.stack(means) @ features.T
     correlation = [np.corrcoef(a, b)[0, 1] for a, b in zip(scores, wanted, strict=True)]

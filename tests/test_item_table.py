@@ -89,5 +89,5 @@ def test_training_does_not_see_that_the_table_is_split_and_hardly_that_it_is_int
 
 def test_it_stands_in_for_an_array():
     table = ItemTable(jnp.asarray(FEATURES))
-    np.testing.assert_array_equal(table[np.array([[3, 4]])], FEATURES[[[3, 4]]])
-    np.testing.assert_array_equal(table.common(np.array([5])), FEATURES[[5]])
+    np.testing.assert_array_equal(table[jnp.array([[3, 4]])], FEATURES[[[3, 4]]])
+    np.testing.assert_array_equal(table.common(jnp.array([5])), FEATURES[[5]])

@@ -94,7 +94,7 @@ def test_gradient_of_the_plain_twin_by_finite_differences():
         names = ("user_embedding", "positive_embedding", "pool_embedding", "temperature")
 
         def f(*args):
-            return sampled_softmax(**c | dict(zip(names, args, strict=True)))
+            return sampled_softmax(**c | dict(zip(names, map(jnp.asarray, args), strict=True)))
 
         jax.test_util.check_grads(f, tuple(c[name] for name in names), order=1, modes=["rev"])
 
@@ -178,12 +178,12 @@ def test_refined_logq_tends_to_the_full_softmax_where_the_classical_does_not():
     drawn = rng.choice(ITEMS, negatives, p=share).astype(np.int32)
     q = (negatives * share).astype(np.float32)
     pool = Pool(jnp.asarray(drawn), jnp.full(negatives, NO_USER), jnp.ones(negatives, bool))
-    user = c["user_embedding"][:1]
+    user, vectors = c["user_embedding"][:1], jnp.asarray(items)
 
     def gradient(positive_log_q):
         rows = Rows(jnp.asarray(item), jnp.zeros(1, jnp.int32), jnp.ones(1), jnp.asarray(positive_log_q))
         return jax.grad(sampled_softmax)(
-            user, items[item], items[drawn], temperature, rows, pool, jnp.log(q)[drawn]
+            user, vectors[item], vectors[drawn], temperature, rows, pool, jnp.log(q)[drawn]
         )
 
     full = jax.grad(lambda u: -jax.nn.log_softmax(u @ items.T / temperature)[0, ITEMS - 1])(user)

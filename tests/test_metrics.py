@@ -25,7 +25,7 @@ def pairs(*lists):
 
 def ranking_of(scores, targets, *, candidates=None, excluded=None, k=50):
     scores = np.asarray(scores, np.float32)
-    candidates = np.ones(scores.shape[1], bool) if candidates is None else np.asarray(candidates)
+    candidates = np.ones(scores.shape[1], bool) if candidates is None else np.asarray(candidates, bool)
     excluded = pairs(*[[]] * len(scores)) if excluded is None else excluded
     return rank_targets(jnp.asarray(scores), jnp.asarray(candidates), targets, excluded, k)
 

@@ -83,6 +83,9 @@ def test_vectors_may_come_from_a_store(world):
     class Store:
         of = Vectors
 
+        def holds(self, model_version):
+            return True
+
     recommender = Recommender.open(world[2], Store())
     assert not recommender.recommend("stored").cold
     assert recommender.recommend(USER).cold

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 _ROUNDS = 4
@@ -39,8 +41,8 @@ def _feistel(value: np.ndarray, half: np.uint64, key: np.ndarray) -> np.ndarray:
     return (left << half) | right
 
 
-def _mix(value: np.ndarray | np.uint64) -> np.ndarray:
-    """SplitMix64's finaliser: every input bit moves every output bit."""
+def _mix(value: np.ndarray | np.uint64) -> Any:
+    """SplitMix64's finaliser, of the same shape: every input bit moves every output bit."""
     with np.errstate(over="ignore"):  # the products wrap on purpose
         value = np.asarray(value, np.uint64) + np.uint64(0x9E3779B97F4A7C15)
         value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -184,7 +184,9 @@ def _places_from_end(history: History) -> tuple[np.ndarray, np.ndarray]:
     return owner, history.offsets[owner + 1] - 1 - np.arange(len(owner))
 
 
-def _matrix(row: np.ndarray, column: np.ndarray, value: np.ndarray, rows: int, columns: int) -> csr_matrix:
+def _matrix(
+    row: np.ndarray, column: np.ndarray, value: np.ndarray, rows: int | np.integer, columns: int
+) -> csr_matrix:
     from scipy.sparse import csr_matrix
 
     matrix = csr_matrix((value.astype(np.float32), (row, column)), shape=(rows, columns))

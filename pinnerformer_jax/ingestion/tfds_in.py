@@ -11,7 +11,7 @@ import difflib
 import functools
 import importlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -124,7 +124,7 @@ def _source(name: str, builder: tfds.core.DatasetBuilder, split: str) -> Any:
         raise ValueError(f"tfds:{name}:{split}: {error}") from None
 
 
-def _columns(name: str, features: Mapping[str, Any], outer: str = "") -> Iterator[_Column]:
+def _columns(name: str, features: Any, outer: str = "") -> Iterator[_Column]:
     """The columns of a dict of features, in order, depth first."""
     for inner, feature in features.items():
         key = outer + inner
@@ -156,7 +156,7 @@ def _kind(feature: Any) -> tuple[pa.DataType, Callable[[Any], Any]] | None:
     return arrow, convert
 
 
-def _label(feature: Any, value: int) -> str | None:
+def _label(feature: Any, value: int | np.integer) -> str | None:
     return feature.int2str(int(value)) if value >= 0 else None
 
 

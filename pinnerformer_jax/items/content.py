@@ -81,7 +81,7 @@ def scale_of(numbers: Float64[np.ndarray, "n k"], trained: Bool[np.ndarray, " n"
     return Scale(np.ma.filled(known.mean(axis=0), 0.0), np.where(deviation > 0, deviation, 1.0))
 
 
-def standardise(numbers: Float64[np.ndarray, "n k"], scale: Scale) -> Float32[np.ndarray, "n 2k"]:
+def standardise(numbers: Float64[np.ndarray, "n k"], scale: Scale) -> Float32[np.ndarray, "n 2*k"]:
     """The numbers, 0 where there is none, and beside them 1 where there is one."""
     there = np.isfinite(numbers)
     away = np.clip((numbers - scale.mean) / scale.deviation, -MOST_DEVIATIONS, MOST_DEVIATIONS)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Integer
 
 from pinnerformer_jax.config import ModelConfig
 from pinnerformer_jax.data.contracts import DAY, EPOCH, Events
@@ -138,7 +138,7 @@ class ActionEncoder(nnx.Module):
             parts.append(self._known(self.surface_table[...] @ surface_kernel, events.surface))
         return reduce(jnp.add, parts) + self.bias[...].astype(self.dtype)[None, None, :]
 
-    def _known(self, table: Float[Array, "v h"], ids: Int[Array, "b t"]) -> Float[Array, "b t h"]:
+    def _known(self, table: Float[Array, "v h"], ids: Integer[Array, "b t"]) -> Float[Array, "b t h"]:
         """Rows of a table; the row of the unknown is zero."""
         return look_up(table.at[0].set(0.0).astype(self.dtype), ids)
 
@@ -181,7 +181,7 @@ def project(inputs: Float[Array, "*dims i"], kernel: Float[Array, "i o"]) -> Flo
     return (rows @ kernel).reshape(*inputs.shape[:-1], -1)
 
 
-def look_up(table: Float[Array, "v h"], ids: Int[Array, "b t"]) -> Float[Array, "b t h"]:
+def look_up(table: Float[Array, "v h"], ids: Integer[Array, "b t"]) -> Float[Array, "b t h"]:
     """Rows of a table. On an accelerator, a small table is multiplied with one-hot rows. The gradient of an
     indexed look-up is a scatter: its atomic additions wait for each other where many ids share few rows, and
     their order changes from run to run."""

@@ -33,7 +33,7 @@ def shard_batch(mesh: Mesh, batch: Tree) -> Tree:
     return jax.device_put(shards, NamedSharding(mesh, PartitionSpec(AXIS)))
 
 
-def interleave(rows: np.ndarray, shards: int) -> np.ndarray:
+def interleave(rows: np.ndarray | jax.Array, shards: int) -> np.ndarray | jax.Array:
     """[B, ...] reordered: rows 0, N, 2N ..., then 1, N + 1 ...; `collect` is the inverse, on the device."""
     return rows.reshape(-1, shards, *rows.shape[1:]).swapaxes(0, 1).reshape(rows.shape)
 
