@@ -12,6 +12,9 @@ OUT ?= benchmarks/accelerator
 LIMIT ?= 400
 FLAGS ?= --model.compute-dtype bfloat16
 
+# Set in many images, and then each process that a test starts compiles what it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-all accelerator accelerator-rival lint clean
 
 demo: .venv/installed

@@ -127,6 +127,7 @@ def make_params(config: Config, size: Size, seed: int = 0) -> tuple[nnx.GraphDef
 
 def our_loss(graphdef: nnx.GraphDef, params: Any, inputs: Mapping[str, Any], *, pruned: bool) -> jax.Array:
     """The loss of training/step.py with its draws given."""
+    inputs = jax.tree.map(jnp.asarray, dict(inputs))
     model = nnx.merge(graphdef, params)
     history = Events(*(inputs[name] for name in Events._fields))
     position, features = inputs["position"], inputs["item_features"]

@@ -17,7 +17,14 @@ def qkv(length: int, seed: int = 0):
     return tuple(jnp.asarray(rng.normal(size=(2, length, 3, 8)).astype(np.float32)) for _ in range(3))
 
 
-@pytest.mark.parametrize("length", [1, 5, QUERY_BLOCK, QUERY_BLOCK + 1, 2 * QUERY_BLOCK + 17])
+@pytest.mark.parametrize(
+    "length",
+    [
+        1,
+        *(pytest.param(length, marks=pytest.mark.slow) for length in (5, QUERY_BLOCK, QUERY_BLOCK + 1)),
+        2 * QUERY_BLOCK + 17,
+    ],
+)
 def test_blocks_equal_the_library_in_value_and_gradient(length):
     def ours(*args):
         return jnp.sum(jnp.sin(causal_attention(*args)))
@@ -31,6 +38,7 @@ def test_blocks_equal_the_library_in_value_and_gradient(length):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), got_gradient, wanted_gradient)
 
 
+@pytest.mark.slow
 def test_a_tpus_blocks_give_the_same(monkeypatch):
     inputs = qkv(2 * TPU_QUERY_BLOCK + 17)
     wanted = causal_attention(*inputs)
@@ -63,6 +71,7 @@ def test_a_way_that_does_not_compile_is_named_and_the_next_is_taken(capsys):
     np.testing.assert_array_equal(got, causal_attention(*inputs, "xla"))
 
 
+@pytest.mark.slow
 def test_scores_have_their_gradient_in_the_dtype_of_the_inputs():
     query, key, value = (part.astype(jnp.bfloat16) for part in qkv(12))
     position = jnp.asarray([[3, 11], [0, 7]])

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import small
 
 from pinnerformer_jax.data.contracts import DAY
@@ -45,6 +46,7 @@ def negatives(corpus: int, seed: int = 0):
     return batch, targets, *map(np.asarray, drawn)
 
 
+@pytest.mark.slow
 def test_negatives_are_of_the_corpus_and_never_the_users_own():
     batch, targets, item, counts = negatives(small.ITEMS)
     assert item.shape == targets.item.shape

@@ -21,6 +21,7 @@ def lowered(config, platform: str) -> str:
         return compile_ahead.traced(config, make_mesh(1), 40).lower(lowering_platforms=(platform,)).as_text()
 
 
+@pytest.mark.slow
 def test_on_a_gpu_all_blocks_but_the_last_use_cudnns_attention_forward_and_backward():
     text = lowered(bfloat16(), "cuda")
     assert len(re.findall(r"@__cudnn\$fmhaSoftmax\(", text)) == 2
@@ -30,6 +31,7 @@ def test_on_a_gpu_all_blocks_but_the_last_use_cudnns_attention_forward_and_backw
 @pytest.mark.parametrize(
     ("config", "platform"), [(small.config(), "cuda"), (bfloat16(width=16), "cuda"), (bfloat16(), "tpu")]
 )
+@pytest.mark.slow
 def test_float32_narrow_heads_and_tpus_do_without_it(config, platform):
     assert "cudnn" not in lowered(config, platform)
 

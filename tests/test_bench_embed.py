@@ -4,6 +4,7 @@ import small
 from pinnerformer_jax.bench import embed
 
 
+@pytest.mark.slow
 def test_sizes_around_the_batch_and_the_forward_pass(capsys):
     figures = embed.measure(small.config(), items=40, seconds=0.0)
     assert [way["users"] for way in figures.values()] == [4, 16, 64, 64, 64, 16]

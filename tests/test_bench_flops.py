@@ -45,6 +45,7 @@ def expected(parts: list[flops.Part], model: ModelConfig, users: int, chosen: in
     return forward, backward
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [SMALL, MEDIUM])
 def test_formula_equals_xlas_count(case):
     """XLA counts what is no matmul too (softmax, GELU, norms, waves and their gradients): 1 to 2.2 % here,

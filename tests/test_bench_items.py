@@ -1,11 +1,13 @@
 import dataclasses
 
+import pytest
 import small
 
 from pinnerformer_jax.bench import items
 from pinnerformer_jax.config import ItemsConfig, PinSageConfig
 
 
+@pytest.mark.slow
 def test_every_size_has_its_figures(capsys, monkeypatch):
     monkeypatch.setattr(items, "STEPS", 2)
     config = dataclasses.replace(

@@ -1,11 +1,13 @@
 import jax
 import numpy as np
+import pytest
 import small
 
 from pinnerformer_jax.bench import loss as bench
 from pinnerformer_jax.objective import loss
 
 
+@pytest.mark.slow
 def test_online_sum_over_negatives_equals_the_plain_loss_and_its_gradient():
     arguments = bench.inputs(small.config(), items=60)
 

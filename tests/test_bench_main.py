@@ -73,6 +73,7 @@ def test_collectives_simulate_their_devices(tmp_path):
         (["input", "--config", "CONFIG", "--prepared", "nothing"], "no prepared data here"),
     ],
 )
+@pytest.mark.slow
 def test_wrong_use_is_a_message(tmp_path, arguments, message):
     done = run(tmp_path, *arguments)
     assert done.returncode == 2

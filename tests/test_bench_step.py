@@ -5,6 +5,7 @@ import small_run
 from pinnerformer_jax.bench import flops, step, workload
 
 
+@pytest.mark.slow
 def test_figures_agree_with_each_other(capsys):
     config = small.config()
     figures = step.measure(config, kind="uniform", items=40, seconds=0.0, peak_tflops=2.0)
@@ -30,6 +31,7 @@ def test_figures_agree_with_each_other(capsys):
     assert all(part in printed for part in ("QKV", "attention", "FFN", "item tower", "logits"))
 
 
+@pytest.mark.slow
 def test_the_wait_for_input_is_measured_on_prepared_data(tmp_path, capsys):
     prepared = small_run.write_data(tmp_path / "p")
     figures = step.measure(small.config(), kind=str(prepared), items=40, seconds=0.0)

@@ -9,6 +9,7 @@ from pinnerformer_jax.bench import input as host_input
 from pinnerformer_jax.bench import train
 
 
+@pytest.mark.slow
 def test_the_loop_trains_on_made_up_timelines_and_its_pace_is_read(monkeypatch, capsys):
     monkeypatch.setattr(train, "write_store", partial(host_input.write_store, users=64, events=30))
     config = small.config()

@@ -40,6 +40,7 @@ def test_batch_is_padded_and_sorted():
     assert batch.future.time.min() >= batch.history.time[real].max()
 
 
+@pytest.mark.slow
 def test_a_step_is_a_real_step_on_all_pairs():
     config = dataclasses.replace(small.config(), training=TrainingConfig(batch_size=16, future_events=12))
     work = workload.prepare(config, "uniform", items=40, devices=2)

@@ -69,6 +69,7 @@ def test_the_whole_state_comes_back(tmp_path, state):
     assert all(leaf.sharding == replicated() for leaf in jax.tree.leaves(restored))
 
 
+@pytest.mark.slow
 def test_last_and_best_are_kept_and_no_more(tmp_path, state):
     with Checkpoints(tmp_path) as checkpoints:
         for step, loss in ((1, 3.0), (2, 1.0), (3, 2.0), (4, 2.5)):

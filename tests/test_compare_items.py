@@ -31,6 +31,7 @@ def arguments(tmp_path):
     return ["--config", str(tmp_path / "config.py"), "--workdir", str(tmp_path / "w"), "--pinsage.steps", "2"]
 
 
+@pytest.mark.slow
 def test_one_command_goes_on_where_it_was(tmp_path, arguments, capsys, monkeypatch):
     assert verb.main([*arguments, "--seeds", "2", "--methods", "pinsage"]) == 0
     said = capsys.readouterr().out

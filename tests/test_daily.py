@@ -264,6 +264,7 @@ def test_more_events_asked_of_a_user_than_are_kept(world, tmp_path):
     assert read_manifest(tmp_path / "snapshots", name).counts.users.embedded_users == len(full) > 0
 
 
+@pytest.mark.slow
 def test_a_new_model_embeds_everyone_and_rolls_back_as_one(copy, world):
     snapshots = copy[2]
     run_day(copy, TRAINED)
@@ -289,6 +290,7 @@ def test_a_new_model_embeds_everyone_and_rolls_back_as_one(copy, world):
     assert state.current(snapshots) == old
 
 
+@pytest.mark.slow
 def test_longer_histories_are_read_from_the_timelines_again(copy, world):
     snapshots = copy[2]
     run_day(copy, TRAINED)
@@ -390,6 +392,7 @@ def test_where_scann_does_not_load_there_is_no_index(world, tmp_path, monkeypatc
     assert read_manifest(tmp_path / "snapshots", name).index == IndexReport(error="no AVX here")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["users.parquet", "items.parquet", "index"])
 def test_a_part_of_another_model_is_refused(copy, world, part):
     """Someone put it there, manifest mended."""

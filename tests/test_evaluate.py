@@ -78,6 +78,7 @@ def test_one_command_evaluates_and_reports(run, capsys):
     assert "</html>" in (workdir / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_staleness_is_measured_on_demand(run, capsys):
     workdir, _ = run
     assert evaluate.main(["--workdir", str(workdir), "--staleness"]) == 0

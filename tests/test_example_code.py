@@ -24,6 +24,7 @@ def config(tmp_path_factory):
     return small_run.config(small_run.write_data(tmp_path_factory.mktemp("data") / "prepared"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("standard_promotion")
 def test_own_loop_learns_and_retrieves(config, capsys):
     source = ROOT / "examples" / "own_loop.py"
@@ -38,6 +39,7 @@ def test_own_loop_learns_and_retrieves(config, capsys):
     assert all(len(set(re.findall(r"item-\d+", line))) == 5 for line in retrieved)
 
 
+@pytest.mark.slow
 def test_the_documented_objective_trains(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pf, "load_config", lambda path: config, raising=False)

@@ -90,6 +90,7 @@ def test_nothing_known_no_vector(model):
     assert not vectors[ITEMS].any()
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_and_chunks_change_nothing(model, monkeypatch):
     graph = world()[1]
     vectors = embed_all(model, graph)

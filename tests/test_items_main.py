@@ -23,6 +23,7 @@ def arguments(tmp_path):
     return ["--config", str(tmp_path / "config.py")]
 
 
+@pytest.mark.slow
 def test_a_folder_with_vectors_and_a_table(tmp_path, arguments, capsys):
     main([*arguments, "--method", "pinsage", "--evaluate", "--pinsage.steps", "10"])
     said = capsys.readouterr().out

@@ -43,6 +43,7 @@ def test_the_marker_is_in_no_pair(plain, marked):
     np.testing.assert_array_equal(pairs, co_engaged(plain.events, 256, 28))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["pinsage", "pinsage_svd", "svd", "text"])
 def test_the_marker_moves_no_vector(plain, marked, method):
     one, other = (make_vectors(method, of, lambda _: None)[0] for of in (plain, marked))
@@ -52,6 +53,7 @@ def test_the_marker_moves_no_vector(plain, marked, method):
     np.testing.assert_allclose(one[TRAINED], other[TRAINED], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["pinsage", "pinsage_svd", "svd", "text"])
 def test_a_new_item_lies_among_its_kin(plain, method):
     vectors, _ = make_vectors(method, plain, lambda _: None)
@@ -75,6 +77,7 @@ def test_what_all_have_in_common_is_left_out(plain):
     assert np.linalg.norm(vectors[:TRAINED].mean(axis=0)) < 0.5 * np.linalg.norm(trained.whitening.centre)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["pinsage", "pinsage_svd"])
 def test_whitened_vectors_fill_more_axes(plain, method):
     def whitened(of, share):

@@ -48,6 +48,7 @@ def random_graph(items=200, neighbours=4, seed=0) -> ItemGraph:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [3, 150])
 def test_a_minibatch_is_a_part_of_the_whole(batch):
     graph, model = random_graph(), PinSage(6, 16, 8, rngs=nnx.Rngs(0))

@@ -12,6 +12,7 @@ from pinnerformer_jax.items.trained import Trained, load, save
 from pinnerformer_jax.items.whitening import Whitening
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("basis", [None, TextBasis(np.array([3, 8], np.int32), np.ones((2, 4), np.float32))])
 def test_there_and_back(tmp_path, basis):
     model = PinSage(4, 6, 3, rngs=nnx.Rngs(5))

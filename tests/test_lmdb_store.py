@@ -74,6 +74,7 @@ def test_another_process_sees_all_of_a_change_or_nothing(place, tmp_path):
     assert seen <= {(day, day, True) for day in range(1, 20)}
 
 
+@pytest.mark.slow
 def test_threads_read_through_replacements(place, tmp_path):
     """Environments that go are closed by the last thread that reads in them."""
     roots = [tmp_path / f"root{number}" for number in range(12)]

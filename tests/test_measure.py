@@ -45,6 +45,7 @@ def test_each_part_gives_its_numbers_by_method(run):
     assert set(found["no_vector"]) == {key for key in model if key in found["pinnersage_mean"]}
 
 
+@pytest.mark.slow
 def test_only_what_is_asked_for_is_measured(run):
     data, workdir = run
     assert set(measure_run(data, workdir, ("staleness",))["pinnerformer"]) == {

@@ -87,6 +87,7 @@ def test_they_are_recommended_and_count_in_histories(workdir, snapshots):
     assert not set(NEW) & {item.id for item in recommender.recommend("u000", ITEMS, exclude_seen=True).items}
 
 
+@pytest.mark.slow
 def test_they_stay_and_are_added_once(workdir, snapshots):
     table = write_items(snapshots.parent / "more.parquet", ITEMS + 1)
     night(workdir, snapshots, items=Path(table))
@@ -102,6 +103,7 @@ def test_they_stay_and_are_added_once(workdir, snapshots):
     assert table_of(snapshots, "items.parquet").equals(second)
 
 
+@pytest.mark.slow
 def test_a_new_model_of_the_same_data_keeps_them_and_of_others_does_not(workdir, snapshots, tmp_path):
     table = write_items(snapshots.parent / "more.parquet", ITEMS + 2)
     night(workdir, snapshots, items=Path(table))

@@ -79,6 +79,7 @@ ALIGNED = AT_RANDOM | {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("aligned", "wanted"), [(False, AT_RANDOM), (True, ALIGNED)])
 def test_parameters_of_a_seed_and_their_paths_in_checkpoints_have_not_changed(aligned, wanted):
     leaves = jax.tree.leaves_with_path(params(model={"aligned_start": aligned}, seed=7))

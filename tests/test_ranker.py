@@ -142,6 +142,7 @@ def impressions(rng, n=4000, users=200):
     return made, chance
 
 
+@pytest.mark.slow
 def test_a_vector_that_knows_helps_and_noise_does_not():
     rng = np.random.default_rng(0)
     shown, chance = impressions(rng)

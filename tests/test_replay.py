@@ -22,6 +22,7 @@ def world(tmp_path_factory):
     return make_run(folder, ROWS), write_parquet(folder / "whole.parquet", ROWS)
 
 
+@pytest.mark.slow
 def test_days_are_compared_and_drawn(world, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(verb, "set_up_process", lambda: None)
     workdir, log = world

@@ -46,6 +46,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 on_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 
 
+@pytest.mark.slow
 @on_glibc
 def test_kept_memory_is_not_faulted_in_again():
     def faults(mode):

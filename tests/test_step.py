@@ -57,6 +57,7 @@ def test_eight_devices_equal_one_with_the_same_global_batch(one_device):
     np.testing.assert_array_equal(state.sketch.counts, one_device[0].sketch.counts)
 
 
+@pytest.mark.slow
 def test_pmap_of_the_same_function_gives_the_same(one_device):
     config = small.config()
     graphdef, state = training_state.create(config, small.SIZES)
@@ -70,6 +71,7 @@ def test_pmap_of_the_same_function_gives_the_same(one_device):
     assert_close(gradients(jax.device_get(state)), gradients(one_device[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_sorted_batch_in_parts_is_the_same_batch(devices):
     config, mesh = small.config(), make_mesh(devices)
@@ -90,6 +92,7 @@ def test_a_sorted_batch_in_parts_is_the_same_batch(devices):
     assert_close(gradients(state_in_parts), gradients(state))
 
 
+@pytest.mark.slow
 def test_the_same_batch_again_and_again_is_learned():
     config = small.config(learning_rate=1e-2)
     mesh = make_mesh(1)
@@ -114,6 +117,7 @@ def test_validation_updates_nothing_and_equals_the_training_loss(one_device):
     jax.tree.map(np.testing.assert_array_equal, before.params, state.params)
 
 
+@pytest.mark.slow
 def test_no_positive_of_a_user_is_their_negative_though_they_stand_in_the_batch_twice():
     config = dataclasses.replace(
         small.config(), objective=dataclasses.replace(small.config().objective, random_negatives=0)
@@ -129,6 +133,7 @@ def test_no_positive_of_a_user_is_their_negative_though_they_stand_in_the_batch_
     assert losses[1] == pytest.approx(0, abs=1e-6)  # nothing is left to tell the positive from
 
 
+@pytest.mark.slow
 def test_another_seed_is_other_draws_of_the_same_program():
     losses, programs = [], []
     for seed in (0, 1):
@@ -144,6 +149,7 @@ def test_another_seed_is_other_draws_of_the_same_program():
     assert losses[0] != losses[1]
 
 
+@pytest.mark.slow
 def test_padding_rows_count_for_nothing():
     """A batch whose second half is padding has the loss and the gradient of its first half."""
     config = dataclasses.replace(
@@ -189,6 +195,7 @@ def test_other_losses_are_the_same_over_eight_devices(changes):
     assert optax.tree.norm(gradients(one[0])) > 0
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_is_remembered():
     config = small.config()
     mesh = make_mesh(1)
@@ -216,6 +223,7 @@ def test_gradients_reach_every_parameter():
     assert unmoved == []
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_with_float32_parameters():
     config = small.config()
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, compute_dtype="bfloat16"))

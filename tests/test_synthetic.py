@@ -219,6 +219,7 @@ def test_only_the_true_process_finds_what_comes_next():
     assert recall["process"] > 10 * recall["popularity"]
 
 
+@pytest.mark.slow
 def test_files(tmp_path):
     config = dataclasses.replace(CONFIG, users=2100)  # two blocks, the second a small one
     rows = synthetic.write(config, tmp_path / "a")

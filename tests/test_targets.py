@@ -71,6 +71,7 @@ def weighed_pairs(targets: Targets) -> dict[tuple[int, int], float]:
 ACTION_1 = jnp.asarray([[jnp.inf], [0.0]])  # action 1 is positive, action 0 never
 
 
+@pytest.mark.slow
 def test_next_action_is_the_newest_position_on_its_next_positive():
     assert weighed_pairs(next_action(KEYS, hand_written(), ACTION_1, horizon=HORIZON)) == {(4, 20): 1.0}
     assert weighed_pairs(next_action(KEYS, hand_written(), ACTION_1, horizon=DAY)) == {}
@@ -173,6 +174,7 @@ def test_shipped_share_of_the_future_is_weighed_by_what_it_stands_for():
     assert all(abs(counts[0, 30 + i] - 600) < 110 for i in range(4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_positives_lie_inside_the_horizon_and_meet_the_rule(seed):
     batch, table = small.batch(seed), small.tables().positive_table
@@ -204,6 +206,7 @@ def test_ids_above_two_to_the_24_survive():
     assert got[2] == 13 + large
 
 
+@pytest.mark.slow
 def test_draws_do_not_depend_on_who_shares_the_device():
     batch, table = small.batch(), small.tables().positive_table
     whole = draw(batch, table, 0)

@@ -31,6 +31,7 @@ def everywhere(batch) -> jax.Array:
     return jnp.tile(jnp.arange(width)[None, :], (users, 1))
 
 
+@pytest.mark.slow
 def test_without_positional_encoding_the_table_is_gone_and_counts_as_zero():
     whole, part = build(layers=1), build(layers=1, drop_features=("position",))
     whole.user.position_table[...] = jnp.zeros_like(whole.user.position_table[...])
@@ -52,6 +53,7 @@ def test_outputs_are_unit_rows():
     np.testing.assert_allclose(jnp.linalg.norm(items, axis=-1), 1.0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [1, 3])
 def test_pruned_last_block_equals_the_whole(layers):
     model, batch, tables = build(layers=layers), small.batch(), small.tables()
@@ -69,7 +71,7 @@ def test_pruned_last_block_equals_the_whole(layers):
     np.testing.assert_allclose(pruned, unpruned, atol=1e-5)
 
 
-@pytest.mark.parametrize("strictly_causal", [False, True])
+@pytest.mark.parametrize("strictly_causal", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_no_output_depends_on_a_later_action(strictly_causal):
     """By gradient where an input is a number (item vector, duration), by change where it is not."""
     model, batch, tables = build(strictly_causal=strictly_causal), small.batch(), small.tables()
@@ -99,6 +101,7 @@ def test_no_output_depends_on_a_later_action(strictly_causal):
         assert not np.allclose(before[:, 12:], after[:, 12:])
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing():
     model, tables = build(), small.tables()
     batch = small.batch()
@@ -116,6 +119,7 @@ def test_padding_changes_nothing():
     np.testing.assert_allclose(before[-4:], cut, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_served_position_is_always_number_zero():
     model, tables = build(), small.tables()
     batch = small.batch()
@@ -135,6 +139,7 @@ def test_the_served_position_is_always_number_zero():
     np.testing.assert_array_equal(reach[1:], 0.0)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close_to_float32():
     batch, tables = small.batch(), small.tables()
     newest = (batch.length - 1)[:, None]

@@ -52,6 +52,7 @@ def own():
     return own_gradient(with_objective(dropout=0.2))
 
 
+@pytest.mark.slow
 def test_outside_a_map_it_is_the_train_step_of_the_loop(own):
     config, mesh = with_objective(dropout=0.2), make_mesh(8)
     graphdef, state = create(config, small.SIZES)
@@ -70,6 +71,7 @@ def test_the_sketch_has_counted_the_positives_of_the_step(own):
     assert float(sketch.total) == int(metrics["pairs"]) > 0
 
 
+@pytest.mark.slow
 def test_dropout_acts_in_training_only(own):
     (validation, _), _ = own_gradient(with_objective(dropout=0.2), training=False)
     (without, _), _ = own_gradient(with_objective(dropout=0.0))
@@ -84,6 +86,7 @@ def newest_only(keys, batch, positive_table, item=3):
     return Targets(newest, jnp.full_like(newest, item), valid, valid.astype(jnp.float32))
 
 
+@pytest.mark.slow
 def test_an_objective_may_be_anybodys_function():
     (_, (sketch, metrics)), gradient = own_gradient(small.config(), objective=newest_only)
     assert int(metrics["pairs"]) == 16
@@ -126,6 +129,7 @@ def contrasts(**changes):
     return draw_contrasts(objective, jax.random.key(0), rows, (item, user, valid), sketch, CORPUS)
 
 
+@pytest.mark.slow
 def test_separate_pools_are_the_merged_pool_in_two_and_each_has_its_own_q():
     (merged,), (in_batch, random) = contrasts(), contrasts(pool="separate")
     joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), in_batch.pool, random.pool)
@@ -153,6 +157,7 @@ def test_what_logq_corrects():
     ("name", "width"),
     [("dense_all_action", 6), ("all_action", 6), ("next_action", 1), ("sasrec", 20), ("sasrec_plain", 20)],
 )
+@pytest.mark.slow
 def test_the_config_chooses_the_objective(name, width):
     objective, batch = with_objective(name=name).objective, small.batch()
     keys = jax.random.split(jax.random.key(0), 16)
