@@ -20,9 +20,9 @@ def qkv(length: int, seed: int = 0):
 @pytest.mark.parametrize(
     "length",
     [
-        1,
-        *(pytest.param(length, marks=pytest.mark.slow) for length in (5, QUERY_BLOCK, QUERY_BLOCK + 1)),
-        2 * QUERY_BLOCK + 17,
+        5,
+        QUERY_BLOCK + 1,
+        *(pytest.param(n, marks=pytest.mark.slow) for n in (1, QUERY_BLOCK, 2 * QUERY_BLOCK + 17)),
     ],
 )
 def test_blocks_equal_the_library_in_value_and_gradient(length):

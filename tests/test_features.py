@@ -42,6 +42,7 @@ def test_three_times_of_each_action():
 @pytest.mark.parametrize(
     "feature", ["item", "action", "surface", "duration", "absolute_time", "relative_time"]
 )
+@pytest.mark.slow
 def test_a_dropped_feature_reaches_the_input_in_nothing_and_leaves_the_others(feature):
     """Without the feature's rows of the kernel the encoder is the whole one with those rows at zero."""
     config = small.config().model

@@ -15,6 +15,7 @@ from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.training import state as training_state
 
 
+@pytest.mark.slow
 def test_embeds_the_newest_action_and_every_item(monkeypatch):
     monkeypatch.setattr(inference, "ITEM_CHUNK", 25)  # 60 items: the last chunk is not full
     graphdef, state = training_state.create(small.config(), small.SIZES)

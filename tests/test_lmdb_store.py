@@ -142,6 +142,7 @@ def test_a_disk_that_takes_no_more_is_an_error_and_loses_nothing(place, tmp_path
     assert (place.live(), place.of(version).get("u1")[0]) == (version, 2)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_the_old_version_is_served_and_the_next_run_completes(place, tmp_path):
     publish_users(place, tmp_path, make_state(tmp_path, 1, {"u1": 1}))
     users = {f"v{number}": 0.5 for number in range(100_000)}
