@@ -13,6 +13,7 @@ import small_run
 from jax.sharding import NamedSharding, PartitionSpec
 from prepared import write_prepared
 
+from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.training import loop
 from pinnerformer_jax.training.checkpoint import Checkpoints, load_for_inference
 from pinnerformer_jax.training.loop import NonFiniteError, NoPairsError, fit, open_run, train
@@ -53,7 +54,7 @@ def lines_of(workdir):
 
 
 def saved(workdir, config):
-    abstract = jax.eval_shape(lambda: create(config, loop.Sizes(8, 3, 3))[1])
+    abstract = jax.eval_shape(lambda: create(config, Sizes(8, 3, 3))[1])
     with Checkpoints(workdir) as checkpoints:
         return checkpoints.restore(abstract, NamedSharding(make_mesh(), PartitionSpec()))
 

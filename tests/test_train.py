@@ -55,7 +55,11 @@ class Project:
         self.folder = folder
         self.config = small_run.config(small_run.write_data(folder / "prepared"))
         self.config_file = write_config(folder / "small.py", self.config)
-        kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("XLA_FLAGS", "JAX_COMPILATION"))
+        }
         self.environment = kept | {
             "XDG_CACHE_HOME": str(folder / "cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
