@@ -238,6 +238,7 @@ def test_what_does_not_fit_is_said_before_anything_is_written(prepared, tmp_path
     config = small_run.config(prepared, batch_size=12)
     with pytest.raises(ValueError, match=r"training\.batch_size = 12: must be a multiple of the 8 devices"):
         open_run(config, tmp_path / "run")
+    config = small_run.config(prepared)
     lost = dataclasses.replace(config, data=dataclasses.replace(config.data, prepared=str(tmp_path / "no")))
     with pytest.raises(FileNotFoundError, match=r"run python -m pinnerformer_jax\.ingest"):
         open_run(lost, tmp_path / "run")
