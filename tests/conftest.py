@@ -28,15 +28,11 @@ import pinnerformer_jax as package
 from pinnerformer_jax.runtime import cpu_kind
 
 if find_spec("beartype"):  # a GPU machine may lack it
-    # config says itself what type a setting must have; Grain's processes cannot unpickle a wrapped `windows`.
-    root, unchecked = (
-        Path(package.__file__).parent,
-        {"pinnerformer_jax.config", "pinnerformer_jax.data.windows"},
+    # All but config, which says itself what type a setting must have.
+    stages = [f"pinnerformer_jax.{path.stem}" for path in Path(package.__file__).parent.iterdir()]
+    install_import_hook(
+        [name for name in stages if name != "pinnerformer_jax.config"], "typechecking.checked"
     )
-    modules = {
-        ".".join(["pinnerformer_jax", *f.relative_to(root).with_suffix("").parts]) for f in root.rglob("*.py")
-    }
-    install_import_hook(sorted(modules - unchecked), "typechecking.checked")
 
 # Many tests, and the processes that they start, compile the same programs, and so does the next run.
 os.environ.setdefault(
