@@ -7,7 +7,7 @@ people comes first; the last line of stdout is JSON with the date, the machine, 
 every figure. Users are made up (the config gives the sizes, no data need be prepared), and nothing but jax,
 flax, optax and numpy is needed (`items`: tqdm too).
 
-Any setting of pinnerformer_jax/config.py goes on the command line by its name, such as
+Any setting of pinnerformer_jax/config/ goes on the command line by its name, such as
 --model.compute-dtype bfloat16 or --training.batch-size 512.
 """
 

@@ -30,7 +30,7 @@ def override(config: Config, arguments: Sequence[str]) -> Config:
         types = typing.get_type_hints(type(part)) if dataclasses.is_dataclass(part) else {}
         if not name.startswith("--") or setting not in types:
             raise ValueError(
-                f"{name}: no such flag or setting; settings are those of pinnerformer_jax/config.py"
+                f"{name}: no such flag or setting; settings are those of pinnerformer_jax/config/"
             )
         changed = dataclasses.replace(part, **{setting: _read(name, value, types[setting])})
         config = dataclasses.replace(config, **{section: changed})

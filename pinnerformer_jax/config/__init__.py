@@ -1,0 +1,69 @@
+"""Every setting of an experiment, typed and frozen; the only home of defaults.
+
+data.py         the event log, the prepared folder, the items
+model.py        the two towers
+training.py     the objective and the training
+evaluation.py   user vectors, the served index, the evaluation
+pinsage.py      item vectors by PinSage
+checks.py       checks of single settings
+
+A file in configs/ builds one `Config` named `config`; the command line overrides single
+fields (`--training.batch-size 512`); the run saves what it used beside its checkpoints.
+Each class checks itself when built, and its errors name the field and the fix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pinnerformer_jax.config.data import ColumnsConfig, DataConfig, ItemsConfig, PositiveRule
+from pinnerformer_jax.config.evaluation import EmbeddingConfig, EvaluationConfig, IndexConfig
+from pinnerformer_jax.config.model import Attention, Feature, ModelConfig
+from pinnerformer_jax.config.pinsage import PinSageConfig, PinSageLoss
+from pinnerformer_jax.config.training import (
+    ItemDtype,
+    LossName,
+    ObjectiveConfig,
+    ObjectiveName,
+    PoolName,
+    TrainingConfig,
+)
+
+__all__ = [
+    "Attention",
+    "ColumnsConfig",
+    "Config",
+    "DataConfig",
+    "EmbeddingConfig",
+    "EvaluationConfig",
+    "Feature",
+    "IndexConfig",
+    "ItemDtype",
+    "ItemsConfig",
+    "LossName",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "ObjectiveName",
+    "PinSageConfig",
+    "PinSageLoss",
+    "PoolName",
+    "PositiveRule",
+    "TrainingConfig",
+]
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment: every setting, by section. Files in configs/ build one each."""
+
+    name: str = "pinnerformer"
+    """For people: shown in logs and reports."""
+    data: DataConfig = field(default_factory=DataConfig)
+    items: ItemsConfig = field(default_factory=ItemsConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+    index: IndexConfig = field(default_factory=IndexConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    pinsage: PinSageConfig = field(default_factory=PinSageConfig)

@@ -1,0 +1,69 @@
+"""Settings of what follows training: user vectors, the served index, the evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pinnerformer_jax.config.checks import require, require_types
+
+
+@dataclass(frozen=True)
+class EmbeddingConfig:
+    """Vectors of users from a trained model, in the evaluation and in the daily job."""
+
+    batch_size: int = 256
+    """Users embedded at a time."""
+
+    def __post_init__(self) -> None:
+        require_types(self, "embedding")
+        require(self.batch_size >= 1, "embedding.batch_size", self.batch_size, "must be >= 1")
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """The served index of items, by ScaNN."""
+
+    leaves: int = 0
+    """Partitions; 0: about sqrt(items), and brute force below 20,000 items."""
+    leaves_searched: int = 0
+    """Partitions a query looks into; 0: a tenth, at least ten."""
+    reorder: int = 200
+    """Candidates re-scored exactly; at least four times the neighbours wanted, or recall falls."""
+
+    def __post_init__(self) -> None:
+        require_types(self, "index")
+        for name in ("leaves", "leaves_searched"):
+            require(getattr(self, name) >= 0, f"index.{name}", getattr(self, name), "must be >= 0")
+        require(self.reorder >= 1, "index.reorder", self.reorder, "must be >= 1")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Unseen users, embedded as of t, against what they did in the days after it."""
+
+    index_size: int = 1_000_000
+    """Random items in the index of the paper's Recall@10; the whole catalogue if it is smaller."""
+    cutoffs: tuple[int, ...] = (10, 50)
+    """k of Recall@k, NDCG@k and HitRate@k over the full catalogue."""
+    filter_seen: bool = False
+    """Protocol `full`: take items the user has touched out of the candidates (`new_items` always does)."""
+    batch_size: int = 256
+    """Users scored at a time."""
+    topics: int = 350
+    """Topics of interest entropy, where none are given: k-means clusters of the item vectors."""
+    max_users: int = 0
+    """Evaluate on a random sample of so many users; 0: all."""
+    seed: int = 0
+    """Of the index sample, the user sample and k-means."""
+
+    def __post_init__(self) -> None:
+        require_types(self, "evaluation")
+        require(
+            all(k >= 1 for k in self.cutoffs) and self.cutoffs != (),
+            "evaluation.cutoffs",
+            self.cutoffs,
+            "needs k >= 1",
+        )
+        for name in ("index_size", "batch_size", "topics"):
+            require(getattr(self, name) >= 1, f"evaluation.{name}", getattr(self, name), "must be >= 1")
+        require(self.max_users >= 0, "evaluation.max_users", self.max_users, "must be >= 0")
