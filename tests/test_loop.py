@@ -229,11 +229,6 @@ def test_without_validation_users_the_best_is_the_last(tmp_path, capsys):
     assert_equal(jax.device_get(load_for_inference(tmp_path / "run")[2]), jax.device_get(state.params))
 
 
-def test_input_from_processes_gives_the_same_run(finished, prepared, tmp_path):
-    state = train(*open_run(small_run.config(prepared, input_workers=2), tmp_path))
-    assert_equal(jax.device_get(state), finished[1])
-
-
 def test_what_does_not_fit_is_said_before_anything_is_written(prepared, tmp_path):
     config = small_run.config(prepared, batch_size=12)
     with pytest.raises(ValueError, match=r"training\.batch_size = 12: must be a multiple of the 8 devices"):

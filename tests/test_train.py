@@ -124,6 +124,13 @@ def test_programs_are_kept_for_the_next_start(project):
     assert list((project.folder / "cache").glob("pinnerformer_jax/programs-*/jit_device_step-*"))
 
 
+def test_input_from_processes_gives_the_same_run(project):
+    # In a process without checked annotations: Grain cannot pickle the methods that they wrap.
+    done = project.run("workers", "--training.input-workers", "2")
+    assert done.returncode == 0, done.stderr
+    assert_same_run(project, "workers")
+
+
 def test_killed_between_checkpoints_it_resumes_bit_for_bit(project):
     killed = project.run("killed", signal_at=(11, signal.SIGKILL))
     assert killed.returncode == -signal.SIGKILL
