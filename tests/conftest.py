@@ -2,6 +2,7 @@
 and types checked against the annotations at every call."""
 
 import os
+import shutil
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -57,3 +58,36 @@ def standard_promotion():
     """For calls into optax, which computes float ** int."""
     with jax.numpy_dtype_promotion("standard"):
         yield
+
+
+@pytest.fixture
+def timelines(tmp_path):
+    """Those of event_world, imported here because a GPU machine may lack what it needs."""
+    from event_world import make_timelines
+
+    return make_timelines(tmp_path)
+
+
+@pytest.fixture
+def connection(timelines):
+    """An engine that has their catalogue."""
+    from event_world import connect
+
+    with connect(timelines) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def first_state(tmp_path_factory):
+    """(folder, workdir, snapshots) of a run whose first state, of day 29, is published. For reading."""
+    from daily_run import make_first_state
+
+    folder = tmp_path_factory.mktemp("first-state")
+    return folder, *make_first_state(folder, dtype="float32")
+
+
+@pytest.fixture
+def copied_state(first_state, tmp_path):
+    """(folder for logs, workdir, snapshots), the snapshots a copy to write to."""
+    shutil.copytree(first_state[2], tmp_path / "snapshots")
+    return tmp_path, first_state[1], tmp_path / "snapshots"

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pyarrow as pa
 from logs import COLUMNS, write_items, write_parquet
 
 from pinnerformer_jax.config import (
@@ -19,12 +20,17 @@ from pinnerformer_jax.config import (
     ModelConfig,
     TrainingConfig,
 )
-from pinnerformer_jax.data.contracts import DAY, parse_time
+from pinnerformer_jax.data.contracts import DAY, NO_TIME, Events, parse_time, to_device_time
 from pinnerformer_jax.data.timelines import read_manifest
+from pinnerformer_jax.files import sha256
 from pinnerformer_jax.ingestion.ingest import prepare
+from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.serving.daily import run
 from pinnerformer_jax.serving.plan import Job
+from pinnerformer_jax.serving.snapshot import read_parquet
+from pinnerformer_jax.serving.state import current
+from pinnerformer_jax.serving.trained_model import TrainedModel
 from pinnerformer_jax.training.checkpoint import Checkpoints, RunRecord, claim, data_digest
 from pinnerformer_jax.training.sharding import make_mesh, replicate
 from pinnerformer_jax.training.state import create
@@ -67,6 +73,9 @@ def make_rows(users: int = 50, seed: int = 0) -> list[Row]:
             for second in [*times, *later]
         ]
     return rows
+
+
+ROWS = make_rows()
 
 
 def of_days(rows: list[Row], first: int, last: int) -> list[Row]:
@@ -118,3 +127,57 @@ def make_run(folder: Path, rows: list[Row], seed: int = 0, **model: Any) -> Path
 def publish(workdir: Path, snapshots: Path, **job: Any) -> str:
     """Run the job, in silence."""
     return run(Job(workdir, snapshots, **job), lambda text: None)
+
+
+def make_first_state(folder: Path, **job: Any) -> tuple[Path, Path]:
+    """A run of ROWS and the state of its last day; the workdir, the folder of the states."""
+    workdir, snapshots = make_run(folder, ROWS), folder / "snapshots"
+    publish(workdir, snapshots, date=day(TRAINED - 1), **job)
+    return workdir, snapshots
+
+
+def run_day(where: tuple[Path, Path, Path], number: int, rows: list[Row] = ROWS, **job: Any) -> str:
+    """Run the job of a day over its rows, at (folder for logs, workdir, snapshots); the state's name."""
+    folder, workdir, snapshots = where
+    log = write_log(folder, rows, number)
+    return publish(workdir, snapshots, date=day(number), dtype="float32", events=(log,), **job)
+
+
+def users_of(snapshots: Path, name: str | None = None) -> tuple[dict[str, int], pa.Table]:
+    """{user: row} and table of the users in a state, by default the served one."""
+    table = read_parquet(snapshots / (name or current(snapshots)) / "users.parquet")
+    return dict(zip(table["user_id"].to_pylist(), range(len(table)), strict=True)), table
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """{file: checksum} of all files."""
+    return {str(file.relative_to(folder)): sha256(file) for file in folder.rglob("*") if file.is_file()}
+
+
+def expected(workdir: Path, rows: list[Row]) -> dict[str, np.ndarray]:
+    """{user: vector}, straight from rows, by the model; of users with two events or more."""
+    model = TrainedModel.load(workdir, "best")
+    number = {item: row for row, item in enumerate(model.catalog.item_ids)}
+    manifest, width = model.timelines.manifest, model.config.model.max_length
+    embedder = Embedder(model.graphdef, model.params, model.catalog.features)
+    vectors = {}
+    for user in sorted({row["user"] for row in rows}):
+        mine = sorted((row for row in rows if row["user"] == user), key=lambda row: row["time"])[-width:]
+        if len(mine) < 2:
+            continue
+        events = Events(
+            item=np.array([number[row["item"]] for row in mine], np.int32),
+            action=np.array([manifest.actions.index(row["action"]) for row in mine], np.uint8),
+            surface=np.array([manifest.surfaces.index(row["surface"]) for row in mine], np.uint8),
+            time=to_device_time(np.array([row["time"] for row in mine])),
+            duration=np.array([row["duration"] for row in mine], np.float32),
+        )
+        blank = Events(0, 0, 0, NO_TIME, 0.0)
+        padded = Events(
+            *(
+                np.pad(values, (0, width - len(mine)), constant_values=fill)[None]
+                for values, fill in zip(events, blank, strict=True)
+            )
+        )
+        vectors[user] = embedder.users(padded, np.array([len(mine)], np.int32))[0]
+    return vectors

@@ -6,23 +6,12 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from event_world import DATA, NONE, SECOND, START, connect, events_of, load, make_timelines, row
+from event_world import DATA, NONE, SECOND, START, events_of, load, row
 from logs import write_parquet
 
 from pinnerformer_jax.serving import event_store
 from pinnerformer_jax.serving.day_log import load_log
 from pinnerformer_jax.serving.manifest import EventCounts, LogCounts
-
-
-@pytest.fixture
-def timelines(tmp_path):
-    return make_timelines(tmp_path)
-
-
-@pytest.fixture
-def connection(timelines):
-    with connect(timelines) as connection:
-        yield connection
 
 
 def test_what_becomes_of_a_log(connection, timelines, tmp_path):

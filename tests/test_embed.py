@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from daily_run import TRAINED, day, make_rows, make_run, publish, write_log
+from daily_run import ROWS, TRAINED, day, make_first_state, write_log
 
 from pinnerformer_jax import embed, recommend
 from pinnerformer_jax.serving import state
@@ -16,16 +16,12 @@ from pinnerformer_jax.serving.lmdb_store import LmdbStore
 from pinnerformer_jax.serving.manifest import read_manifest, verify_state
 from pinnerformer_jax.serving.stores import open_store
 
-ROWS = make_rows()
-
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """(workdir, snapshots with one state, the next day's log)."""
     folder = tmp_path_factory.mktemp("world")
-    workdir = make_run(folder, ROWS)
-    publish(workdir, folder / "snapshots", date=day(TRAINED - 1))
-    return workdir, folder / "snapshots", write_log(folder, ROWS, TRAINED)
+    return *make_first_state(folder), write_log(folder, ROWS, TRAINED)
 
 
 @pytest.fixture

@@ -7,12 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from daily_run import TRAINED, day, make_rows, make_run, of_days, publish
+from daily_run import ROWS, TRAINED, make_first_state, of_days
 
 from pinnerformer_jax.serving import snapshot, state
 from pinnerformer_jax.serving.embed_events import embed_events
-
-ROWS = make_rows()
 
 
 class Interchanged:
@@ -39,9 +37,8 @@ class Streamed:
 def world(tmp_path_factory):
     """(workdir, the trained log as a table, users of the state that the daily job makes of it)"""
     folder = tmp_path_factory.mktemp("world")
-    workdir = make_run(folder, ROWS)
-    publish(workdir, folder / "snapshots", date=day(TRAINED - 1), dtype="float32")
-    users = folder / "snapshots" / state.current(folder / "snapshots") / "users.parquet"
+    workdir, snapshots = make_first_state(folder, dtype="float32")
+    users = snapshots / state.current(snapshots) / "users.parquet"
     return workdir, pq.read_table(folder / "log.parquet"), snapshot.read_parquet(users)
 
 

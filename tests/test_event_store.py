@@ -5,23 +5,11 @@ import dataclasses
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
-from event_world import DATA, NONE, SECOND, START, connect, events_of, load, make_timelines, row
+from event_world import DATA, NONE, SECOND, START, events_of, load, row
 
 from pinnerformer_jax.config import PositiveRule
 from pinnerformer_jax.serving import event_store
 from pinnerformer_jax.serving.manifest import TimelineCounts
-
-
-@pytest.fixture
-def timelines(tmp_path):
-    return make_timelines(tmp_path)
-
-
-@pytest.fixture
-def connection(timelines):
-    with connect(timelines) as connection:
-        yield connection
 
 
 def test_the_newest_events_of_the_timelines(connection, timelines, tmp_path):

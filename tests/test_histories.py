@@ -1,22 +1,10 @@
 """Timelines of the users to embed."""
 
 import pyarrow as pa
-import pytest
-from event_world import NONE, SECOND, START, connect, load, make_timelines, row
+from event_world import NONE, SECOND, START, load, row
 
 from pinnerformer_jax.serving import event_store
 from pinnerformer_jax.serving.histories import write_histories
-
-
-@pytest.fixture
-def timelines(tmp_path):
-    return make_timelines(tmp_path)
-
-
-@pytest.fixture
-def connection(timelines):
-    with connect(timelines) as connection:
-        yield connection
 
 
 def test_who_is_embedded(connection, timelines, tmp_path):

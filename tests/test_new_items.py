@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from daily_run import FIRST, ITEMS, TRAINED, day, make_rows, make_run, of_days, publish, write_log
+from daily_run import FIRST, ITEMS, ROWS, TRAINED, day, make_run, of_days, publish, write_log
 from logs import write_items
 from prepared import write_prepared
 
@@ -20,7 +20,6 @@ from pinnerformer_jax.serving.manifest import read_manifest
 from pinnerformer_jax.serving.recommender import Recommender
 from pinnerformer_jax.serving.trained_model import TrainedModel
 
-ROWS = make_rows()
 NEW = ["i20", "i21"]  # write_items draws row by row: the vectors before them are those of the run
 
 

@@ -2,22 +2,19 @@
 
 import pyarrow as pa
 import pytest
-from daily_run import TRAINED, day, make_rows, make_run, publish, write_log
+from daily_run import ROWS, TRAINED, day, make_first_state, write_log
 
 from pinnerformer_jax.serving import state
 from pinnerformer_jax.serving.plan import Job, make_plan, read_ids
 from pinnerformer_jax.serving.trained_model import TrainedModel
-
-ROWS = make_rows()
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """(folder, workdir, model, snapshots with a state of day 29)"""
     folder = tmp_path_factory.mktemp("world")
-    workdir = make_run(folder, ROWS)
-    publish(workdir, folder / "snapshots", date=day(TRAINED - 1))
-    return folder, workdir, TrainedModel.load(workdir, "best"), folder / "snapshots"
+    workdir, snapshots = make_first_state(folder)
+    return folder, workdir, TrainedModel.load(workdir, "best"), snapshots
 
 
 def test_the_first_plan_has_no_base(world, tmp_path):

@@ -1,20 +1,16 @@
 """python -m pinnerformer_jax.recommend."""
 
 import pytest
-from daily_run import TRAINED, day, make_rows, make_run, of_days, publish
+from daily_run import ROWS, TRAINED, make_first_state, of_days
 from rich.console import Console
 
 from pinnerformer_jax import recommend
 from pinnerformer_jax.serving.recommender import Item, Recommendations, Recommender
 
-ROWS = make_rows()
-
 
 @pytest.fixture(scope="module")
 def snapshots(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("world")
-    publish(make_run(folder, ROWS), folder / "snapshots", date=day(TRAINED - 1))
-    return folder / "snapshots"
+    return make_first_state(tmp_path_factory.mktemp("world"))[1]
 
 
 def test_titles_are_shown(snapshots, capsys):

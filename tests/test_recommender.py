@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pyarrow as pa
 import pytest
-from daily_run import ITEMS, TRAINED, day, make_rows, make_run, of_days, publish, write_log
+from daily_run import ITEMS, ROWS, TRAINED, day, make_run, of_days, publish, write_log
 
 from pinnerformer_jax.retrieval.scann_index import ScannIndex
 from pinnerformer_jax.serving import snapshot, state
@@ -16,7 +16,6 @@ from pinnerformer_jax.serving.store import publish_users
 from pinnerformer_jax.serving.stores import open_store
 from pinnerformer_jax.serving.tombstones import add_tombstones
 
-ROWS = make_rows()
 USER = "u001"
 
 

@@ -4,15 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from daily_run import TRAINED, day, make_rows, make_run, of_days
+from daily_run import ROWS, TRAINED, day, make_run, of_days
 from logs import write_parquet
 
 from pinnerformer_jax import replay as verb
 from pinnerformer_jax.serving import snapshot, state
 from pinnerformer_jax.studies import replay
 from pinnerformer_jax.studies.replay import Span
-
-ROWS = make_rows()
 
 
 @pytest.fixture(scope="module")
