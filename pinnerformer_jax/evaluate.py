@@ -32,13 +32,7 @@ from pinnerformer_jax.evaluation.results import NotMeasured, Provenance, Results
 from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.retrieval.scann_index import ScannIndex, against_exact
 from pinnerformer_jax.runtime import set_up_process
-from pinnerformer_jax.training.checkpoint import (
-    checkpoint_step,
-    data_digest,
-    load_for_inference,
-    open_data,
-    read_record,
-)
+from pinnerformer_jax.training.checkpoint import data_digest, open_data, read_checkpoint, read_record
 
 RETRIEVAL_QUERIES = 4096
 """Exact search and ScaNN are compared on at most so many users."""
@@ -116,8 +110,7 @@ def evaluate_run(
         ValueError: the prepared folder is not the one of the training, or no user can be evaluated.
     """
     console, workdir = Console(), Path(workdir)
-    trained_with, graphdef, params = load_for_inference(workdir, checkpoint)
-    step = checkpoint_step(workdir, checkpoint)
+    trained_with, graphdef, params, step = read_checkpoint(workdir, checkpoint)
     config = config or trained_with
     timelines, catalog = open_data(workdir)
     data = EvaluationData(config, timelines, catalog)

@@ -153,7 +153,7 @@ def test_a_loss_that_is_not_finite_names_its_step_and_keeps_the_checkpoint(prepa
 
 
 def test_a_validation_loss_that_is_not_finite_is_not_saved(prepared, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_validation", lambda *_: lambda state: {"validation_loss": float("nan")})
+    monkeypatch.setattr(loop, "_validation", lambda *_: lambda state: float("nan"))
     with pytest.raises(NonFiniteError, match=r"^step 4: the validation loss .*There is no checkpoint yet"):
         train(*open_run(small_run.config(prepared), tmp_path))
 

@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import pytest
 
 from pinnerformer_jax.training import metrics_log
-from pinnerformer_jax.training.metrics_log import Meter, MetricsLog
+from pinnerformer_jax.training.metrics_log import Meter, MetricsLog, StepMetrics
 
-TRAINED = {"loss": 2.0, "users_per_second": 100.0, "tokens_per_second": 900.0}
+TRAINED = StepMetrics(
+    gradient_norm=1, learning_rate=0.1, loss=2.0, negatives=9, pairs=3, temperature=0.1, tokens=30, users=8,
+    users_per_second=100.0, tokens_per_second=900.0, input_wait_share=0.0,
+)  # fmt: skip
 
 
 class Clock:
@@ -27,11 +30,10 @@ def clock(monkeypatch):
 
 
 def of_step(loss, failed=-1):
-    return {
-        "loss": jnp.float32(loss),
-        "tokens": jnp.int32(30),
-        "pairs": jnp.int32(3),
-        "failed_step": jnp.int32(failed),
+    floats = {"gradient_norm": 1.0, "learning_rate": 1e-3, "loss": loss, "temperature": 0.1}
+    counts = {"negatives": 9, "pairs": 3, "tokens": 30, "users": 8, "failed_step": failed}
+    return {name: jnp.float32(value) for name, value in floats.items()} | {
+        name: jnp.int32(value) for name, value in counts.items()
     }
 
 
@@ -39,13 +41,13 @@ def test_a_step_is_read_when_the_next_is_dispatched(clock):
     meter = Meter(batch_size=8, step=10)
     meter.start()
     meter.push(of_step(1.0))
-    assert (meter.step, meter.take()) == (10, {})
+    assert (meter.step, meter.take()) == (10, None)
     meter.push(of_step(3.0))
     assert meter.step == 11
     meter.flush()
     assert meter.step == 12
     clock.now += 1
-    assert meter.take()["loss"] == 2.0
+    assert meter.take().loss == 2.0
 
 
 def test_only_training_is_timed(clock):
@@ -63,13 +65,13 @@ def test_only_training_is_timed(clock):
     clock.now += 1
     meter.flush()
     values = meter.take()
-    assert values["users_per_second"] == 2 * 8 / 4
-    assert values["tokens_per_second"] == 2 * 30 / 4
-    assert values["input_wait_share"] == 1 / 4
+    assert values.users_per_second == 2 * 8 / 4
+    assert values.tokens_per_second == 2 * 30 / 4
+    assert values.input_wait_share == 1 / 4
     clock.now += 2
     meter.push(of_step(1.0))
     meter.flush()
-    assert meter.take()["users_per_second"] == 8 / 2  # counted from the last line on
+    assert meter.take().users_per_second == 8 / 2  # counted from the last line on
 
 
 def test_a_step_that_failed_is_known_by_number():
@@ -106,7 +108,7 @@ def test_a_run_that_starts_anew_starts_an_empty_curve(tmp_path):
 
 def test_no_steps_give_no_line(tmp_path):
     with MetricsLog(tmp_path, 0, steps=10, batch_size=8) as log:
-        log.write(0, {})
+        log.write(0, None)
     assert steps_of(tmp_path) == []
 
 

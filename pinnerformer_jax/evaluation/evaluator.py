@@ -74,10 +74,11 @@ class Evaluator:
         """Inner product of a user's and an item's vector."""
         return inner_products(self.user_vectors, self.item_vectors)
 
-    def embed_users(self, users: np.ndarray) -> np.ndarray:
-        """float32 [U, D]: users as of t, by their numbers in the timelines, int64 [U]."""
+    def embed_users(self, users: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
+        """float32 [U, D]: users, by their numbers in the timelines, int64 [U]; as of t, or after their first
+        `counts` events, int64 [U]."""
         batch_size = self.data.config.embedding.batch_size
-        return embed_users(self.embedder, self.data.timelines, users, self.max_length, batch_size)
+        return embed_users(self.embedder, self.data.timelines, users, self.max_length, batch_size, counts)
 
     def metrics(self, baselines: Mapping[str, Scorer] | None = None) -> MethodResults:
         """Metrics of the model, and of other scorers by name."""
@@ -88,7 +89,7 @@ class Evaluator:
         """Recall@10 with users embedded "once", "daily" and in "real time" (paper, Table 2)."""
         data = self.data
         found = staleness(
-            self.embedder.users, self.item_vectors, data.timelines, data.protocol,
-            data.config.data.positives, data.config.evaluation, self.max_length,
+            self.embed_users, self.item_vectors, data.timelines, data.protocol,
+            data.config.data.positives, data.config.evaluation,
         )  # fmt: skip
         return {name: outcome.recall.value() for name, outcome in found.items()}

@@ -17,11 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from pinnerformer_jax.config import EvaluationConfig, PositiveRule
-from pinnerformer_jax.data.contracts import DAY, Events
+from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.data.positives import positive_table
 from pinnerformer_jax.data.ragged import flat_ranges, offsets_of, owners
 from pinnerformer_jax.data.timelines import Timelines
-from pinnerformer_jax.data.windows import histories_up_to
 from pinnerformer_jax.evaluation.comparison import MAX_SCORES, PAPER_K, Statistic, inner_products
 from pinnerformer_jax.evaluation.metrics import NO_PAIRS, index_hits, rank_targets
 from pinnerformer_jax.evaluation.protocol import Protocol
@@ -51,13 +50,12 @@ class Embedded(NamedTuple):
 
 
 def staleness(
-    embed: Callable[[Events, np.ndarray], np.ndarray],
+    embed: Callable[[np.ndarray, np.ndarray], np.ndarray],
     items: np.ndarray,
     timelines: Timelines,
     protocol: Protocol,
     rules: tuple[PositiveRule, ...],
     config: EvaluationConfig,
-    max_length: int,
 ) -> dict[str, Embedded]:
     """Recall@10 of "once", "daily" and "real time".
 
@@ -65,19 +63,19 @@ def staleness(
     the whole window are no candidates. This holds for every schedule.
 
     Args:
-        embed: `Embedder.users`: histories [B, T] and lengths [B] -> float32 [B, D].
+        embed: from users, by their numbers in the timelines, int64 [V], and counts of their events, int64
+            [V], to the vectors that each user has after so many events, float32 [V, D].
         items: [N, D] item embeddings.
         timelines: a prepared folder.
         protocol: users, targets and index.
         rules: what makes an event positive.
         config: batch size.
-        max_length: T.
     """
     manifest = timelines.manifest
     table = positive_table(rules, manifest.actions, manifest.surfaces)
     window = read_window(timelines, protocol, table)
     return {
-        name: schedule_recall(embed, items, timelines, protocol, window, moments, config, max_length)
+        name: schedule_recall(embed, items, protocol, window, moments, config)
         for name, moments in schedules(window, protocol).items()
     }
 
@@ -110,14 +108,12 @@ def schedules(window: Window, protocol: Protocol) -> dict[str, Moments]:
 
 
 def schedule_recall(
-    embed: Callable[[Events, np.ndarray], np.ndarray],
+    embed: Callable[[np.ndarray, np.ndarray], np.ndarray],
     items: np.ndarray,
-    timelines: Timelines,
     protocol: Protocol,
     window: Window,
     moments: Moments,
     config: EvaluationConfig,
-    max_length: int,
 ) -> Embedded:
     """One schedule; the arguments are those of `staleness`."""
     seen = visible(window, moments, protocol)
@@ -128,15 +124,8 @@ def schedule_recall(
     rows, row = np.unique(np.stack([user, counts], axis=1), axis=0, return_inverse=True)
     owner, vectors = rows[:, 0], len(rows)
 
+    score = inner_products(embed(protocol.users[owner], rows[:, 1]), items)
     size = max(1, min(config.batch_size, vectors, MAX_SCORES // len(items)))
-    embeddings = []
-    for start in range(0, vectors, size):
-        chunk = np.minimum(np.arange(start, start + size), vectors - 1)  # one shape, one program
-        embeddings.append(
-            embed(*histories_up_to(timelines, protocol.users[owner[chunk]], rows[chunk, 1], max_length))
-        )
-    score = inner_products(np.concatenate(embeddings)[:vectors], items)
-
     index, offsets = jnp.asarray(protocol.index), protocol.targets.offsets
     count = np.diff(offsets)[owner]  # the user's targets, for each vector
     hits = []

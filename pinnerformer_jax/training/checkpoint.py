@@ -175,13 +175,13 @@ class Checkpoints:
         items = self._restore(self.step("last"), _items(abstract), sharding)
         return TrainState(params=items["params"], **items["rest"])
 
-    def restore_params(self, abstract: Any, sharding: Sharding, which: Literal["last", "best"]) -> Any:
-        """The parameters of a checkpoint, and nothing else of it.
+    def restore_params(self, abstract: Any, sharding: Sharding, step: int) -> Any:
+        """The parameters of the checkpoint after so many steps, and nothing else of it.
 
         Raises:
             ValueError: the checkpoint cannot be read.
         """
-        return self._restore(self.step(which), {"params": abstract}, sharding)["params"]
+        return self._restore(step, {"params": abstract}, sharding)["params"]
 
     def _restore(self, step: int | None, items: dict[str, Any], sharding: Sharding) -> dict[str, Any]:
         def placed(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -229,6 +229,15 @@ def open_data(workdir: Path) -> tuple[Timelines, Catalog]:
     return timelines, Catalog.open(prepared)
 
 
+class Checkpoint(NamedTuple):
+    """A trained model, and when it was saved."""
+
+    config: Config
+    graphdef: nnx.GraphDef
+    params: Any  # a nested dict of float32 arrays, on the first device
+    step: int  # training steps done
+
+
 def load_for_inference(
     workdir: str | Path, which: Literal["last", "best"] = "best"
 ) -> tuple[Config, nnx.GraphDef, Any]:
@@ -246,27 +255,20 @@ def load_for_inference(
         FileNotFoundError: no run or no checkpoint is there.
         ValueError: the checkpoint cannot be read.
     """
+    return read_checkpoint(workdir, which)[:3]
+
+
+def read_checkpoint(workdir: str | Path, which: Literal["last", "best"] = "best") -> Checkpoint:
+    """`load_for_inference`, with the step of the checkpoint."""
     workdir = Path(workdir)
     run = read_record(workdir)
     graphdef, abstract = jax.eval_shape(lambda: PinnerFormer(run.config, run.sizes).split())
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        if checkpoints.step() is None:
+        step = checkpoints.step(which)
+        if step is None:
             raise FileNotFoundError(f"{workdir}: the run has no checkpoint yet; train further")
         device = SingleDeviceSharding(jax.devices()[0])
-        return run.config, graphdef, checkpoints.restore_params(abstract, device, which)
-
-
-def checkpoint_step(workdir: str | Path, which: Literal["last", "best"] = "best") -> int:
-    """The training steps done at a checkpoint.
-
-    Raises:
-        FileNotFoundError: the run has no checkpoint.
-    """
-    with Checkpoints(Path(workdir), read_only=True) as checkpoints:
-        step = checkpoints.step(which)
-    if step is None:
-        raise FileNotFoundError(f"{workdir}: the run has no checkpoint yet; train further")
-    return step
+        return Checkpoint(run.config, graphdef, checkpoints.restore_params(abstract, device, step), step)
 
 
 def _record_path(workdir: Path) -> Path:

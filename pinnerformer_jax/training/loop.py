@@ -40,7 +40,7 @@ from pinnerformer_jax.training.step import (
 )
 
 Step = Callable[[TrainState, Batch, Tables], tuple[TrainState, Metrics]]
-Validate = Callable[[TrainState], dict[str, float]]
+Validate = Callable[[TrainState], float | None]
 
 _SAMPLED_BATCHES = 64
 """Batches whose lengths decide how long the parts of a batch are computed."""
@@ -197,11 +197,14 @@ def train(run: Run, state: TrainState) -> TrainState:
                     )
                 meter.pause()
                 loss = validate(state)
-                if not all(map(math.isfinite, loss.values())):
+                if loss is None:
+                    checkpoints.save(state)
+                elif math.isfinite(loss):
+                    log.write_validation(step, loss)
+                    checkpoints.save(state, loss)
+                else:
                     raise _not_finite(step, "the validation loss", checkpoints)
-                log.write(step, loss)
                 log.flush()
-                checkpoints.save(state, **loss)
                 meter.start()
         if step < config.steps:
             settle()
@@ -270,21 +273,20 @@ def _validation(run: Run, state: TrainState, batch: Batch) -> Validate:
     count = config.training.validation_batches
     if not any(((shard.role == VALIDATION) & (shard.cut >= 2)).any() for shard in run.timelines.shards):
         print("no validation users: the best checkpoint is the last")
-        return lambda state: {}
+        return lambda state: None
     held_out = training_batches(run.timelines, config, role=VALIDATION, start_step=0, steps=count)
     batches = [jax.tree.map(np.asarray, batch) for batch in held_out]
     loss_of = make_validation_step(config, run.graphdef, run.mesh, run.corpus, run.objective)
     loss_of = loss_of.lower(state, batch, run.tables).compile()
 
-    def validate(state: TrainState) -> dict[str, float]:
+    def validate(state: TrainState) -> float:
         results = []
         for k, batch in enumerate(batches):
             fixed = state._replace(step=replicate(run.mesh, np.int32(k)))
             results.append(loss_of(fixed, shard_batch(run.mesh, batch), run.tables))
         results = jax.device_get(results)
         losses, users = (np.array([r[name] for r in results], np.float64) for name in ("loss", "users"))
-        loss = float(losses @ users / users.sum()) if users.sum() else 0.0
-        return {"validation_loss": loss}
+        return float(losses @ users / users.sum()) if users.sum() else 0.0
 
     return validate
 

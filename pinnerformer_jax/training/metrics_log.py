@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import time
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import jax
 
 from pinnerformer_jax.files import write_text
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """Of the steps since the last line of the log: means over them, then rates."""
+
+    gradient_norm: float
+    """Global norm, before clipping."""
+    learning_rate: float
+    loss: float
+    negatives: float
+    """Items in the pool."""
+    pairs: float
+    """Of a user and a positive, in a global batch."""
+    temperature: float
+    tokens: float
+    """Events of histories in a global batch, padding left out."""
+    users: float
+    """In a global batch, with a pair."""
+    users_per_second: float
+    """Of all in the batch."""
+    tokens_per_second: float
+    input_wait_share: float
+    """Share of the time that the host waited for a batch: a bound on what the input costs."""
+
+    def to_json(self) -> dict[str, float]:
+        """As in metrics.jsonl."""
+        return dataclasses.asdict(self)
 
 
 class Meter:
@@ -69,22 +98,20 @@ class Meter:
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value)
 
-    def take(self) -> dict[str, float]:
-        """Metrics of the steps that were read since the last call, by name; {} if there were none.
-
-        Means over the steps; users and tokens (events of histories, padding left out) a second; and the
-        share of the time that the host waited for input, a bound on what the input costs.
-        """
+    def take(self) -> StepMetrics | None:
+        """Metrics of the steps that were read since the last call; None if there were none."""
         if not self._steps:
-            return {}
+            return None
         self.pause()
-        values = {name: total / self._steps for name, total in self._sums.items()}
-        values["users_per_second"] = self._steps * self._batch_size / self._seconds
-        values["tokens_per_second"] = self._sums["tokens"] / self._seconds
-        values["input_wait_share"] = self._waiting / self._seconds
+        metrics = StepMetrics(
+            **{name: total / self._steps for name, total in self._sums.items()},
+            users_per_second=self._steps * self._batch_size / self._seconds,
+            tokens_per_second=self._sums["tokens"] / self._seconds,
+            input_wait_share=self._waiting / self._seconds,
+        )
         self._clear()
         self.start()
-        return values
+        return metrics
 
     def _clear(self) -> None:
         self._steps, self._seconds, self._waiting = 0, 0.0, 0.0
@@ -125,19 +152,20 @@ class MetricsLog:
         """Move the progress bar to a step."""
         self._bar.update(step - self._bar.n)
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Log the metrics of the steps up to `step`; does nothing if `values` is empty."""
-        if not values:
+    def write(self, step: int, metrics: StepMetrics | None) -> None:
+        """Log the metrics of the steps up to `step`; None: there is nothing to log."""
+        if metrics is None:
             return
-        self._lines.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
-        if "validation_loss" in values:
-            self.say(f"step {step}: validation loss {values['validation_loss']:.4f}")
-        elif self._bar.disable:
-            self.say(f"step {step}/{self._bar.total}: {self._pace(step, values)}")
+        self._record(step, metrics.to_json())
+        if self._bar.disable:
+            self.say(f"step {step}/{self._bar.total}: {self._pace(step, metrics)}")
         else:
-            self._bar.set_postfix_str(self._pace(step, values))
+            self._bar.set_postfix_str(self._pace(step, metrics))
+
+    def write_validation(self, step: int, loss: float) -> None:
+        """Log the validation loss after `step` steps."""
+        self._record(step, {"validation_loss": loss})
+        self.say(f"step {step}: validation loss {loss:.4f}")
 
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""
@@ -147,11 +175,15 @@ class MetricsLog:
         """Write the buffered events to disk, with each checkpoint."""
         self._events.flush()
 
-    def _pace(self, step: int, values: Mapping[str, float]) -> str:
-        users = values["users_per_second"]
+    def _record(self, step: int, values: dict[str, float]) -> None:
+        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def _pace(self, step: int, metrics: StepMetrics) -> str:
+        users, tokens = metrics.users_per_second, metrics.tokens_per_second
         left = datetime.timedelta(seconds=round((self._steps - step) * self._batch_size / users))
-        tokens = values["tokens_per_second"]
-        return f"loss {values['loss']:.4f}, {users:,.0f} users/s, {tokens:,.0f} tokens/s, {left} left"
+        return f"loss {metrics.loss:.4f}, {users:,.0f} users/s, {tokens:,.0f} tokens/s, {left} left"
 
     def __enter__(self) -> MetricsLog:
         return self
