@@ -7,22 +7,9 @@ import hashlib
 import json
 import runpy
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from pinnerformer_jax.config import (
-    ColumnsConfig,
-    Config,
-    DataConfig,
-    EmbeddingConfig,
-    EvaluationConfig,
-    IndexConfig,
-    ItemsConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    PinSageConfig,
-    PositiveRule,
-    TrainingConfig,
-)
+from pinnerformer_jax.config import Config, PositiveRule
 
 
 def load_config(path: str | Path) -> Config:
@@ -71,31 +58,14 @@ def in_sections_of_today(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-_SECTIONS: dict[str, type] = {
-    "data": DataConfig,
-    "columns": ColumnsConfig,
-    "items": ItemsConfig,
-    "model": ModelConfig,
-    "objective": ObjectiveConfig,
-    "training": TrainingConfig,
-    "embedding": EmbeddingConfig,
-    "index": IndexConfig,
-    "evaluation": EvaluationConfig,
-    "pinsage": PinSageConfig,
-}
-
-
 def _build(cls: type[Any], values: dict[str, Any], prefix: str) -> Any:
-    known = {f.name for f in dataclasses.fields(cls)}
-    for name in values:
-        if name not in known:
-            raise ValueError(
-                f"{prefix}{name} = {values[name]!r}: no such setting; known here: {sorted(known)}"
-            )
+    kinds = get_type_hints(cls)
     built: dict[str, Any] = {}
     for name, value in values.items():
-        if name in _SECTIONS and isinstance(value, dict):
-            built[name] = _build(_SECTIONS[name], value, f"{prefix}{name}.")
+        if name not in kinds:
+            raise ValueError(f"{prefix}{name} = {value!r}: no such setting; known here: {sorted(kinds)}")
+        if dataclasses.is_dataclass(kinds[name]):  # a section
+            built[name] = _build(kinds[name], value, f"{prefix}{name}.")
         elif name == "positives":
             built[name] = tuple(PositiveRule(**rule) for rule in value)
         else:

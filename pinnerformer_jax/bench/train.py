@@ -15,6 +15,7 @@ from pinnerformer_jax.bench.input import ITEMS, write_store
 from pinnerformer_jax.bench.report import table
 from pinnerformer_jax.bench.workload import make_features
 from pinnerformer_jax.config import Config, PositiveRule
+from pinnerformer_jax.data import catalog
 
 
 def measure(config: Config, *, steps: int, prepared: str | None = None) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def _train(config: Config, steps: int, prepared: str | None) -> dict[str, Any]:
             data = dataclasses.replace(config.data, positives=(PositiveRule(min_duration=10.0),))
             config = dataclasses.replace(config, data=data)
             write_store(Path(prepared))
-            _write_catalog(Path(prepared) / "catalog")
+            _write_catalog(catalog.catalog_path(prepared))
         data = dataclasses.replace(config.data, prepared=prepared)
         every = max(steps // 5, 1)
         training = dataclasses.replace(config.training, steps=steps, log_every=every, checkpoint_every=steps)
@@ -63,15 +64,15 @@ def _train(config: Config, steps: int, prepared: str | None) -> dict[str, Any]:
 
 
 def _write_catalog(path: Path) -> None:
-    """ITEMS random unit vectors."""
+    """A catalogue of random unit vectors."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     path.mkdir(parents=True)
-    np.save(path / "features.npy", make_features(ITEMS))
+    np.save(path / catalog.FEATURES, make_features(ITEMS))
     text, flags = pa.nulls(ITEMS, pa.string()), pa.array(np.ones(ITEMS, bool))
     columns = {"item_id": pa.array(np.arange(ITEMS)), "title": text, "topic": text}
-    pq.write_table(pa.table(columns | {"trained": flags, "reachable": flags}), path / "items.parquet")
+    pq.write_table(pa.table(columns | {"trained": flags, "reachable": flags}), path / catalog.ITEMS)
 
 
 def show(figures: dict[str, Any]) -> None:

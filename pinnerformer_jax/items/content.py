@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64
 
 from pinnerformer_jax.config import Config, ItemsConfig
-from pinnerformer_jax.data.catalog import Catalog
+from pinnerformer_jax.data.catalog import ITEMS, Catalog
 from pinnerformer_jax.ingestion.catalog_writer import read_item_table
 from pinnerformer_jax.ingestion.event_mapping import bind
 from pinnerformer_jax.ingestion.item_vectors import TextBasis, project_texts
@@ -127,7 +127,7 @@ def _item_table(
     """A connection with the item table, see `read_item_table`, and the view `catalogue`; the type of ids."""
     import duckdb
 
-    file = literal(catalog.path / "items.parquet")
+    file = literal(catalog.path / ITEMS)
     with duckdb.connect() as connection, tempfile.TemporaryDirectory() as work:
         connection.execute(
             f"CREATE VIEW catalogue AS SELECT * FROM read_parquet({file}, file_row_number = true)"

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pinnerformer_jax.config import PositiveRule
+from pinnerformer_jax.data.catalog import ITEMS, catalog_path
 from pinnerformer_jax.data.positives import positive_sql
 from pinnerformer_jax.data.ragged import flat_ranges
 from pinnerformer_jax.data.timelines import Timelines
@@ -54,7 +55,7 @@ def load_catalogue(connection: duckdb.DuckDBPyConnection, timelines: Timelines, 
     """
     import pyarrow as pa
 
-    file = literal(timelines.path / "catalog" / "items.parquet")
+    file = literal(catalog_path(timelines.path) / ITEMS)
     connection.execute(
         f"CREATE TABLE items AS SELECT item_id, file_row_number AS number FROM read_parquet({file}, "
         "file_row_number = true)"
@@ -137,7 +138,7 @@ def _load_timelines(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    ids = pq.read_table(timelines.path / "catalog" / "items.parquet", columns=["item_id"])["item_id"]
+    ids = pq.read_table(catalog_path(timelines.path) / ITEMS, columns=["item_id"])["item_id"]
     names = {kind: pa.array(getattr(timelines.manifest, f"{kind}s")) for kind in ("action", "surface")}
     later = 0
     for number, shard in enumerate(timelines.shards):

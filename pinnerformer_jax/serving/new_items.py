@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pinnerformer_jax.config import ItemsConfig
-from pinnerformer_jax.data.catalog import Catalog
+from pinnerformer_jax.data.catalog import FEATURES, ITEMS, Catalog
 from pinnerformer_jax.ingestion.catalog_writer import read_item_table, write_given
 from pinnerformer_jax.ingestion.log_reader import literal
 from pinnerformer_jax.serving.plan import Plan
@@ -174,7 +174,7 @@ def _of_table(file: Path, items: ItemsConfig, catalog: Catalog) -> pa.Table:
             "pinnerformer_jax.items --reuse writes; no other method can make more of them: train again"
         )
     with duckdb.connect() as connection, tempfile.TemporaryDirectory() as work:
-        known = literal(catalog.path / "items.parquet")
+        known = literal(catalog.path / ITEMS)
         [(kind,)] = connection.execute(f"SELECT any_value(typeof(item_id)) FROM {known}").fetchall()
         read_item_table(connection, dataclasses.replace(items, table=str(file)), kind, Path(work))
         connection.execute(
@@ -182,8 +182,8 @@ def _of_table(file: Path, items: ItemsConfig, catalog: Catalog) -> pa.Table:
             "coalesce(title, CAST(item_id AS VARCHAR)) AS title FROM item_table"
         )
         found = connection.sql("SELECT item_id, title FROM items ORDER BY number").to_arrow_table()
-        write_given(connection, Path(work) / "features.npy", len(found))
-        features = np.load(Path(work) / "features.npy", allow_pickle=False)
+        write_given(connection, Path(work) / FEATURES, len(found))
+        features = np.load(Path(work) / FEATURES, allow_pickle=False)
     return _table(found["item_id"].combine_chunks(), found["title"].to_pylist(), features)
 
 

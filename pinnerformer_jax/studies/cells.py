@@ -14,15 +14,7 @@ from typing import Any
 
 import jax
 
-from pinnerformer_jax.config import (
-    Config,
-    DataConfig,
-    EmbeddingConfig,
-    EvaluationConfig,
-    IndexConfig,
-    ItemsConfig,
-    PinSageConfig,
-)
+from pinnerformer_jax.config import Config, DataConfig
 from pinnerformer_jax.config_files import differences, in_sections_of_today, to_dict
 from pinnerformer_jax.evaluation.comparison import MODEL
 from pinnerformer_jax.files import write_json
@@ -79,17 +71,13 @@ def cell_key(config: Config, data: str) -> str:
     """Twelve hex digits of the settings that decide a training. Paths, evaluation and the making of item
     vectors are not among them; the vectors are part of the data. Settings with their default value are left
     out, so that a new setting of the project does not change the keys of old cells."""
-    meant = dataclasses.replace(
-        config,
-        name=data,
-        data=DataConfig(positives=config.data.positives),
-        items=ItemsConfig(),
-        embedding=EmbeddingConfig(),
-        index=IndexConfig(),
-        evaluation=EvaluationConfig(),
-        pinsage=PinSageConfig(),
-    )
-    lines = differences(to_dict(Config()), to_dict(meant))
+    default = Config()
+    apart = {
+        name: getattr(default, name) for name in ("items", "embedding", "index", "evaluation", "pinsage")
+    }
+    data_config = DataConfig(positives=config.data.positives)
+    meant = dataclasses.replace(config, name=data, data=data_config, **apart)
+    lines = differences(to_dict(default), to_dict(meant))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
 
