@@ -21,7 +21,7 @@ def test_without_scann_a_line_says_so(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "scann", None)
     figures = retrieval.measure(small.config(), items=300, seconds=0.0)
     assert list(figures["ways"]) == ["exact"]
-    assert "ScaNN is left out" in capsys.readouterr().out
+    assert "ScaNN is not measured" in capsys.readouterr().out
 
 
 def test_vectors_are_unit_rows():

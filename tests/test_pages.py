@@ -33,6 +33,16 @@ def test_commands_name_verbs_and_configs_that_exist(page):
     assert [config for config in configs if not (ROOT / config).is_file()] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_modules_that_are_named_exist(page):
+    if page.name == "CHANGELOG.md":  # which names modules of before
+        return
+    named = set(re.findall(r"`((?:pinnerformer_jax/)?[a-z_]+/\w+\.py)", page.read_text(encoding="utf-8")))
+    named -= {"configs/yours.py"}
+    roots = ROOT, ROOT / "pinnerformer_jax"
+    assert [name for name in named if not any((root / name).is_file() for root in roots)] == []
+
+
 def test_the_code_of_the_readme_uses_public_names():
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     names = {

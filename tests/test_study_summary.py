@@ -9,13 +9,14 @@ from pinnerformer_jax.studies.study_summary import (
     HOLDS,
     NOISE,
     UNKNOWN,
+    Spread,
     Verdict,
     judge,
     number,
     overall,
     sentence,
     spread,
-    summarise,
+    summarise_table,
 )
 from pinnerformer_jax.studies.study_table import RECALL, Claim, Line, StudyTable, Variant
 
@@ -90,8 +91,8 @@ def outcomes(**recalls):
 
 
 def told(**recalls):
-    (found,) = summarise(Config(), [table()], outcomes(**recalls), seeds=3)["tables"]
-    return found["verdict"], found["sentence"]
+    found = summarise_table(Config(), table(), outcomes(**recalls))
+    return found.verdict, found.sentence
 
 
 def test_sentence_that_holds():
@@ -136,19 +137,18 @@ def test_sentence_of_two_columns_of_one_line():
 def test_lines_say_what_they_change_and_cells_what_the_seeds_gave():
     shown = outcomes(a=[0.1, 0.2, None], b=[0.1, 0.1, 0.1], c=[None] * 3)
     shown["t", "b"][0]["pinnerformer"] |= {"recall@10_low": 0.05, "recall@10_high": 0.3}
-    (found,) = summarise(Config(), [table()], shown, seeds=3)["tables"]
-    a, b, c = found["lines"]
-    assert b["changes"] == ["model.layers: 6 -> 2"]
-    assert a["cells"][0]["paper"] == 0.3
-    assert a["cells"][0]["mean"] == pytest.approx(0.15)
-    assert a["cells"][0]["deviation"] == pytest.approx(np.std([0.1, 0.2], ddof=1))
-    assert a["cells"][0]["interval"] is None
-    assert b["cells"][0]["interval"] == [0.05, 0.3]
-    assert c["cells"][0]["mean"] is None
+    a, b, c = summarise_table(Config(), table(), shown).lines
+    assert b.changes == ["model.layers: 6 -> 2"]
+    assert a.cells[0].paper == 0.3
+    assert a.cells[0].mean == pytest.approx(0.15)
+    assert a.cells[0].deviation == pytest.approx(np.std([0.1, 0.2], ddof=1))
+    assert a.cells[0].interval is None
+    assert b.cells[0].interval == [0.05, 0.3]
+    assert c.cells[0].mean is None
 
 
 def test_spread_of_one_seed_has_no_deviation():
-    assert spread([0.5]) == {"values": [0.5], "mean": 0.5, "deviation": None}
+    assert spread([0.5]) == Spread([0.5], 0.5, None)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""What each part costs on the machine at hand: `python -m pinnerformer_jax.bench --help`.
+"""Throughput of each part on the machine at hand: `python -m pinnerformer_jax.bench --help`.
 
-Runs where only jax, flax, optax and numpy are installed, as on many a borrowed accelerator. jaxtyping is
-needed for annotations alone, which are never evaluated; where it is absent, any name stands in for its own.
+Benchmarks run where only jax, flax, optax and numpy are installed, as on many accelerator machines.
+Annotations need jaxtyping but are never evaluated. Where it is not installed, a module that has every name
+takes its place.
 """
 
 import importlib.util

@@ -2,13 +2,13 @@
 
     python -m pinnerformer_jax.bench step --config configs/demo.py [--model.width 256 ...]
 
-Times are of warm, synchronised calls in alternating order: medians, and quartiles beside them. A table for
-people comes first; the last line of stdout is JSON with the date, the machine, the command, the sizes and
-every figure. Users are made up (the config gives the sizes, no data need be prepared), and nothing but jax,
-flax, optax and numpy is needed (`items`: tqdm too).
+Programs that are compared run in turns. A time is the median of synchronised calls after a first call that
+is not timed, with quartiles beside it. The output is a table, and on the last line of stdout JSON with the
+date, the machine, the command, the sizes and every figure. The users are random and the config gives the
+sizes, so no data need be prepared. jax, flax, optax and numpy are enough; `items` also needs tqdm.
 
-Any setting of pinnerformer_jax/config/ goes on the command line by its name, such as
---model.compute-dtype bfloat16 or --training.batch-size 512.
+Any setting of pinnerformer_jax/config/ can be given by its name, such as --model.compute-dtype bfloat16 or
+--training.batch-size 512.
 """
 
 from __future__ import annotations
@@ -47,19 +47,21 @@ from pinnerformer_jax.runtime import set_up_process
 
 
 def _parser() -> argparse.ArgumentParser:
-    """A verb's flags are named as the keywords of its module's `measure`."""
+    """The parser. A verb's flags have the names of the keyword arguments of its module's `measure`."""
     layout: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = argparse.ArgumentParser(prog="python -m pinnerformer_jax.bench", description=__doc__, **layout)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="WHAT")
 
     def add_verb(name: str, module: ModuleType, **defaults: int | float) -> argparse.ArgumentParser:
-        """With the flags that many share, where `defaults` has them."""
+        """A verb with those shared flags whose defaults are given."""
         text = module.__doc__ or ""
         summary = text.splitlines()[0]
         verb = verbs.add_parser(name, help=summary, description=f"{text}\n\n{_SETTINGS}", **layout)
         verb.set_defaults(module=module)
-        verb.add_argument("--config", required=True, metavar="FILE", help="sizes, such as configs/demo.py")
-        verb.add_argument("--json", type=Path, metavar="FILE", help="write the JSON here too")
+        verb.add_argument(
+            "--config", required=True, metavar="FILE", help="gives the sizes, such as configs/demo.py"
+        )
+        verb.add_argument("--json", type=Path, metavar="FILE", help="also write the JSON here")
         for flag, explanation in _SHARED.items():
             if flag in defaults:
                 value = defaults[flag]
@@ -72,28 +74,38 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument(
             "--from", dest="first", type=int, default=first, help="first batch size (%(default)s)"
         )
-        verb.add_argument("--to", dest="last", type=int, help="last batch size; without: until memory ends")
+        verb.add_argument(
+            "--to", dest="last", type=int, help="last batch size; default: until the memory is full"
+        )
 
     step_verb = add_verb("step", step, items=100_000, seconds=20.0)
     add_verb("loss", loss, items=100_000, seconds=20.0)
     add_verb("attention", attention, seconds=20.0)
     embed_verb = add_verb("embed", embed, items=100_000, seconds=20.0)
     input_verb = add_verb("input", host_input, seconds=20.0)
-    input_verb.add_argument("--prepared", metavar="DIR", help="prepared timelines; without: made-up ones")
+    input_verb.add_argument("--prepared", metavar="DIR", help="prepared timelines; default: random ones")
     add_verb("retrieval", retrieval, items=50_000, seconds=20.0)
     store_verb = add_verb("store", store, seconds=20.0)
-    store_verb.add_argument("--users", type=int, default=100_000, help="of the store (%(default)s)")
-    store_verb.add_argument("--redis", metavar="URL", help="a server to measure too, without vectors as yet")
+    store_verb.add_argument("--users", type=int, default=100_000, help="users in the store (%(default)s)")
+    store_verb.add_argument(
+        "--redis", metavar="URL", help="also measure this server, which must hold no vectors"
+    )
     items_verb = add_verb("items", items)
     items_verb.add_argument(
-        "--sizes", nargs="+", type=int, default=[10_000, 1_000_000], help="items, ascending (%(default)s)"
+        "--sizes",
+        nargs="+",
+        type=int,
+        default=[10_000, 1_000_000],
+        help="numbers of items, ascending (%(default)s)",
     )
     sweep_verb = add_verb("sweep", sweep, items=100_000, seconds=10.0)
     add_sizes(sweep_verb, 16)
-    sweep_verb.add_argument("--png", type=Path, default=Path("sweep.png"), help="the curve (%(default)s)")
+    sweep_verb.add_argument(
+        "--png", type=Path, default=Path("sweep.png"), help="file of the curve (%(default)s)"
+    )
     compile_verb = add_verb("compile", compile_ahead, items=10_000)
     compile_verb.add_argument(
-        "--chip", choices=compile_ahead.CHIPS, required=True, help="what to compile for"
+        "--chip", choices=compile_ahead.CHIPS, required=True, help="chip to compile for"
     )
     compile_verb.add_argument(
         "--from", dest="first", type=int, default=64, help="first batch size (%(default)s)"
@@ -103,31 +115,49 @@ def _parser() -> argparse.ArgumentParser:
     )
     collectives_verb = add_verb("collectives", collectives, items=10_000)
     collectives_verb.add_argument(
-        "--devices", type=int, default=8, help="1, 2, 4 ... up to so many, simulated on a CPU (%(default)s)"
+        "--devices",
+        type=int,
+        default=8,
+        help="largest of 1, 2, 4 ... devices; a CPU simulates them (%(default)s)",
     )
     add_verb("device", device, seconds=5.0)
     correctness_verb = add_verb("correctness", correctness, items=10_000)
     correctness_verb.add_argument(
-        "--only", nargs="+", choices=correctness.KINDS, default=correctness.KINDS, help="of the checks; all"
+        "--only",
+        nargs="+",
+        choices=correctness.KINDS,
+        default=correctness.KINDS,
+        help="checks to run; default: all",
     )
     profile_verb = add_verb("profile", profile, items=100_000)
-    profile_verb.add_argument("--trace", type=Path, metavar="FILE", help="keep the trace, FILE.xplane.pb.gz")
+    profile_verb.add_argument(
+        "--trace", type=Path, metavar="FILE", help="keep the trace here (.xplane.pb.gz)"
+    )
     train_verb = add_verb("train", train)
-    train_verb.add_argument("--steps", type=int, default=100, help="of the training (%(default)s)")
-    train_verb.add_argument("--prepared", metavar="DIR", help="prepared timelines; without: made-up ones")
+    train_verb.add_argument("--steps", type=int, default=100, help="training steps (%(default)s)")
+    train_verb.add_argument("--prepared", metavar="DIR", help="prepared timelines; default: random ones")
     accelerator_verb = add_verb("accelerator", accelerator, seconds=6.0)
     accelerator_verb.add_argument(
-        "--small", default="configs/demo.py", metavar="FILE", help="sizes of the checks (%(default)s)"
+        "--small",
+        default="configs/demo.py",
+        metavar="FILE",
+        help="config of the correctness checks (%(default)s)",
     )
     accelerator_verb.add_argument(
         "--sizes", nargs="+", type=int, default=[512, 1024, 64, 256, 128, 2048],
-        help="users a step; the first is the main one (%(default)s)",
+        help="batch sizes; the first is the main one (%(default)s)",
     )  # fmt: skip
     accelerator_verb.add_argument(
-        "--limit", type=float, default=400.0, help="seconds after which what runs is ended (%(default)s)"
+        "--limit",
+        type=float,
+        default=400.0,
+        help="seconds after which the running part is stopped (%(default)s)",
     )
     accelerator_verb.add_argument(
-        "--folder", type=Path, default=Path("benchmarks/accelerator"), help="for all it leaves (%(default)s)"
+        "--folder",
+        type=Path,
+        default=Path("benchmarks/accelerator"),
+        help="folder of all output (%(default)s)",
     )
     for verb, kind in ((step_verb, "full"), (sweep_verb, "full"), (embed_verb, "uniform")):
         verb.add_argument(
@@ -135,24 +165,22 @@ def _parser() -> argparse.ArgumentParser:
             help="full, uniform (1 to T), or a folder of prepared timelines (%(default)s)",
         )  # fmt: skip
     for verb in (step_verb, sweep_verb):
-        verb.add_argument(
-            "--peak-tflops", type=float, help="of one device, by its vendor: a second MFU against it"
-        )
+        verb.add_argument("--peak-tflops", type=float, help="data-sheet rate of one device, for a second MFU")
     return parser
 
 
-_SHARED = {"items": "items of the catalogue", "seconds": "to spend on each comparison, beside compiling"}
-_SETTINGS = "Any setting goes by its name: --model.compute-dtype bfloat16 --training.batch-size 512"
+_SHARED = {"items": "items of the catalogue", "seconds": "seconds for each comparison, without compiling"}
+_SETTINGS = "Any setting can be given by its name: --model.compute-dtype bfloat16 --training.batch-size 512"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run a verb."""
+    """Run the verb that the command line names."""
     values, others = _parser().parse_known_args(argv)
     keywords = vars(values)
     verb, module, file, json_file = (keywords.pop(name) for name in ("verb", "module", "config", "json"))
-    if module is accelerator:  # its parts are processes: this one must not take the device
+    if module is accelerator:  # its parts are processes, which need the device
         with errors_as_messages():
-            override(load_config(file), others)  # a wrong setting is said now
+            override(load_config(file), others)  # report a wrong setting before the first part
             small = keywords.pop("small")
             summary = module.measure(config_file=file, small_file=small, overrides=others, **keywords)
         module.show(summary, keywords["folder"])

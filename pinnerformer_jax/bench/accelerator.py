@@ -1,9 +1,8 @@
-"""All that matters on a GPU or TPU, the most telling first, in a folder that is whole at every moment.
+"""All measurements on a GPU or TPU, the most important first, into one folder.
 
-Each part is a process of its own with a deadline of its own: one that fails, hangs or is killed leaves the
-others, and what it had written. A part leaves NAME.json (its figures) and NAME.log (what it printed);
-summary.json says after each part how all of them ended. The same command goes on where it was stopped: what
-has its figures in the folder is not measured again.
+Each part is a process with its own deadline, so a part that fails, hangs or is killed stops no other. A part
+writes NAME.json (its figures) and NAME.log (its output). summary.json is written after each part and says how
+every part ended. The same command resumes: a part whose figures are in the folder is not measured again.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import Any, NamedTuple
 from pinnerformer_jax.files import write_json
 
 CUBLAS = "--xla_gpu_enable_triton_gemm=false"
-"""Products by the vendor's library alone: nothing else has to be compiled and timed first."""
+"""Matrix products by cuBLAS alone, so that XLA need not compile and time other kernels first."""
 
 NO_GRAPHS = f"{CUBLAS} --xla_gpu_enable_command_buffer="
 
@@ -35,16 +34,16 @@ class Part(NamedTuple):
     deadline: float  # seconds
     arguments: tuple[str, ...] = ()
     flags: str = CUBLAS  # of XLA
-    small: bool = False  # at the small config's sizes
+    small: bool = False  # takes its sizes from the small config
 
 
 def parts(folder: Path, sizes: Sequence[int], seconds: float) -> list[Part]:
-    """What is measured, by worth.
+    """All parts, the most important first.
 
     Args:
-        folder: for the traces and XLA's choice of kernels.
-        sizes: users a step: the first is the main one.
-        seconds: to spend on each measurement, beside compiling.
+        folder: of the traces and XLA's choice of kernels.
+        sizes: batch sizes; the first is the main one.
+        seconds: for each measurement, without compiling.
     """
     main, *others = sizes
     spend = ("--seconds", f"{seconds:g}")
@@ -90,16 +89,16 @@ def measure(
     seconds: float,
     limit: float,
 ) -> dict[str, Any]:
-    """Run the parts one after the other.
+    """Run the parts, one after the other.
 
     Args:
         config_file: sizes, such as configs/paper.py.
         small_file: sizes of the correctness checks, such as configs/demo.py.
-        overrides: `--section.setting value ...`, for every part but the small ones.
-        folder: for all that is left.
-        sizes: users a step; the first is the main one.
-        seconds: to spend on each measurement, beside compiling.
-        limit: seconds after which whatever runs is ended.
+        overrides: `--section.setting value ...`, for all parts but the small ones.
+        folder: of all output.
+        sizes: batch sizes; the first is the main one.
+        seconds: for each measurement, without compiling.
+        limit: seconds after which the running part is stopped and no other is started.
 
     Returns:
         By part: how it ended (done, left out, failed), the reason, and its seconds.
@@ -118,7 +117,7 @@ def _run(
 ) -> dict[str, Any]:
     figures, log = folder / f"{part.name}.json", folder / f"{part.name}.log"
     if figures.is_file():
-        return {"ended": "done", "reason": "its figures were there", "seconds": 0.0}
+        return {"ended": "done", "reason": "its figures are in the folder", "seconds": 0.0}
     left = min(part.deadline, end - time.monotonic())
     if left <= 0:
         return {"ended": "left out", "reason": "time was up", "seconds": 0.0}
@@ -149,7 +148,7 @@ def _run(
 
 
 def _end(process: subprocess.Popen) -> None:
-    """The process and all it began."""
+    """Kill the process and all that it started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -161,7 +160,7 @@ def _last_line(log: Path) -> str:
 
 
 def lines(folder: Path) -> Iterator[str]:
-    """`name: value` of what the folder holds."""
+    """Lines `name: value` of the figures in the folder."""
     for file in sorted(folder.glob("*.json")):
         record = json.loads(file.read_text())
         figures = record.get("figures") if isinstance(record, dict) else None
@@ -187,11 +186,11 @@ HEADLINES = {
     "profile": ("ms_a_step", "busy_ms_a_step", "kernels_a_step", "idle_share"),
     "train": ("users_per_second", "tokens_per_second", "input_wait_share"),
 }  # fmt: skip
-"""Of each verb's figures, what the last block says."""
+"""The figures of each verb that the last block of the output shows."""
 
 
 def show(summary: dict[str, Any], folder: Path) -> None:
-    """The parts that did not end well, and a last block of `name: value`."""
+    """Print the parts that are not done, then a block of `name: value` lines."""
     for name, part in summary.items():
         if part["ended"] != "done":
             print(f"{name} {part['ended']}: {part['reason']}")

@@ -1,4 +1,4 @@
-"""What the vendors' data sheets say of the chips that are measured or compiled for."""
+"""Data sheets of the chips that benchmarks measure or compile for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Chip(NamedTuple):
     bandwidth: float  # bytes a second from its memory
     tflops: float  # of dense bfloat16 products
     kind: str  # part of the name that jax gives the device, in lower case
-    slice: str = ""  # of a TPU: the smallest there is
+    slice: str = ""  # a TPU's smallest topology
 
     @property
     def platform(self) -> str:
@@ -30,8 +30,8 @@ CHIPS = {
 }
 
 REACHED_FLOPS, REACHED_BANDWIDTH = 0.8, 0.9
-"""Shares of the data sheet that a big product and a big copy reach on a Hopper GPU: what a roofline is drawn
-with where nothing can be measured."""
+"""Shares of the data sheet that a large matrix product and a large copy reach on a Hopper GPU. A roofline
+uses them where nothing can be measured."""
 
 
 def chip_of(device_kind: str) -> Chip | None:

@@ -1,4 +1,4 @@
-"""What devices tell each other in a train step: collectives in the compiled program, and their bytes."""
+"""Communication between the devices in a train step: collectives of the compiled program and their bytes."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def count(hlo: str) -> dict[str, dict[str, int]]:
 
 
 def measure(config: Config, *, devices: int, items: int) -> dict[str, Any]:
-    """Count on 1, 2, 4 ... devices.
+    """Count collectives on 1, 2, 4 ... devices.
 
     Returns:
-        Figures: what the design says must be told (`gradient_bytes`: the parameters, the loss, and three
-        counts; `positive_bytes`: item, user and validity of every pair of the global batch), and what the
-        programs tell, by number of devices. The bytes are those of the results, which every device holds.
-        Where the item table is split, what its look-ups tell is in the programs' figures alone.
+        Figures. `gradient_bytes` and `positive_bytes` are the bytes that the design must communicate: the
+        parameters, the loss and three counts; and item, user and validity of every pair of the global batch.
+        `by_devices` has the collectives of the compiled programs. Bytes are those of the results, which every
+        device holds. If the item table is sharded, its look-ups are in the programs' figures alone.
 
     Raises:
         ValueError: there are fewer devices.

@@ -1,7 +1,8 @@
-"""The train step compiled for a GPU or TPU that is not there: what fits, and what the program moves.
+"""The train step compiled for a GPU or TPU that this machine lacks: which batch fits, and the bytes it moves.
 
-Nothing runs. The chip's own compiler is needed: pip install "jax[cuda12]" or "jax[tpu]", on any machine. On a
-GPU kernels are picked by timing them. Here cuBLAS's stand for all: the program on the chip differs in those.
+Nothing is executed. The chip's compiler is needed: pip install "jax[cuda12]" or "jax[tpu]", on any machine.
+On a GPU XLA chooses kernels for matrix products by timing them. Without the chip cuBLAS's are assumed, so
+the program on the chip may have others.
 """
 
 from __future__ import annotations
@@ -55,16 +56,16 @@ def measure(config: Config, *, chip: str, items: int, first: int, last: int) -> 
     Args:
         config: sizes but for the batch's.
         chip: of CHIPS.
-        items: in the catalogue. A GPU's moved bytes count the whole item table at each look-up, so that few
-            items tell more.
+        items: in the catalogue. Each look-up counts the whole item table as moved, so few items give the
+            better estimate.
         first: batch size to begin with.
-        last: not beyond this one, nor beyond the first that does not fit.
+        last: largest batch size; a batch that does not fit ends the search.
 
     Returns:
-        Figures by batch size: what the step takes beside its arguments (`temporary_bytes`), both together
-        (`bytes`) and whether the chip holds that; of a GPU's program also how many kernels it starts, what
-        they read and write (`program.moved_bytes`) and the least time that takes (`program.roofline`, at the
-        shares of the data sheet in `chips`). A TPU's does not say how often its loops go round.
+        Figures by batch size: memory beside the arguments (`temporary_bytes`), memory with them (`bytes`),
+        and whether that fits the chip. A GPU's program also has the number of its kernels, the bytes that
+        they read and write (`program.moved_bytes`), and the minimum time (`program.roofline`, with the rates
+        in `chips`). A TPU's program does not say how many rounds its loops have.
 
     Raises:
         ValueError: the chip's compiler is not installed.
@@ -94,7 +95,7 @@ def _compile(config: Config, mesh: Mesh, chip: Chip, items: int) -> dict[str, An
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return figures | {"fits": False}  # a TPU's compiler says so itself
+        return figures | {"fits": False}  # reported by the TPU's compiler
     figures["compile_seconds"] = time.perf_counter() - started
     memory = compiled.memory_analysis()
     figures["temporary_bytes"] = memory.temp_size_in_bytes
@@ -149,18 +150,18 @@ def _devices(name: str) -> list[Any]:
 
 @contextmanager
 def seen_as(platform: str, *, ahead: bool = True) -> Generator[None, None, None]:
-    """Within, what asks jax where it runs is told: on that platform (cuda, tpu or cpu).
+    """A context in which `jax.default_backend()` names another platform.
 
     Args:
-        platform: what is told.
-        ahead: and the machine has no such device, so that no library can be asked what it takes.
+        platform: cuda, tpu or cpu.
+        ahead: the machine has no such device, so the checks of what its libraries support are replaced too.
     """
     backend = "gpu" if platform == "cuda" else platform
     patches: list[Any] = [patch.object(jax, "default_backend", lambda: backend)]
     if ahead:
         patches.append(patch.object(attention, "compiles", lambda *_: True))
         if platform == "cuda":
-            # `dot_product_attention` asks the GPU itself whether its cuDNN will do; nothing public answers.
+            # `dot_product_attention` asks the GPU for its cuDNN. No public function sets the answer.
             from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
             patches += [
@@ -177,7 +178,7 @@ def seen_as(platform: str, *, ahead: bool = True) -> Generator[None, None, None]
 
 
 def show(figures: dict[str, Any]) -> None:
-    """A line a batch size."""
+    """Print a line for each batch size."""
     rows = []
     for size in figures["sizes"]:
         users, gib, mib = size["batch_size"], 2**30, 2**20

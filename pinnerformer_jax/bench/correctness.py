@@ -1,4 +1,4 @@
-"""Whether this device computes what the CPU does: loss, gradients, attention, and a run that was resumed."""
+"""Does this device compute what the CPU computes? Loss, gradients, attention, and a run that is resumed."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ GRADIENTS = {
     "float32": ("float32", None, 2e-3, 2e-2),
     "bfloat16": ("bfloat16", None, 2e-2, 1e-1),
 }
-"""Compute dtype, precision of products (None: the device's default, TF32 on a recent GPU), and what the loss
-and the worst gradient may be off by, relative."""
+"""Compute dtype, precision of matrix products (None: the device's default, TF32 on a recent GPU), and the
+tolerances of the loss and of the worst gradient, relative."""
 
 ATTENTION_TOLERANCE = 2e-2
 RESUME_STEPS = 3
@@ -39,8 +39,8 @@ RESUME_TOLERANCE = 1e-2
 
 
 def gradient_errors(got: Arrays, wanted: Arrays) -> dict[str, float]:
-    """By parameter, |got - wanted| over the larger of |wanted| and a hundredth of the whole gradient's norm:
-    one that nearly cancels is judged by what it does to the step."""
+    """By parameter, |got - wanted| over the larger of |wanted| and a hundredth of the whole gradient's norm.
+    A gradient that nearly cancels is thus judged by its effect on the step."""
     least = 0.01 * float(np.sqrt(sum(np.sum(np.square(g, dtype=np.float64)) for g in wanted.values())))
     return {
         name: float(np.linalg.norm(got[name] - wanted[name]) / max(np.linalg.norm(wanted[name]), least))
@@ -49,18 +49,18 @@ def gradient_errors(got: Arrays, wanted: Arrays) -> dict[str, float]:
 
 
 def named(tree: Any) -> dict[str, np.ndarray]:
-    """Leaves by path, 'user/blocks/0/query/kernel'."""
+    """Leaves by path, such as user/blocks/0/query/kernel."""
     leaves = jax.tree.leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in leaves}
 
 
 def measure(config: Config, *, items: int, only: Sequence[str] = tuple(KINDS)) -> dict[str, Any]:
-    """Each check with its error, its tolerance and whether it passed.
+    """Run the checks: error, tolerance and result of each.
 
     Args:
-        config: sizes; small ones do.
+        config: sizes; small ones are enough.
         items: in the catalogue.
-        only: of KINDS.
+        only: which of KINDS to run.
     """
     of_kind = {
         "gradients": partial(_gradients, config, items),
@@ -107,7 +107,7 @@ def _gradient(
 
 
 def _attention(config: Config) -> list[dict[str, Any]]:
-    """Each way in the accelerator's own dtype against blocks in float32, forward and backward."""
+    """Each implementation in bfloat16 against blocks in float32, forward and backward."""
     model = config.model
     shape = (8, model.max_length, model.heads, model.width // model.heads)
     numbers = np.random.default_rng(0).standard_normal((4, *shape), np.float32)
@@ -139,8 +139,8 @@ def _attention(config: Config) -> list[dict[str, Any]]:
 
 
 def _resumed(config: Config, items: int) -> list[dict[str, Any]]:
-    """Parameters after some steps, against the same steps again, and against them with the state brought to
-    the host and back in between."""
+    """Parameters after some steps, compared with those of the same steps repeated, and of the same steps with
+    the state copied to the host and back half-way."""
     checks = []
     for deterministic in (False, True) if jax.default_backend() == "gpu" else (False,):
         training = dataclasses.replace(config.training, deterministic=deterministic)
@@ -171,7 +171,7 @@ def _check(name: str, error: float, tolerance: float) -> dict[str, Any]:
 
 
 def show(figures: dict[str, Any]) -> None:
-    """A line a check."""
+    """Print a line for each check."""
     table(
         f"This device ({jax.devices()[0].device_kind}) against the CPU",
         ("check", "error", "tolerance", "passed"),

@@ -1,4 +1,4 @@
-"""The device: versions, its peak of matrix products and its memory's pace."""
+"""The device: versions, peak rate of matrix products, memory bandwidth."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grai
 
 
 def measure(config: Config, *, seconds: float) -> dict[str, Any]:
-    """Versions, and the paces of a big product in bfloat16 and float32 (at the device's default precision)
-    and of a copy.
+    """Versions, and the rates of a large matrix product in bfloat16 and in float32 (at the device's default
+    precision) and of a copy.
 
     Args:
-        config: not read; every verb has one.
+        config: not used; every verb has one.
         seconds: to spend.
     """
     device = jax.devices()[0]
@@ -38,7 +38,7 @@ def measure(config: Config, *, seconds: float) -> dict[str, Any]:
     runs["copy"], moved = _copy()
     timings = alternate(runs, seconds)
     peaks = {f"{name}_tflops_per_second": flops[name] / timings[name].median / 1e12 for name in flops}
-    # A GPU that multiplies without a pause lowers its clock: a short burst after a rest is the highest.
+    # A GPU that multiplies without a pause lowers its clock. A short burst after a rest is fastest.
     time.sleep(REST_SECONDS)
     burst = alternate({"bfloat16": runs["bfloat16"]}, 0.0)["bfloat16"]
     peaks["bfloat16_burst_tflops_per_second"] = flops["bfloat16"] / burst.lower / 1e12
@@ -59,7 +59,7 @@ def measure(config: Config, *, seconds: float) -> dict[str, Any]:
 
 
 def _copy() -> tuple[Any, float]:
-    """Reads and writes an array some times that no cache holds; the bytes it moves."""
+    """A function that copies an array larger than any cache several times, and the bytes that it moves."""
     megabytes, count = (64, 1) if jax.default_backend() == "cpu" else (2048, 4)
     values = jnp.arange(megabytes << 18, dtype=jnp.float32)
     run = jax.jit(jnp.negative)
@@ -74,7 +74,7 @@ def _version(package: str) -> str | None:
 
 
 def show(figures: dict[str, Any]) -> None:
-    """Peaks beside the data sheet's."""
+    """Print the measured rates beside the data sheet's."""
     sheet = figures["data_sheet_tflops_per_second"], figures["data_sheet_bytes_per_second"]
     table(
         f"{figures['devices']} x {figures['device_kind']}",

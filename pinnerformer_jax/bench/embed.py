@@ -1,4 +1,4 @@
-"""Embedding users, as the daily job does, beside the forward pass of training."""
+"""Embedding of users as in the daily job, beside the forward pass of training."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ from pinnerformer_jax.training.step import make_validation_step
 
 
 def measure(config: Config, *, items: int, seconds: float, kind: str = "uniform") -> dict[str, Any]:
-    """Users a second from host arrays to host arrays: full histories at a quarter, one and four times the
-    config's batch; the validation step on them, which is the training step's forward pass with its sampling
-    and loss; and four batches of users of many lengths, each as long as T or in length buckets.
+    """Users a second, from host arrays to host arrays.
+
+    Three measurements: full histories in batches of a quarter, one and four times the config's size; the
+    validation step on the same, which is the forward pass of training with sampling and loss; and four
+    batches of users with different lengths, padded to T or in length buckets.
 
     Args:
         config: sizes.
         items: in the catalogue.
         seconds: to spend.
-        kind: the many lengths, see `workload.lengths`.
+        kind: of the different lengths, see `workload.lengths`.
     """
     graphdef, state = create(config, SIZES)
     embedder = Embedder(graphdef, state.params, make_features(items))
@@ -73,7 +75,7 @@ def _with_batch(config: Config, users: int) -> Config:
 
 
 def show(figures: dict[str, Any]) -> None:
-    """A line a batch size."""
+    """Print a line for each batch size."""
     table(
         "User embeddings",
         ("what", "users", "users/s", "ms"),

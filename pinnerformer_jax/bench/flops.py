@@ -1,9 +1,9 @@
-"""Model FLOPs of a train step, part by part, and the bytes its matmuls must move.
+"""Model FLOPs of each part of a train step, and the bytes that its matmuls must move.
 
-A matmul [m, k] @ [k, n] is 2 m k n FLOPs. Only matmuls count, the convention of MFU: norms, softmax, GELU,
-the optimiser and sampling are work that the model does not need multipliers for. A causal position attends
-to half of the others on average, so attention counts half of the square, whatever an implementation
-computes; padding counts like real actions, as shapes are fixed.
+A matmul [m, k] @ [k, n] has 2 m k n FLOPs. By the convention of MFU only matmuls count; norms, softmax, GELU,
+the optimiser and sampling do not. A causal position attends to half of the others on average, so attention
+counts half of the square, whatever an implementation computes. Padding counts like real actions, because
+shapes are fixed.
 
 The backward pass of `y = x W` is two such matmuls, the gradients of x and of W: twice the forward pass.
 Where x is data (the action features, the items' vectors) its gradient is not needed: once.
@@ -45,7 +45,7 @@ def negatives(config: Config) -> int:
 
 
 def positions(config: Config) -> int:
-    """P as drawn."""
+    """P: positions that are drawn, at most T."""
     return min(config.objective.positions, config.model.max_length)
 
 
@@ -53,7 +53,7 @@ def step_parts(config: Config, sizes: Sizes) -> list[Part]:
     """The parts of one step over the global batch.
 
     Raises:
-        ValueError: another objective or loss than the paper's, whose FLOPs are not these.
+        ValueError: the objective or the loss is not the paper's, whose FLOPs these are.
     """
     objective = config.objective
     if (objective.name, objective.loss) != ("dense_all_action", "sampled_softmax"):
@@ -114,8 +114,8 @@ def step_parts(config: Config, sizes: Sizes) -> list[Part]:
 
 
 def _logits(rows: int, pool: int, output: int) -> Part:
-    """float32 whatever the compute dtype; a chunk's logits are read where they are made, so they do not
-    count as moved."""
+    """Logits are float32 in every compute dtype. A chunk's logits are used where they are computed, so they
+    do not count as moved."""
     forward = 2.0 * rows * pool * output + 2.0 * rows * output
     return Part("logits", forward, 2 * forward, 4.0 * output * (2 * rows + pool))
 

@@ -1,4 +1,4 @@
-"""The input: users a second that one host process reads, and puts on the device."""
+"""The input: users a second that one host process reads and copies to the device."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SPLIT = 1_795_000_000  # seconds since 1970, late 2026
 
 
 def write_store(path: Path, users: int = USERS, events: int = EVENTS) -> None:
-    """Timelines of random events over sixty days up to the split, the columns only."""
+    """Write timelines of random events in the sixty days up to the split, without a catalogue."""
     rng = np.random.default_rng(0)
     for shard, numbers in enumerate(np.array_split(np.arange(users), SHARDS)):
         shape = (len(numbers), events)
@@ -55,12 +55,12 @@ def write_store(path: Path, users: int = USERS, events: int = EVENTS) -> None:
 
 
 def measure(config: Config, *, prepared: str | None, seconds: float) -> dict[str, Any]:
-    """Users a second of `Windows.batch`, of the Grain pipeline where Grain is installed, of putting a batch
-    on the device, and of all of it.
+    """Users a second of `Windows.batch`, of the Grain pipeline if Grain is installed, of copying a batch to
+    the device, and of the whole input.
 
     Args:
         config: batch size, T, F, horizon; training.input_workers are Grain's.
-        prepared: folder of prepared timelines; None: 20,000 users of 200 events, written for the occasion.
+        prepared: folder of prepared timelines; None: a temporary one of 20,000 users with 200 events.
         seconds: to spend.
     """
     if prepared is not None:
@@ -81,7 +81,7 @@ def _measure(config: Config, timelines: Timelines, seconds: float) -> dict[str, 
     results = alternate(runs, seconds / 2)
     grain = input_batches(timelines, config)
     if grain is not None:
-        # Alone: its threads read ahead, also while another is being timed.
+        # Not in turns: its threads would read ahead while others are timed.
         results |= alternate({"Grain": lambda: next(grain)}, seconds / 4)
         results |= alternate({"Grain, on the device": lambda: shard_batch(mesh, next(grain))}, seconds / 4)
     users = config.training.batch_size
@@ -99,7 +99,7 @@ def _measure(config: Config, timelines: Timelines, seconds: float) -> dict[str, 
 
 
 def show(figures: dict[str, Any]) -> None:
-    """A line a stage."""
+    """Print a line for each stage."""
     table(
         f"Input of one process: batches of {figures['batch_size']} users, "
         f"{figures['batch_bytes'] / 2**20:.1f} MiB, {figures['mean_length']:.0f} real actions each",
@@ -107,4 +107,4 @@ def show(figures: dict[str, Any]) -> None:
         [[name, way["users_per_second"], way["ms"]] for name, way in figures["ways"].items()],
     )
     if "Grain" not in figures["ways"]:
-        print("Grain is not installed: its pipeline is left out")
+        print("Grain is not installed, so its pipeline is not measured")

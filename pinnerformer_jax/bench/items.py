@@ -1,8 +1,8 @@
-"""Item vectors by PinSage: walks, training steps and the vectors of everything, by the size of the catalogue.
+"""Item vectors by PinSage: random walks, training steps and the vectors of all items, by catalogue size.
 
-The graph is random, with ten edges an item and half as many users as items; content and pairs are random
-too. Walks start at a sample of the items; training takes a few steps. Needs tqdm. Peak memory is that of the
-process so far, so sizes should ascend.
+The graph is random, with ten edges an item and half as many users as items. Content and pairs are random too.
+Walks start at a sample of the items, and a few training steps are timed. tqdm is needed. Peak memory is that
+of the process so far, so sizes should ascend.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from pinnerformer_jax.bench.report import table
 from pinnerformer_jax.config import Config
 
 EDGES, STARTS, STEPS = 10, 20_000, 10
-"""Edges an item; items that walks start at, at most; steps that are timed."""
+"""Edges an item; the most items that walks start at; steps that are timed."""
 
 
 def measure(config: Config, *, sizes: list[int]) -> dict[str, Any]:
-    """Seconds and bytes, by size.
+    """Times and peak memory by catalogue size.
 
     Args:
-        config: its section pinsage, and items.built_dim: numbers of content and of a vector.
-        sizes: items of each catalogue.
+        config: the section pinsage, and items.built_dim, the width of content and vectors.
+        sizes: numbers of items.
     """
     return {
         "dim": config.items.built_dim,
@@ -91,7 +91,7 @@ def _measure(config: Config, items: int) -> dict[str, Any]:
 
 
 def show(figures: dict[str, Any]) -> None:
-    """A line a size."""
+    """Print a line for each size."""
     table(
         f"PinSage: {figures['edges_per_item']} edges an item, {figures['dim']} numbers a vector",
         (

@@ -1,4 +1,4 @@
-"""The loss alone, forward and backward: all logits at once, by chunks of rows, by chunks of negatives."""
+"""The loss alone, forward and backward: all logits at once, in chunks of rows, in chunks of negatives."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def by_negatives(
     *,
     chunk: int = 1024,
 ) -> jax.Array:
-    """The loss with an online log-sum-exp over chunks of negatives, whose logits the backward pass computes
-    again: the other way of not holding [R, N]. Lost to chunks of rows, and stays here as its measure."""
+    """The loss with an online log-sum-exp over chunks of negatives, whose logits the backward pass
+    recomputes. This also avoids logits [R, N]. It was slower than chunks of rows, and is kept to compare."""
     own = jnp.sum(user * positive, axis=-1) / temperature - rows.log_q  # [R]
     padding = -pool_log_q.shape[0] % chunk
 
@@ -81,14 +81,14 @@ def by_negatives(
 
 
 def measure(config: Config, *, items: int, seconds: float) -> dict[str, Any]:
-    """Time and temporary memory of each way, value and gradient."""
+    """Time and temporary memory of value and gradient, by implementation."""
     arguments = inputs(config, items)
     rows = arguments[0].shape[0]
     chunks = sorted({min(chunk, rows) for chunk in ROW_CHUNKS})
     programs = {"plain": _compiled(loss.sampled_softmax, arguments)}
     for chunk in chunks:
         with mock.patch.object(loss, "row_chunk", lambda chunk=chunk: chunk):  # read when it is traced
-            # A function of its own: jax keeps what it traced by function.
+            # A new function, because jax caches traces by function.
             chunked = partial(lambda *values: loss.chunked_sampled_softmax(*values))
             programs[f"rows by {chunk}"] = _compiled(chunked, arguments)
     programs["negatives by 1024"] = _compiled(by_negatives, arguments)
@@ -113,13 +113,13 @@ def measure(config: Config, *, items: int, seconds: float) -> dict[str, Any]:
 
 
 def _compiled(function: Callable, arguments: tuple) -> jax.stages.Compiled:
-    """Value and gradient by the embeddings and the temperature; the integers are fixed."""
+    """Compile value and gradient with respect to the embeddings and the temperature."""
     gradient = jax.value_and_grad(lambda *vectors: function(*vectors, *arguments[4:]), argnums=(0, 1, 2, 3))
     return jax.jit(gradient).lower(*arguments[:4]).compile()
 
 
 def show(figures: dict[str, Any]) -> None:
-    """A line a way."""
+    """Print a line for each implementation."""
     table(
         f"Loss, forward and backward: {figures['rows']:,} rows x {figures['negatives']:,} negatives",
         ("logits", "ms", "of plain", "temp MiB", "of plain"),

@@ -1,4 +1,4 @@
-"""`--section.setting value` without tyro, for the settings that are one number, word or truth value."""
+"""`--section.setting value` without tyro, for settings that are one number, word or truth value."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def override(config: Config, arguments: Sequence[str]) -> Config:
     """A config with some settings replaced.
 
     Args:
-        config: what is changed.
+        config: to start from.
         arguments: `--section.setting`, `value`, or both in one as `--section.setting=value`.
 
     Raises:
-        ValueError: no such setting, a value that does not read as one, or none.
+        ValueError: a setting does not exist, or its value is missing or of another type.
     """
     words = iter(arguments)
     for word in words:

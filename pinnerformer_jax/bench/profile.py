@@ -1,4 +1,4 @@
-"""Where the train step's time goes: by part of the model, by kind of kernel and by kernel, from a trace."""
+"""Time of the train step by part of the model, by kind of kernel and by kernel, from a trace."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pinnerformer_jax.config import Config
 
 STEPS = 5
 LONGEST = 60
-"""Kernels that are listed one by one."""
+"""Kernels that are listed; the others are summed."""
 
 UNNAMED = "not of the program"
 
@@ -29,7 +29,7 @@ UNNAMED = "not of the program"
 class Kernel(NamedTuple):
     """One kernel as the device ran it."""
 
-    instruction: str  # of the compiled program; "" where the trace does not say
+    instruction: str  # of the compiled program; "" if the trace does not name it
     name: str
     start: float  # ns
     duration: float  # ns
@@ -38,8 +38,8 @@ class Kernel(NamedTuple):
 def measure(config: Config, *, items: int, trace: Path | None = None) -> dict[str, Any]:
     """Trace some steps of full histories.
 
-    On a GPU set XLA_FLAGS=--xla_gpu_enable_command_buffer= : kernels that XLA starts as one graph do not say
-    which instruction they are.
+    On a GPU set XLA_FLAGS=--xla_gpu_enable_command_buffer= : a kernel that XLA starts as part of a CUDA graph
+    does not name its instruction.
 
     Args:
         config: sizes.
@@ -47,9 +47,8 @@ def measure(config: Config, *, items: int, trace: Path | None = None) -> dict[st
         trace: keep the trace here (.xplane.pb.gz), for XProf, and the program beside it, program.hlo.gz.
 
     Returns:
-        Milliseconds a step, all and by group, part and kernel, each kernel beside the least that it could
-        take at the shares of the data sheet in `chips`; and the share of the traced time in which the device
-        ran nothing.
+        Milliseconds a step: in all, by group, by part and by kernel, each kernel beside its minimum at the
+        rates in `chips`; and the share of the traced time in which the device was idle.
     """
     work = prepare(config, "full", items)
     text = work.compiled.as_text() or ""
@@ -70,7 +69,7 @@ def measure(config: Config, *, items: int, trace: Path | None = None) -> dict[st
 
 
 def read(profile: ProfileData) -> Iterator[Kernel]:
-    """What the first device ran: of a GPU what is in its streams, of a TPU its operations, of a CPU the calls
+    """The kernels of the first device: those in a GPU's streams, a TPU's operations, or the calls of a CPU
     that name an instruction."""
     planes = {plane.name: plane for plane in profile.planes}
     device = next((name for name in sorted(planes) if name.startswith("/device:") and ":0" in name), None)
@@ -87,16 +86,16 @@ def read(profile: ProfileData) -> Iterator[Kernel]:
 
 
 def summarise(kernels: list[Kernel], hlo: str, steps: int) -> dict[str, Any]:
-    """Times of the kernels by what the program's text says of them.
+    """Sum the times of kernels by the part and the group that the program's text gives them.
 
     Args:
-        kernels: of some steps.
+        kernels: of all steps.
         hlo: text of the compiled program.
-        steps: so many.
+        steps: how many steps were traced.
     """
     instructions = {instruction.name: instruction for instruction, _ in program.executed(hlo)}
     known = [kernel for kernel in kernels if kernel.instruction in instructions]
-    # A CPU's trace has calls within calls: only instructions that run by themselves count there.
+    # A CPU's trace nests calls; only instructions of the program count there.
     counted = kernels if jax.default_backend() == "gpu" else known
     chip = chip_of(jax.devices()[0].device_kind)
     by_kernel: dict[tuple[str, str], list[float]] = {}
@@ -139,7 +138,7 @@ def summarise(kernels: list[Kernel], hlo: str, steps: int) -> dict[str, Any]:
 
 
 def show(figures: dict[str, Any]) -> None:
-    """Groups, parts, and the kernels that take longest."""
+    """Print the groups, the parts and the longest kernels."""
     whole = figures["busy_ms_a_step"] or 1.0
     for word in ("groups", "parts"):
         table(

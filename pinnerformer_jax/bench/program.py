@@ -1,4 +1,4 @@
-"""What a compiled program costs by its own text: each loop's body as often as it runs."""
+"""Cost of a compiled program from its text. A loop's body counts as often as it runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _INSTRUCTION = re.compile(
 _ARRAY = re.compile(r"(?P<type>[a-z]+[0-9]*)\[(?P<dims>[0-9,]*)\]")
 _CALLED = re.compile(r"(?:body|to_apply|calls)=%([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
-_SCRATCH = re.compile(r"\bs8\[\d+\]")  # what a library's kernel may use, or not
+_SCRATCH = re.compile(r"\bs8\[\d+\]")  # workspace of a library's kernel, which it may leave unused
 _VIEWS = ("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id")
 _RUNS = ("while", "call")
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
@@ -37,16 +37,16 @@ class Instruction(NamedTuple):
     kind: str
     result_bytes: int
     operand_bytes: int
-    flops: float  # of a library's matrix product or fused attention; 0: of anything else
+    flops: float  # of a library's matrix product or fused attention; 0 for all else
 
     @property
     def name(self) -> str:
-        """As a profile has it."""
+        """Its name in a profile."""
         return _INSTRUCTION.match(self.line)["name"]  # ty: ignore[not-subscriptable]
 
     @property
     def group(self) -> str:
-        """products, attention (a library's), or rest."""
+        """products or attention, if a library computes it; else rest."""
         target = _TARGET.search(self.line)
         if target is None:
             return "rest"
@@ -54,8 +54,8 @@ class Instruction(NamedTuple):
 
     @property
     def part(self) -> str:
-        """Of the model: the named scopes in it, "last_block/attention", and whether it is of the backward
-        pass; "" where it has none."""
+        """The part of the model by its named scopes, such as "last_block/attention" or "norm backward"; "" if
+        it has none."""
         found = _OP_NAME.search(self.line)
         path = found[1] if found else ""
         scopes = [scope for scope in _SCOPE.findall(path) if scope in PARTS]
@@ -63,8 +63,8 @@ class Instruction(NamedTuple):
 
 
 def executed(hlo: str) -> list[tuple[Instruction, int]]:
-    """The instructions that the program runs and how often, a loop's as often as it goes round; no views of
-    memory, no loops or calls themselves, and nothing of what is inside a fusion.
+    """The instructions that the program runs, each with how often it runs. Views of memory, the loops and
+    calls themselves, and the inside of a fusion are left out.
 
     Raises:
         ValueError: the text has no entry, or a loop whose number of rounds the compiler does not know.
@@ -86,7 +86,7 @@ def executed(hlo: str) -> list[tuple[Instruction, int]]:
 
 
 def total(hlo: str, cost: Callable[[Instruction], int]) -> int:
-    """Sum of what the instructions cost that the program runs.
+    """Sum of a cost over all instructions that the program runs.
 
     Raises:
         ValueError: as `executed`.
@@ -95,8 +95,8 @@ def total(hlo: str, cost: Callable[[Instruction], int]) -> int:
 
 
 def roofline(hlo: str, flops_per_second: float, bytes_per_second: float) -> dict[str, dict[str, float]]:
-    """By group, and over all: kernels, FLOPs, bytes and the least seconds they can take, each kernel's being
-    the larger of its FLOPs over the one rate and its bytes over the other."""
+    """By group and in all: kernels, FLOPs, bytes and minimum seconds. A kernel's minimum is the larger of its
+    FLOPs over the one rate and its bytes over the other."""
     groups: dict[str, dict[str, float]] = {}
     for instruction, times in executed(hlo):
         moved = moved_bytes(instruction)
@@ -106,7 +106,7 @@ def roofline(hlo: str, flops_per_second: float, bytes_per_second: float) -> dict
             sums = groups.setdefault(group, dict.fromkeys(costs, 0))
             for name, cost in costs.items():
                 sums[name] += times * cost
-    return groups | {"all": groups.pop("all")}  # the last line
+    return groups | {"all": groups.pop("all")}  # last in the table
 
 
 def _rounds(line: str) -> int:
@@ -118,7 +118,7 @@ def _rounds(line: str) -> int:
 
 
 def array_bytes(shape: str) -> int:
-    """Of an array such as "f32[8,4]{1,0}", or of all arrays in a tuple."""
+    """Bytes of an array such as "f32[8,4]{1,0}", or of all arrays in a tuple."""
     return sum(_bytes(array) for array in _ARRAY.finditer(shape))
 
 
@@ -128,12 +128,12 @@ def _bytes(array: re.Match[str]) -> int:
 
 
 def kernel(_: Instruction) -> int:
-    """Each counts one: what a GPU must start."""
+    """1 for each instruction: a GPU starts a kernel for it."""
     return 1
 
 
 def moved_bytes(instruction: Instruction) -> int:
-    """Operands read and results written, each once and whole; a look-up's table too."""
+    """Bytes of all operands and results, each counted once and whole, a look-up's table too."""
     return instruction.operand_bytes + instruction.result_bytes
 
 
@@ -160,8 +160,8 @@ def _computations(hlo: str) -> tuple[str, dict[str, list[Instruction]]]:
 
 
 def _flops(line: str, result: str, operands: list[str]) -> float:
-    """Of a product 2 m k n; of fused causal attention half of each product's, two forward and five backward
-    (which computes the scores again)."""
+    """2 m k n of a matrix product. Fused causal attention has half of that for each of its products, two
+    forward and five backward, which computes the scores again."""
     target = _TARGET.search(line)
     if target is None or not operands or not (first := _ARRAY.search(operands[0])):
         return 0.0

@@ -1,4 +1,4 @@
-"""What a measurement leaves: a table for people, and a line of JSON."""
+"""The output of a measurement: a table, and a line of JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pinnerformer_jax.files import write_json
 
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print rows under a head; the first column to the left, numbers to the right."""
+    """Print rows under a head, the first column left-aligned, the others right-aligned."""
     lines = [list(head), *([_text(value) for value in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     print(f"\n{title}")
@@ -41,7 +41,7 @@ def _text(value: Any) -> str:
 
 
 def record(verb: str, config: Config, figures: Any) -> dict[str, Any]:
-    """Figures with what they need to be understood: when, on what, by which command, at which sizes."""
+    """The figures with date, command, versions, device and sizes."""
     device = jax.devices()[0]
     sizes = {name: to_dict(getattr(config, name)) for name in ("model", "objective", "training")}
     return {
@@ -58,7 +58,7 @@ def record(verb: str, config: Config, figures: Any) -> dict[str, Any]:
 
 
 def finish(values: dict[str, Any], file: Path | None) -> None:
-    """The JSON line, last on stdout; and in a file, whole or not at all."""
+    """Print the JSON line, the last of stdout, and write it to a file, if one is named."""
     if file is not None:
         write_json(file, values)
     print(json.dumps(values), flush=True)

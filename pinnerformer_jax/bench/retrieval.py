@@ -1,4 +1,4 @@
-"""Nearest items: exact on the device, and ScaNN where it is installed."""
+"""Nearest items: exact search on the device, and ScaNN if it is installed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUERIES, CLUSTERS, K = 1024, 500, 10
 
 
 def vectors(items: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Items in clusters, and queries that are mixtures of two items, as a user's taste is; unit rows."""
+    """Clustered items, and queries that are mixtures of two items, like a user's taste; unit rows."""
     rng = np.random.default_rng(0)
 
     def unit(rows: np.ndarray) -> np.ndarray:
@@ -34,7 +34,7 @@ def vectors(items: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def measure(config: Config, *, items: int, seconds: float) -> dict[str, Any]:
-    """Queries a second from host arrays to host arrays, recall@10 against exact, time to build."""
+    """Queries a second from host arrays to host arrays, recall@10 against exact search, and build time."""
     catalogue, queries = vectors(items, config.model.output_dim)
     on_device = jax.block_until_ready(jnp.asarray(catalogue))
     truth = exact.search(queries, on_device, K)[1]
@@ -44,7 +44,7 @@ def measure(config: Config, *, items: int, seconds: float) -> dict[str, Any]:
     try:
         index = ScannIndex.build(catalogue, config.index)
     except ImportError as error:
-        print(f"ScaNN is left out: {error}")
+        print(f"ScaNN is not measured: {error}")
     else:
         built = time.perf_counter() - started
         found = index.search(queries, K)[1]
@@ -69,7 +69,7 @@ def measure(config: Config, *, items: int, seconds: float) -> dict[str, Any]:
 
 
 def show(figures: dict[str, Any]) -> None:
-    """A line an index."""
+    """Print a line for each index."""
     table(
         f"Retrieval: {figures['k']} of {figures['items']:,} items of {figures['dim']} numbers, "
         f"{figures['queries']:,} queries at a time",

@@ -1,4 +1,4 @@
-"""The train step: users and tokens a second, FLOP/s and MFU, memory, compile time, wait for input."""
+"""The train step: users and tokens a second, FLOP/s and MFU, memory, compile time, time waiting for input."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ HEAD = (
 )  # fmt: skip
 
 STEPS_IN_ONE_GO = 20
-"""Steps that an accelerator is given before anybody waits for it, as the training loop never does."""
+"""Steps that are dispatched to an accelerator before one wait; the training loop does not wait at all."""
 
 
 def measure(
     config: Config, *, kind: str, items: int, seconds: float, peak_tflops: float | None = None
 ) -> dict[str, Any]:
-    """Time the step, in turns with the matmul that gives the peak.
+    """Time the step, in turns with the matmul that measures the peak.
 
     Args:
         config: sizes; the batch is split over all devices.
         kind: of the lengths, see `workload.lengths`.
         items: in the catalogue.
-        seconds: to spend, beside compiling.
-        peak_tflops: of one device, for a second MFU; None: its data sheet's, if `chips` has it and the
-            compute dtype is bfloat16.
+        seconds: for the measurement, without compiling.
+        peak_tflops: rate of one device for a second MFU; None: that of its data sheet, if `chips` has it and
+            the compute dtype is bfloat16.
 
     Returns:
-        Figures. `mfu` is model FLOP/s over those of a big matmul in the compute dtype, measured in turns with
-        the step, times the number of devices (on CPU simulated devices share one machine). `in_parts`: the
-        same batch in length parts, where lengths differ. `with_input`: the same step while the host reads a
-        prepared folder, if that is the kind and Grain is installed.
+        Figures. `mfu` is the model's FLOP/s over those of a large matmul in the compute dtype, measured in
+        turns with the step, times the number of devices (simulated devices share one CPU and count as one).
+        `in_parts` is the same batch in length parts, if lengths differ. `with_input` is the same step while
+        the host reads a prepared folder, if `kind` names one and Grain is installed.
     """
     parts = step_parts(config, SIZES)
     work = prepare(config, kind, items)
@@ -58,7 +58,7 @@ def measure(
     step, fed = timings["step"], None
     feeding = None if kind in MADE_UP else with_input(work, kind)
     if feeding:
-        # Alone: Grain's threads read ahead, also while another is being timed.
+        # Not in turns: Grain's threads would read ahead while others are timed.
         fed = alternate({"fed": lambda feeding=feeding: [feeding() for _ in range(together)]}, seconds / 2)[
             "fed"
         ]
@@ -107,7 +107,7 @@ def _with_input(fed: Timing, alone: Timing) -> dict[str, Any]:
 
 
 def row(figures: dict[str, Any]) -> list[Any]:
-    """A line under HEAD."""
+    """The cells of a line under HEAD."""
     low, high = figures["ms_quartiles"]
     return [
         figures["batch_size"],
@@ -123,7 +123,7 @@ def row(figures: dict[str, Any]) -> list[Any]:
 
 
 def show(figures: dict[str, Any]) -> None:
-    """Tables of the step and of its parts."""
+    """Print the step and its parts."""
     table("Train step", HEAD, [row(figures)])
     print(
         f"measured matmul peak {figures['matmul_tflops_per_second']:.3g} TFLOP/s; "

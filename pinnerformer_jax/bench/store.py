@@ -1,8 +1,8 @@
-"""The feature store: publishing users, looking them up, bytes a user; LMDB, and Redis where one is named.
+"""The feature store: time to publish users, time of a look-up, bytes a user; LMDB, and Redis if it is named.
 
-States of made-up users are written to a temporary folder (TMPDIR), with the LMDB store beside them. Published
-is first everyone, then a day of the same model in which two in a hundred changed. Look-ups are of random
-users, one process, warm. The Redis server must hold no vectors yet, and is left with those of the benchmark.
+States of random users are written to a temporary folder (TMPDIR), with the LMDB store beside them. First all
+users are published, then a day of the same model in which 2 % changed. One process then looks up random
+users. The Redis server must hold no vectors before, and keeps those of the benchmark.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ VERSION, DATES = "benchmark", ("2026-01-01", "2026-01-02")
 ACTIVE = 0.02
 BATCH = 100
 LEAST = 100
-"""Look-ups of each size, however little time there is."""
+"""The fewest look-ups of each size, whatever time they take."""
 
 
 def measure(config: Config, *, users: int, redis: str | None, seconds: float) -> dict[str, Any]:
-    """Users a second, microseconds of a look-up, bytes a user.
+    """Users published a second, microseconds of a look-up, bytes a user.
 
     Raises:
-        ValueError: the Redis server has vectors.
+        ValueError: the Redis server holds vectors.
     """
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "snapshots"
@@ -47,7 +47,7 @@ def measure(config: Config, *, users: int, redis: str | None, seconds: float) ->
 
 
 def show(figures: dict[str, Any]) -> None:
-    """A line a store."""
+    """Print a line for each store."""
     table(
         f"Feature store: {figures['users']:,} users of {figures['dim']} numbers; look-ups in microseconds",
         ("store", "users/s, all", "users/s, a day", "day s", "bytes/user", "p50", "p99",
@@ -102,7 +102,7 @@ def _percentiles(
 
 
 def _make_states(root: Path, users: int, dim: int) -> list[str]:
-    """Two days of one model."""
+    """Write two days of one model; the names of the states."""
     import pyarrow as pa
 
     rng = np.random.default_rng(0)
@@ -131,7 +131,7 @@ def _make_states(root: Path, users: int, dim: int) -> list[str]:
 
 
 def _bytes_of(url: str) -> Callable[[], int]:
-    """What a store takes up now: on disk, or of the server's memory."""
+    """A function that returns the bytes a store uses now, on disk or in the server's memory."""
     if url.startswith("lmdb:"):
         folder = Path(url.removeprefix("lmdb:"))
         return lambda: sum(file.stat().st_blocks * 512 for file in folder.rglob("data.mdb"))

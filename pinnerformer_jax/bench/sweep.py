@@ -1,4 +1,4 @@
-"""The step at batch sizes that double until memory ends, and its curve."""
+"""The step at batch sizes that double until the memory is full, and a plot of them."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def measure(
     Args:
         config: sizes but for the batch's.
         first: batch size to begin with.
-        last: not beyond this one; None: until memory ends.
-        seconds: to spend on each size, beside compiling.
-        png: where the curve is drawn.
-        deadline: `time.perf_counter()` after which no size is begun.
-        measure_step: what measures a size.
-        of_step: what else it takes.
+        last: largest batch size; None: until the memory is full.
+        seconds: for each size, without compiling.
+        png: file of the plot.
+        deadline: `time.perf_counter()` after which no further size is started.
+        measure_step: measures one size.
+        of_step: its other arguments.
 
     Raises:
-        ValueError: no `last` on a CPU.
+        ValueError: `last` is None on a CPU.
     """
     check_end(last)
     sizes: Sizes = []
@@ -60,7 +60,7 @@ def measure(
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" in str(error):
                 ended = f"memory ended at {size}"
-            elif sizes:  # what was measured is not thrown away
+            elif sizes:  # keep what was measured
                 ended = f"failed at {size}: {str(error)[:500]}"
             else:
                 raise
@@ -72,17 +72,17 @@ def measure(
 
 
 def check_end(last: int | None) -> None:
-    """A sweep must end before the machine does.
+    """On a CPU a sweep needs a last batch size, because a process that runs out of memory is killed.
 
     Raises:
-        ValueError: no last batch size on a CPU.
+        ValueError: there is none.
     """
     if last is None and jax.default_backend() == "cpu":
-        raise ValueError("--to is needed on a CPU, where the end of memory is the end of the process")
+        raise ValueError("--to is needed on a CPU, where a process that runs out of memory is killed")
 
 
 def show(figures: dict[str, Any]) -> None:
-    """A line a batch size."""
+    """Print a line for each batch size."""
     table("Train step by batch size", step.HEAD, [step.row(size) for size in figures["sizes"]])
     print(f"{figures['ended']}; curve: {figures['png'] or 'not drawn'}")
 
@@ -96,10 +96,10 @@ def draw(sizes: Sizes, title: str, file: Path) -> bool:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        print("matplotlib is not installed: the curve is left out")
+        print("matplotlib is not installed, so no plot is drawn")
         return False
     if not sizes:
-        print("no batch size fits: there is no curve to draw")
+        print("no batch size fits, so no plot is drawn")
         return False
     users = [size["batch_size"] for size in sizes]
     figure = Figure(figsize=(7, 4), layout="constrained")

@@ -1,4 +1,4 @@
-"""Wall-clock times that can be compared: warm, synchronised, alternating, medians and quartiles."""
+"""Wall-clock times that can be compared: medians and quartiles of synchronised calls, taken in turns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from pinnerformer_jax.runtime import keep_heap
 
 LEAST = 3
-"""Repeats of each, however little time there is."""
+"""The fewest repeats of each, whatever time they take."""
 
 
 class Timing(NamedTuple):
@@ -24,11 +24,11 @@ class Timing(NamedTuple):
     repeats: int
 
     def each(self, calls: int) -> Timing:
-        """Of one of so many calls that were timed together."""
+        """The time of one call, if so many were timed together."""
         return Timing(self.median / calls, self.lower / calls, self.upper / calls, self.repeats)
 
     def milliseconds(self) -> dict[str, Any]:
-        """For the JSON line."""
+        """Median and quartiles, for the JSON line."""
         return {
             "ms": self.median * 1e3,
             "ms_quartiles": [self.lower * 1e3, self.upper * 1e3],
@@ -40,12 +40,12 @@ class Timing(NamedTuple):
 
 
 def alternate(runs: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, Timing]:
-    """Time some callables in turns, so that what else the machine does meets all of them alike.
+    """Time callables in turns, so that other load of the machine affects all of them alike.
 
     Args:
-        runs: by name; each call does the work once. Arrays that it returns are waited for.
-        seconds: to spend on all of them together, beside one call each to warm up. At least three turns
-            are taken, and no more than 200.
+        runs: by name; each call does the work once. The arrays that it returns are waited for.
+        seconds: for all of them together, without one first call of each, which is not timed. There are at
+            least 3 turns and at most 200.
 
     Returns:
         Seconds a call, by name.
@@ -65,13 +65,13 @@ def alternate(runs: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str
 
 
 def keep_heap_of(programs: Iterable[jax.stages.Compiled], devices: int = 1) -> None:
-    """On CPU, keep freed memory as a training run does, or the allocator is what is timed."""
+    """On a CPU keep freed memory, as a training run does; otherwise the allocator's time is measured too."""
     if jax.default_backend() == "cpu":
         keep_heap(devices * max(map(temporary_bytes, programs)))
 
 
 def temporary_bytes(program: jax.stages.Compiled) -> int:
-    """What a call takes beside its arguments and results, by XLA's analysis; 0 where the backend has none."""
+    """Memory of a call beside its arguments and results, by XLA's analysis; 0 if the backend has none."""
     memory = program.memory_analysis()
     return memory.temp_size_in_bytes if memory else 0
 
@@ -82,7 +82,7 @@ def _timing(seconds: list[float]) -> Timing:
 
 
 class TraceCount:
-    """Counts what jax traces inside a `with` block: in a train loop, after the first step, nothing."""
+    """Counts the traces of jax within a `with` block. A train loop has none after its first step."""
 
     def __enter__(self) -> TraceCount:
         self.traces = 0

@@ -1,4 +1,4 @@
-"""The training loop itself, from prepared timelines to checkpoint: users a second, and the wait for input."""
+"""The training loop from prepared timelines to checkpoint: users a second, and time waiting for input."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from pinnerformer_jax.data import catalog
 
 
 def measure(config: Config, *, steps: int, prepared: str | None = None) -> dict[str, Any]:
-    """Train for some steps as train.py does and read what it logged.
+    """Train as train.py does, and read the metrics that it logged.
 
     Args:
         config: sizes.
-        steps: so many; the first fifth, in which files are read for the first time, is not counted.
-        prepared: folder of prepared timelines with its catalogue, made with this config; None: 20,000 users
-            of 200 events and 100,000 items, written for the occasion.
+        steps: of the training. The first fifth, in which files are read for the first time, is not counted.
+        prepared: prepared folder, made with this config; None: a temporary one of 20,000 users with 200
+            events, and 100,000 items.
 
     Raises:
         ValueError: a package that training needs is not installed.
@@ -64,7 +64,7 @@ def _train(config: Config, steps: int, prepared: str | None) -> dict[str, Any]:
 
 
 def _write_catalog(path: Path) -> None:
-    """A catalogue of random unit vectors."""
+    """Write a catalogue of random unit vectors."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -76,7 +76,7 @@ def _write_catalog(path: Path) -> None:
 
 
 def show(figures: dict[str, Any]) -> None:
-    """One line."""
+    """Print one line."""
     table(
         f"Training, {figures['steps']} steps of {figures['batch_size']} users",
         ("users/s", "tokens/s", "waiting for input", "loss", "s in all"),

@@ -1,4 +1,4 @@
-"""A train step at a config's sizes on made-up users: real code, real shapes, no data."""
+"""The train step at a config's sizes, on random users: no data are needed."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def lengths(kind: str, config: Config) -> np.ndarray:
     """Real actions of each user's history, int32 [B], the longest first as in a training batch.
 
     Args:
-        kind: "full" (T each), "uniform" (1 to T), or the folder of prepared timelines whose windows have
-            the lengths.
+        kind: "full" (T each), "uniform" (1 to T), or a folder of prepared timelines, whose first training
+            batch gives the lengths.
         config: sizes.
     """
     users, length = config.training.batch_size, config.model.max_length
@@ -48,8 +48,8 @@ def lengths(kind: str, config: Config) -> np.ndarray:
 
 
 def make_batch(config: Config, length: np.ndarray, items: int) -> Batch:
-    """Histories of two weeks and the two weeks after them, every future full: with a horizon of four weeks
-    every position has positives."""
+    """Random histories of two weeks, and futures of the two weeks after them. Every future has F events, so
+    that with a horizon of four weeks every position has positives."""
     rng = np.random.default_rng(0)
     users, future = config.training.batch_size, config.training.future_events
     count = np.full(users, future, np.int32)
@@ -87,7 +87,7 @@ def make_features(items: int) -> np.ndarray:
 
 
 def make_tables(config: Config, mesh: Mesh, items: int) -> Tables:
-    """What the step reads, held as the config says; every event is a positive."""
+    """The tables that the step reads, stored as the config says; every event is a positive."""
     positive_table = np.zeros((SIZES.actions, SIZES.surfaces), np.float32)
     features = place(mesh, make_features(items), config.training)
     return Tables(features, *replicate(mesh, (positive_table, np.uint32(config.training.seed))))
@@ -95,7 +95,7 @@ def make_tables(config: Config, mesh: Mesh, items: int) -> Tables:
 
 @dataclass
 class Workload:
-    """A compiled train step and all it reads; calling it takes a step."""
+    """A compiled train step with all that it reads. A call takes one step."""
 
     config: Config
     mesh: Mesh
@@ -109,27 +109,27 @@ class Workload:
     items: int
 
     def __call__(self) -> dict[str, jax.Array]:
-        """One step; its metrics."""
+        """Take a step; its metrics."""
         self.state, metrics = self.compiled(self.state, self.batch, self.tables)
         return metrics
 
     @property
     def temporary_bytes(self) -> int:
-        """What one device's step takes beside its arguments, by XLA's analysis."""
+        """Memory of a step on one device beside its arguments, by XLA's analysis."""
         return temporary_bytes(self.compiled)
 
 
 def prepare(config: Config, kind: str, items: int, devices: int | None = None) -> Workload:
-    """Build and compile, ahead of time.
+    """Build the model and compile the step.
 
     Args:
         config: sizes.
         kind: see `lengths`.
         items: in the catalogue.
-        devices: the first so many; None: all.
+        devices: how many to use; None: all.
 
     Raises:
-        ValueError: the batch does not divide over the devices, or the prepared folder is no such.
+        ValueError: the devices do not divide the batch, or `kind` names no prepared folder.
     """
     length = lengths(kind, config)
     mesh = make_mesh(devices)
@@ -147,8 +147,8 @@ def prepare(config: Config, kind: str, items: int, devices: int | None = None) -
 
 
 def in_parts(work: Workload) -> tuple[Workload, tuple[int, ...]]:
-    """The same step computed in the config's number of length parts (`training.length_parts`), and their
-    lengths."""
+    """The same step with the batch in length parts (`training.length_parts`), and the lengths of the
+    parts."""
     config, devices = work.config, work.mesh.size
     count = min(config.training.length_parts, config.training.batch_size // devices)
     lengths = np.sort(np.asarray(work.batch.length))[::-1]
@@ -163,7 +163,7 @@ def in_parts(work: Workload) -> tuple[Workload, tuple[int, ...]]:
 
 
 def input_batches(timelines: Timelines, config: Config) -> Iterator[Batch] | None:
-    """What training reads, for longer than anyone measures; None where Grain is not installed."""
+    """The batches of training, more than any measurement takes; None if Grain is not installed."""
     try:
         return training_batches(timelines, config, start_step=0, steps=1_000_000)
     except ImportError:
@@ -171,42 +171,42 @@ def input_batches(timelines: Timelines, config: Config) -> Iterator[Batch] | Non
 
 
 def with_input(work: Workload, prepared: str) -> Callable[[], Any] | None:
-    """The step as the training loop takes it: while the device works, the host reads the next batch and puts
-    it there. What the step computes stays the made-up batch, whose ids fit its tables.
+    """The step as in the training loop: while the device computes, the host reads the next batch and copies
+    it to the device. The step itself goes on with the random batch, whose ids fit its tables.
 
     Args:
         work: compiled.
         prepared: folder of prepared timelines, read by training.input_workers.
 
     Returns:
-        A callable that takes a step; None where Grain is not installed.
+        A function that takes a step; None if Grain is not installed.
     """
     batches = input_batches(Timelines.open(prepared), work.config)
     return None if batches is None else lambda: (work(), shard_batch(work.mesh, next(batches)))
 
 
 def peak_memory(device: jax.Device) -> int | None:
-    """Most bytes the process ever held on the device; None where it does not say (CPU)."""
+    """Peak bytes that the process held on the device; None if the device does not say (CPU)."""
     statistics: dict[str, Any] | None = device.memory_stats()
     return statistics.get("peak_bytes_in_use") if statistics else None
 
 
 def matmul(dtype: str) -> tuple[Any, float]:
-    """A chain of big square matmuls, whose pace is the peak that MFU is measured against.
+    """A chain of large square matmuls, whose rate is the peak that MFU is measured against.
 
     Args:
         dtype: of both operands.
 
     Returns:
-        A callable that runs it, and its FLOPs.
+        A function that runs it, and its FLOPs.
     """
     size, count = (2048, 1) if jax.default_backend() == "cpu" else (8192, 8)
     key = jax.random.key(0)
-    square = (jax.random.normal(key, (size, size)) / size**0.5).astype(dtype)  # products keep their size
+    square = (jax.random.normal(key, (size, size)) / size**0.5).astype(dtype)  # keeps the products' magnitude
 
     @jax.jit
     def chain(start: jax.Array, square: jax.Array) -> jax.Array:
-        for _ in range(count):  # a loop of XLA's would copy what it carries
+        for _ in range(count):  # unrolled, because a loop would copy its operands
             start = jnp.matmul(start, square)
         return start
 

@@ -115,7 +115,7 @@ def write_comparison(config: Config, numbers: Numbers, pairs: dict[str, int], wo
         "command": " ".join(["python -m pinnerformer_jax.compare_items", *sys.argv[1:]]),
         "pairs": pairs,
         "methods": {
-            method: {metric: spread(values) for metric, values in by_metric.items()}
+            method: {metric: dataclasses.asdict(spread(values)) for metric, values in by_metric.items()}
             for method, by_metric in numbers.items()
         },
     }

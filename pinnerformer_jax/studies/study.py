@@ -7,7 +7,6 @@ has a folder for each cell, so that the next call does only what a stopped study
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import runpy
 import signal
 import sys
@@ -24,7 +23,7 @@ from pinnerformer_jax.evaluation.comparison import MODEL
 from pinnerformer_jax.studies.cells import Cell, Stopped, cell_key, finish, missing, read_cell
 from pinnerformer_jax.studies.measure import Numbers, StudyData
 from pinnerformer_jax.studies.study_report import write_study
-from pinnerformer_jax.studies.study_summary import Outcomes, summarise
+from pinnerformer_jax.studies.study_summary import Outcomes, StudySummary, summarise_table
 from pinnerformer_jax.studies.study_table import StudyTable
 from pinnerformer_jax.training.checkpoint import check_ingested, data_digest
 
@@ -79,10 +78,10 @@ def run(study: Study, workdir: Path) -> dict[str, str]:
         flush=True,
     )
     failed = run_cells(waiting, data)
-    summary = summarise(study.base, study.tables, outcomes(study, cells), study.seeds)
-    summary["protocol"] = dataclasses.asdict(data.protocol.summary)
     failed |= {cell.name: why for cell in cells if (why := read_cell(cell).failed)}
-    summary["failed"] = failed
+    measured = outcomes(study, cells)
+    tables = [summarise_table(study.base, table, measured) for table in study.tables]
+    summary = StudySummary(study.base.name, study.seeds, tables, study.base, data.protocol.summary, failed)
     hours = sum(read_cell(cell).seconds for cell in cells) / 3600
     for path in write_study(summary, hours, workdir):
         print(f"wrote {path}")

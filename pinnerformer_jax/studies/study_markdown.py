@@ -3,63 +3,68 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from pinnerformer_jax.studies.study_summary import number
+from pinnerformer_jax.config_files import to_dict
+from pinnerformer_jax.studies.study_summary import (
+    CellSummary,
+    ClaimSummary,
+    StudySummary,
+    TableSummary,
+    number,
+)
 
 
-def study_markdown(summary: Mapping[str, Any], lead: str, method: str) -> str:
+def study_markdown(summary: StudySummary, lead: str, method: str) -> str:
     """The page.
 
     Args:
-        summary: see study_summary.py, with "failed".
+        summary: of the study.
         lead: what was trained and measured, in a sentence.
         method: how a comparison is judged.
     """
-    parts = [f"# {summary['name']}: the paper's tables beside ours", lead, method]
-    parts += [f"Failed: {cell}: {reason}" for cell, reason in summary["failed"].items()]
-    argument = [claim for table in summary["tables"] for claim in table["claims"] if claim["says"]]
-    if argument:
-        parts += ["## What the paper's argument rests on", _comparisons(argument)]
-    for table in summary["tables"]:
-        parts += [f"## {table['title']}", _numbers(table), table["sentence"]]
-        if table["claims"]:
-            parts.append(_folded("All comparisons", _comparisons(table["claims"])))
-        if table["note"]:
-            parts.append(table["note"])
-    config = json.dumps(summary["config"], indent=2, ensure_ascii=False)
+    parts = [f"# {summary.name}: the paper's tables beside ours", lead, method]
+    parts += [f"Failed: {cell}: {reason}" for cell, reason in summary.failed.items()]
+    if summary.argument:
+        parts += ["## What the paper's argument rests on", _comparisons(summary.argument)]
+    for table in summary.tables:
+        parts += [f"## {table.title}", _numbers(table), table.sentence]
+        if table.claims:
+            parts.append(_folded("All comparisons", _comparisons(table.claims)))
+        if table.note:
+            parts.append(table.note)
+    config = json.dumps(to_dict(summary.config), indent=2, ensure_ascii=False)
     return "\n\n".join([*parts, _folded("Config of the base", f"```json\n{config}\n```")]) + "\n"
 
 
-def _numbers(table: Mapping[str, Any]) -> str:
+def _numbers(table: TableSummary) -> str:
     """The paper's number and ours for each line and column; a line's settings where it changes some."""
-    heads = [f"{column}, {whose}" for column in table["columns"] for whose in ("paper", "ours")]
+    heads = [f"{column}, {whose}" for column in table.columns for whose in ("paper", "ours")]
     rows = [
         [
-            line["name"],
-            *(text for cell in line["cells"] for text in (number(cell["paper"]), _ours(cell))),
-            "; ".join(line["changes"]),
+            line.name,
+            *(text for cell in line.cells for text in (number(cell.paper), _ours(cell))),
+            "; ".join(line.changes),
         ]
-        for line in table["lines"]
+        for line in table.lines
     ]
     return _table(["", *heads, "change of the base config"], rows)
 
 
-def _ours(cell: Mapping[str, Any]) -> str:
+def _ours(cell: CellSummary) -> str:
     """`mean ± deviation [low, high]`, each where it is known."""
-    deviation = f" ± {number(cell['deviation'])}" if cell["deviation"] else ""
-    interval = f" [{', '.join(map(number, cell['interval']))}]" if cell["interval"] else ""
-    return number(cell["mean"]) + deviation + interval
+    deviation = f" ± {number(cell.deviation)}" if cell.deviation else ""
+    interval = f" [{', '.join(map(number, cell.interval))}]" if cell.interval else ""
+    return number(cell.mean) + deviation + interval
 
 
-def _comparisons(claims: Sequence[Mapping[str, Any]]) -> str:
+def _comparisons(claims: Sequence[ClaimSummary]) -> str:
     rows = [
         [
-            f"{claim['says']}: {claim['found']}" if claim["says"] else claim["found"],
-            number(claim["difference"]),
-            number(claim["margin"]),
-            claim["verdict"],
+            f"{claim.says}: {claim.found}" if claim.says else claim.found,
+            number(claim.difference),
+            number(claim.margin),
+            claim.verdict,
         ]
         for claim in claims
     ]

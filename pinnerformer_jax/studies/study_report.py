@@ -1,18 +1,18 @@
-"""The results of a study study.json, and the paper's tables beside ours, as a page and in Markdown."""
+"""The results of a study: study.json, and the paper's tables beside ours, as a page and in Markdown."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.evaluation import figures
 from pinnerformer_jax.evaluation.comparison import MODEL
 from pinnerformer_jax.evaluation.report import render
 from pinnerformer_jax.files import write_json, write_text
 from pinnerformer_jax.studies.study_markdown import study_markdown
-from pinnerformer_jax.studies.study_summary import FAILS, HOLDS, number
+from pinnerformer_jax.studies.study_summary import FAILS, HOLDS, StudySummary, TableSummary, number
 
 METHOD = (
     "Ours: mean over the seeds ± their standard deviation, none where it is zero; in brackets a 95 % "
@@ -27,65 +27,60 @@ METHOD = (
 )
 
 
-def write_study(summary: Mapping[str, Any], hours: float, workdir: Path) -> tuple[Path, Path, Path]:
+def write_study(summary: StudySummary, hours: float, workdir: Path) -> tuple[Path, Path, Path]:
     """Write WORKDIR/study.json, report.html and report.md; their paths.
 
     Args:
-        summary: see study_summary.py, with "protocol" and "failed".
+        summary: of the study.
         hours: that training and measuring took.
         workdir: of the study.
     """
     data, page, markdown = (workdir / name for name in ("study.json", "report.html", "report.md"))
-    write_json(data, summary)
+    write_json(data, summary.to_json())
     write_text(page, study_page(summary, hours))
     write_text(markdown, study_markdown(summary, lead(summary, hours), METHOD))
     return data, page, markdown
 
 
-def study_page(summary: Mapping[str, Any], hours: float) -> str:
+def study_page(summary: StudySummary, hours: float) -> str:
     """The page, whole in itself."""
     return render(
         Path(__file__).with_name("study.html"),
-        name=summary["name"],
+        name=summary.name,
         lead=lead(summary, hours),
         method=METHOD,
-        tables=[table | {"figure": figure(table), "held": held(table)} for table in summary["tables"]],
-        argument=[claim for table in summary["tables"] for claim in table["claims"] if claim["says"]],
-        failed=summary["failed"],
+        tables=[(table, figure(table)) for table in summary.tables],
+        argument=summary.argument,
+        failed=summary.failed,
         number=number,
         colours={HOLDS: "hit", FAILS: "miss"},
-        config=json.dumps(summary["config"], indent=2, ensure_ascii=False),
+        config=json.dumps(to_dict(summary.config), indent=2, ensure_ascii=False),
     )
 
 
-def lead(summary: Mapping[str, Any], hours: float) -> str:
+def lead(summary: StudySummary, hours: float) -> str:
     """What was trained and measured, and the hours that it took."""
-    training, data = summary["config"]["training"], summary["protocol"]
+    training, data = summary.config.training, summary.protocol
     return (
-        f"{summary['seeds']} seeds of {training['steps']:,} steps of {training['batch_size']:,} users; "
-        f"{data['users']:,} unseen users with {data['pairs']:,} targets in the {data['window_days']:g} days "
-        f"after {data['t'][:10]}, {data['reachable_items']:,} items. {hours:.1f} hours in all."
+        f"{summary.seeds} seeds of {training.steps:,} steps of {training.batch_size:,} users; "
+        f"{data.users:,} unseen users with {data.pairs:,} targets in the {data.window_days:g} days "
+        f"after {data.t[:10]}, {data.reachable_items:,} items. {hours:.1f} hours in all."
     )
 
 
-def held(table: Mapping[str, Any]) -> int:
-    """How many of the paper's comparisons hold."""
-    return sum(claim["verdict"] == HOLDS for claim in table["claims"])
-
-
-def figure(table: Mapping[str, Any]) -> str | None:
+def figure(table: TableSummary) -> str | None:
     """The table's plot, if it has one: its first column along its lines, or its lines along the columns that
     hold the same metric."""
-    if table["plot"] == "by line":
-        own = [(line["name"], line["cells"][0]) for line in table["lines"]]
-        return figures.spread({MODEL: own}, table["columns"][0], table["name"])
-    if table["plot"] == "by column":
-        columns = [title for title in table["columns"] if not title.startswith("lost")]
+    if table.plot == "by line":
+        own = [(line.name, asdict(line.cells[0])) for line in table.lines]
+        return figures.spread({MODEL: own}, table.columns[0], table.name)
+    if table.plot == "by column":
+        columns = [title for title in table.columns if not title.startswith("lost")]
         curves = {
-            MODEL if line["name"] == figures.label(MODEL) else line["name"]: list(
-                zip(columns, line["cells"], strict=False)
+            MODEL if line.name == figures.label(MODEL) else line.name: list(
+                zip(columns, map(asdict, line.cells), strict=False)
             )
-            for line in table["lines"]
+            for line in table.lines
         }
-        return figures.spread(curves, "Recall@10", table["name"])
+        return figures.spread(curves, "Recall@10", table.name)
     return None

@@ -9,13 +9,16 @@ hold if it is outside.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.config_files import differences, to_dict
+from pinnerformer_jax.evaluation.results import ProtocolSummary
 from pinnerformer_jax.studies.measure import Numbers
 from pinnerformer_jax.studies.study_table import Claim, Line, StudyTable
 
@@ -38,17 +41,89 @@ class Verdict(NamedTuple):
     margin: float | None  # the difference must exceed it
 
 
-def summarise(base: Config, tables: Sequence[StudyTable], outcomes: Outcomes, seeds: int) -> dict[str, Any]:
-    """The contents of study.json, plain JSON types; they do not depend on the time or speed of the study."""
-    return {
-        "name": base.name,
-        "seeds": seeds,
-        "tables": [_table(base, table, outcomes) for table in tables],
-        "config": to_dict(base),
-    }
+@dataclass(frozen=True)
+class Spread:
+    """A number over the seeds."""
+
+    values: list[float | None]  # by seed; None: not measured
+    mean: float | None
+    deviation: float | None  # standard deviation, if there are two values
 
 
-def _table(base: Config, table: StudyTable, outcomes: Outcomes) -> dict[str, Any]:
+@dataclass(frozen=True)
+class CellSummary(Spread):
+    """A number of a table."""
+
+    paper: float | None
+    interval: list[float] | None  # 95 % bootstrap interval over users, its ends averaged over seeds
+
+
+@dataclass(frozen=True)
+class LineSummary:
+    """A line of a table."""
+
+    name: str
+    changes: list[str]  # of the base config
+    cells: list[CellSummary]  # by column
+
+
+@dataclass(frozen=True)
+class ClaimSummary:
+    """A claim of the paper, and the verdict on it."""
+
+    higher: tuple[str, str]  # line and column
+    lower: tuple[str, str]
+    same: bool
+    says: str
+    found: str  # both numbers, in words
+    verdict: str
+    difference: float | None
+    margin: float | None
+
+
+@dataclass(frozen=True)
+class TableSummary:
+    """A table of the paper beside ours."""
+
+    name: str
+    title: str
+    note: str
+    plot: Literal["", "by line", "by column"]
+    columns: list[str]
+    lines: list[LineSummary]
+    claims: list[ClaimSummary]
+    verdict: str
+    sentence: str
+
+    @property
+    def held(self) -> int:
+        """How many of the paper's comparisons hold."""
+        return sum(claim.verdict == HOLDS for claim in self.claims)
+
+
+@dataclass(frozen=True)
+class StudySummary:
+    """The contents of study.json. They do not depend on the time or speed of the study."""
+
+    name: str
+    seeds: int
+    tables: list[TableSummary]
+    config: Config  # the base
+    protocol: ProtocolSummary
+    failed: dict[str, str]  # why cells failed, by name
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return dataclasses.asdict(self) | {"config": to_dict(self.config)}
+
+    @property
+    def argument(self) -> list[ClaimSummary]:
+        """The claims that the paper's argument rests on."""
+        return [claim for table in self.tables for claim in table.claims if claim.says]
+
+
+def summarise_table(base: Config, table: StudyTable, outcomes: Outcomes) -> TableSummary:
+    """A table from what each seed gave."""
     values = {
         (line.name, column.title): [
             _number(numbers, line.method, column.metric) for numbers in outcomes[table.name, line.name]
@@ -57,32 +132,42 @@ def _table(base: Config, table: StudyTable, outcomes: Outcomes) -> dict[str, Any
         for column in table.columns
     }
     judged = [(claim, judge(claim, values[claim.higher], values[claim.lower])) for claim in table.orderings()]
-    means = {key: spread(seen)["mean"] for key, seen in values.items()}
-    return {
-        "name": table.name,
-        "title": table.title,
-        "note": table.note,
-        "plot": table.plot,
-        "columns": [column.title for column in table.columns],
-        "lines": [
-            {
-                "name": line.name,
-                "changes": _changes(base, line),
-                "cells": [
-                    {
-                        "paper": _paper(line, k),
-                        **spread(values[line.name, column.title]),
-                        "interval": _interval(outcomes[table.name, line.name], line.method, column.metric),
-                    }
+    means = {key: spread(seen).mean for key, seen in values.items()}
+    return TableSummary(
+        name=table.name,
+        title=table.title,
+        note=table.note,
+        plot=table.plot,
+        columns=[column.title for column in table.columns],
+        lines=[
+            LineSummary(
+                line.name,
+                _changes(base, line),
+                [
+                    CellSummary(
+                        **vars(spread(values[line.name, column.title])),
+                        paper=_paper(line, k),
+                        interval=_interval(outcomes[table.name, line.name], line.method, column.metric),
+                    )
                     for k, column in enumerate(table.columns)
                 ],
-            }
+            )
             for line in table.lines
         ],
-        "claims": [claim_facts(claim, verdict, means) for claim, verdict in judged],
-        "verdict": overall([verdict.verdict for _, verdict in judged]),
-        "sentence": sentence(judged, means),
-    }
+        claims=[
+            ClaimSummary(
+                claim.higher,
+                claim.lower,
+                claim.same,
+                claim.says,
+                _in_words(claim, verdict.verdict, means),
+                *verdict,
+            )
+            for claim, verdict in judged
+        ],
+        verdict=overall([verdict.verdict for _, verdict in judged]),
+        sentence=sentence(judged, means),
+    )
 
 
 def judge(claim: Claim, higher: Sequence[float | None], lower: Sequence[float | None]) -> Verdict:
@@ -148,28 +233,14 @@ def sentence(judged: Sequence[tuple[Claim, Verdict]], means: Mapping[tuple[str, 
     return ", ".join(parts) + (f" ({among}{listed})" if listed else "") + "."
 
 
-def claim_facts(
-    claim: Claim, verdict: Verdict, means: Mapping[tuple[str, str], float | None]
-) -> dict[str, Any]:
-    """A claim and its verdict, as JSON."""
-    return {
-        "higher": list(claim.higher),
-        "lower": list(claim.lower),
-        "same": claim.same,
-        "says": claim.says,
-        "found": _in_words(claim, verdict.verdict, means),
-        **verdict._asdict(),
-    }
-
-
-def spread(values: Sequence[float | None]) -> dict[str, Any]:
+def spread(values: Sequence[float | None]) -> Spread:
     """Values by seed, their mean, and their standard deviation if there are two."""
     known = [value for value in values if value is not None]
-    return {
-        "values": list(values),
-        "mean": float(np.mean(known)) if known else None,
-        "deviation": float(np.std(known, ddof=1)) if len(known) > 1 else None,
-    }
+    return Spread(
+        list(values),
+        float(np.mean(known)) if known else None,
+        float(np.std(known, ddof=1)) if len(known) > 1 else None,
+    )
 
 
 def number(value: float | None) -> str:
@@ -200,8 +271,10 @@ def _number(numbers: Numbers | None, method: str, metric: str) -> float | None:
 
 def _interval(seeds: Sequence[Numbers | None], method: str, metric: str) -> list[float] | None:
     """The bootstrap interval over users, its ends averaged over seeds; None where there is none."""
-    ends = [spread([_number(n, method, f"{metric}_{end}") for n in seeds])["mean"] for end in ("low", "high")]
-    return None if None in ends else ends
+    low, high = (
+        spread([_number(n, method, f"{metric}_{end}") for n in seeds]).mean for end in ("low", "high")
+    )
+    return None if low is None or high is None else [low, high]
 
 
 def _paper(line: Line, column: int) -> float | None:
