@@ -2,8 +2,8 @@
 # make test   environment, then the tests that take seconds; make test-all the slow ones too
 # make lint   environment, then rules, format and types of the code
 # make accelerator         on a GPU, with the PYTHON whose jax sees it: all that is measured there, in LIMIT seconds;
-#                          everything it leaves is in the folder OUT, whole at every moment
-# make accelerator-rival   the same for the contest with PyTorch (needs torch)
+#                          all output is in the folder OUT, complete after each part
+# make accelerator-rival   the same for the comparison with PyTorch (needs torch)
 PYTHON ?= python3
 BIN := .venv/bin
 CONFIG ?= configs/paper.py

@@ -4,7 +4,7 @@
 
     config = pf.load_config("configs/demo.py")
     pf.prepare(config)                                       # event log -> prepared folder
-    pf.fit(config, "runs/demo")                              # trains, or goes on
+    pf.fit(config, "runs/demo")                              # trains, or resumes
     pf.evaluate_run("runs/demo")                             # results.json, report.html
     vectors = pf.embed_events("runs/demo", events)           # of a pandas, polars or Arrow table
     pf.Recommender.open("snapshots").recommend(user, k=10)   # from what the daily job published

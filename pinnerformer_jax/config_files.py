@@ -44,8 +44,8 @@ def from_dict(values: dict[str, Any]) -> Config:
 
 
 def in_sections_of_today(values: dict[str, Any]) -> dict[str, Any]:
-    """A `to_dict` in which the settings of the index and of the embedding stand in sections of their own.
-    In older ones they are `evaluation.scann_*`, and `evaluation.batch_size` is that of the embedding too."""
+    """A `to_dict` in which the settings of the index and of the embedding have sections of their own. In
+    older ones they are `evaluation.scann_*`, and `evaluation.batch_size` is that of the embedding too."""
     evaluation = values.get("evaluation", {})
     moved = {name: value for name, value in evaluation.items() if name.startswith("scann_")}
     if not moved:

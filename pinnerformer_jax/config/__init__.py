@@ -57,7 +57,7 @@ class Config:
     """One experiment: every setting, by section. Files in configs/ build one each."""
 
     name: str = "pinnerformer"
-    """For people: shown in logs and reports."""
+    """Shown in logs and reports."""
     data: DataConfig = field(default_factory=DataConfig)
     items: ItemsConfig = field(default_factory=ItemsConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -10,7 +10,7 @@ from pinnerformer_jax.config.checks import require, require_types
 
 @dataclass(frozen=True)
 class ColumnsConfig:
-    """Where each fact stands in the event log. Each value is a column's name or any DuckDB SQL
+    """Where the event log has each fact. Each value is a column's name or any DuckDB SQL
     expression over the columns, such as `CASE WHEN is_like = 1 THEN 'like' ELSE 'view' END`. In CSV every
     column is text: ids keep their leading zeros, and numbers need a cast, `try_cast(stars AS INT) > 3`."""
 
@@ -27,9 +27,9 @@ class ColumnsConfig:
     duration: str = ""
     """How long, in seconds; empty: 0."""
     title: str = ""
-    """Item text, if it stands in the log; the first of the training period is kept."""
+    """Item text, if the log has it; the first of the training period is kept."""
     topic: str = ""
-    """Item topic, if it stands in the log."""
+    """Item topic, if the log has it."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class ItemsConfig:
     vector: str = ""
     """Its column of given vectors (a list of numbers); empty: vectors are built."""
     title: str = ""
-    """Its title column or SQL expression, for people and for the text vector."""
+    """Its title column or SQL expression, to show and for the text vector."""
     topic: str = ""
     """Its topic column, for interest entropy; empty: topics are k-means clusters of the vectors."""
     text: tuple[str, ...] = ()

@@ -36,7 +36,7 @@ class ObjectiveConfig:
     pool: PoolName = "merged"
     """merged: one softmax over both kinds of negatives; separate: one over each, the losses summed."""
     logq: bool = True
-    """Subtract log Q, the expected number of times an item stands in the pool."""
+    """Subtract log Q, the expected number of times an item is in the pool."""
     refined_logq: bool = False
     """Subtract it from the negatives only, as the positive is there with certainty (arXiv 2507.09331)."""
     initial_temperature: float = 0.1
@@ -125,8 +125,8 @@ class TrainingConfig:
     input_workers: int = 0
     """Processes that prepare batches; 0: threads of this process."""
     shard_items: bool = False
-    """Split the catalogue's vectors over the devices by rows, for one that does not fit on each; the numbers
-    stay the same, the step tells more. Of training alone: to embed, one device must hold them whole."""
+    """Shard the catalogue's vectors over the devices by rows, for a catalogue that does not fit on one. The
+    results are the same, but the devices communicate more. To embed, one device must still hold them all."""
     deterministic: bool = False
     """On a GPU, have XLA compile operations that give the same bits each time (xla_gpu_deterministic_ops), so
     that a resumed run equals an unbroken one there too. Not tried on a GPU yet; a CPU is exact without it."""

@@ -66,7 +66,7 @@ class LengthRow:
 
 @dataclass(frozen=True)
 class MethodResults:
-    """Metrics of every method under one protocol."""
+    """Metrics of every method under every protocol."""
 
     rows: list[MetricRow]
     history_length: list[LengthRow]

@@ -73,7 +73,7 @@ def build_state(plan: Plan, model: TrainedModel, folder: Path) -> Iterable[str]:
         folder: empty.
 
     Returns:
-        What was done, in lines for people.
+        What was done, in lines to show.
     """
     work = folder / "work"  # for temporary files, on the disk of the state
     work.mkdir()

@@ -179,7 +179,7 @@ def publish_users(store: Store, root: Path, name: str) -> str:
         name: path of the state below it.
 
     Returns:
-        What was done, for people.
+        What was done, in a line to show.
 
     Raises:
         OSError: the store failed; it goes on serving what it did before.

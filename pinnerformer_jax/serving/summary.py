@@ -1,4 +1,4 @@
-"""What a run of the daily job did, in lines for people."""
+"""What a run of the daily job did, in lines to show."""
 
 from __future__ import annotations
 

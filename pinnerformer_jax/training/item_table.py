@@ -27,7 +27,7 @@ _CHUNK = 1 << 16
 class ItemTable:
     """`table[ids]` are the ids' vectors, so that towers take it as they take an array."""
 
-    # Arrays, or what stands for them in a program that is only compiled.
+    # Arrays, or their shapes in a program that is only compiled.
     values: Any  # float16, float32 or int8 [C, D]; of the device's own C / N items where sharded
     scale: Any = None  # float32 [C]: what int8 values are multiplied with
     sharded: bool = False  # device i holds rows i C / N : (i + 1) C / N; look-ups are inside a map over AXIS
