@@ -1,4 +1,4 @@
-"""Files that are whole or absent (temporary name, fsync, rename), and checksums by which a reader knows."""
+"""Files that are complete or absent (temporary name, fsync, rename), and checksums that verify them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""python -m pinnerformer_jax.embed as cron runs it: the command line, and what may befall it."""
+"""python -m pinnerformer_jax.embed as cron runs it: the command line, wrong input, a full disk, SIGKILL."""
 
 import os
 import resource

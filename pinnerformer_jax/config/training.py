@@ -111,7 +111,7 @@ class TrainingConfig:
     """Of everything random: parameters, batches, sampling."""
     future_events: int = 256
     """F: events after a window that are shipped as candidates for its targets; of more than F within
-    the horizon, a uniformly random F (and the sampling weighs them so that nothing is biased)."""
+    the horizon, every n-th from a random start, so that each is equally likely; sampling corrects for it."""
     log_every: int = 50
     """Steps between lines of metrics."""
     checkpoint_every: int = 500

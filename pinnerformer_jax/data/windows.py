@@ -33,7 +33,7 @@ class Windows:
     fewer than 2 T events may end it in the later half of their events. So windows are as full as the
     histories that are served, and their positions cover short histories too (our choice). A window holds the
     T events up to its end. The batch also has the events of the next K days, up to the split; of more than F,
-    a random F.
+    F at equal steps from a random start.
     """
 
     timelines: Timelines
