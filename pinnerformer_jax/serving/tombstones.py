@@ -1,4 +1,4 @@
-"""Deleted users: no state is served of them any more, neither a new one nor an older one.
+"""Deleted users. No state, whether new or old, serves a vector of them.
 
 SNAPSHOTS/tombstones/CHECKSUM.parquet     user_id; a file for each list of deletions
 """
