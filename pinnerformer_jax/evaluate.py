@@ -3,7 +3,10 @@
     python -m pinnerformer_jax.evaluate --workdir runs/demo [--checkpoint best|last] [--staleness]
         [--evaluation.cutoffs 10 50] [--index.leaves 500] [--embedding.batch-size 256]
 
-Prints the tables and writes results.json and report.html into the workdir. --staleness also embeds the users
+Prints a verdict and tables, and writes results.json and report.html into the workdir. The method
+"pinnerformer" is the inner product alone; "served" adds what the user did before and what is popular now. The
+weights of these priors are fitted on validation users at earlier splits and kept in priors.json, where the
+daily job finds them. --staleness also embeds the users
 daily and before every event, to measure what a daily batch loses (paper, Table 2). Wrong input exits with 2.
 """
 
@@ -24,12 +27,16 @@ from rich.console import Console
 from pinnerformer_jax import __version__
 from pinnerformer_jax.command_line import errors_as_messages
 from pinnerformer_jax.config import Config, EmbeddingConfig, EvaluationConfig, IndexConfig
-from pinnerformer_jax.evaluation.baselines import baselines
+from pinnerformer_jax.evaluation.baselines import baselines, choose_constants
+from pinnerformer_jax.evaluation.comparison import SERVED
 from pinnerformer_jax.evaluation.evaluator import EvaluationData, Evaluator
 from pinnerformer_jax.evaluation.examples import examples
+from pinnerformer_jax.evaluation.fit_priors import fit_priors
 from pinnerformer_jax.evaluation.report import print_results, write_page, write_results
 from pinnerformer_jax.evaluation.results import NotMeasured, Provenance, Results, ScannResult
+from pinnerformer_jax.evaluation.verdict import verdict
 from pinnerformer_jax.model.inference import Embedder
+from pinnerformer_jax.retrieval.priors import write_priors
 from pinnerformer_jax.retrieval.scann_index import ScannIndex, against_exact
 from pinnerformer_jax.runtime import set_up_process
 from pinnerformer_jax.training.checkpoint import data_digest, open_data, read_checkpoint, read_record
@@ -117,9 +124,13 @@ def evaluate_run(
     protocol, settings = data.protocol, config.evaluation
     model = Evaluator(data, Embedder(graphdef, params, catalog.features), config.model.max_length)
 
+    with console.status("fitting the priors on validation users"):
+        fit = fit_priors(model)
+    write_priors(workdir, fit.priors, step, fit.sentence)
     with console.status("fitting the baselines"):
-        others = baselines(timelines, protocol, catalog.features, config.data.positives, settings.seed)
-    methods = model.metrics(others)
+        constants = choose_constants(data.earlier)
+        others = baselines(data, constants)
+    methods = model.metrics({SERVED: model.served(fit.priors), **others})
     with console.status("building and searching the ScaNN index"):
         candidates = model.item_vectors[catalog.reachable]
         scann = measure_scann(model.user_vectors, candidates, max(settings.cutoffs), config.index)
@@ -134,6 +145,10 @@ def evaluate_run(
         topics=data.topics[1],
         scann=scann,
         config=config,
+        verdict=verdict(methods, protocol.summary, fit.priors),
+        priors=fit.priors,
+        priors_fit=fit.sentence,
+        constants=constants._asdict(),
         staleness=stale,
     )
 

@@ -29,6 +29,7 @@ from pinnerformer_jax.files import Facts, check_files, write_json
 
 FORMAT = 1
 TRAIN, VALIDATION, EVALUATION = 0, 1, 2
+NO_ROLE = 3  # in `Timelines.at_earlier_split` alone
 ROLES = {"train": TRAIN, "validation": VALIDATION, "evaluation": EVALUATION}
 COLUMNS = {
     "item": np.int32,
@@ -123,6 +124,24 @@ class Timelines:
         return np.concatenate(
             [first + np.flatnonzero(shard.role == role) for first, shard in self.by_shard()]
         ).astype(np.int64)
+
+    def at_earlier_split(self, time: int, evaluated: int) -> Timelines:
+        """The same events with an earlier split, as ingest would have set it: what is chosen there has seen
+        nothing of the evaluation window.
+
+        Args:
+            time: the earlier t, seconds since 1970. The window after it is as long as the evaluation window.
+            evaluated: the role whose users are evaluated there. Users of the role EVALUATION have no role.
+        """
+        shards = []
+        for shard in self.shards:
+            role = np.where(shard.role == EVALUATION, NO_ROLE, shard.role)
+            role[shard.role == evaluated] = EVALUATION
+            before = np.concatenate([[0], np.cumsum(np.asarray(shard.time) <= time)])
+            shards.append(dataclasses.replace(shard, role=role, cut=np.diff(before[shard.offsets])))
+        window = self.manifest.evaluation_end - self.manifest.split_time
+        manifest = dataclasses.replace(self.manifest, split_time=time, evaluation_end=time + window)
+        return Timelines(self.path, manifest, shards)
 
     def by_shard(self) -> Iterator[tuple[int, Shard]]:
         """(number of the shard's first user, shard) of each shard."""

@@ -1,70 +1,135 @@
 """Baselines: scorers without a neural network.
 
 They are fitted on the training users' events up to t and applied to the evaluated users' histories. Users,
-masks and metrics are the model's. The constants were chosen on two public logs for the strongest baseline.
+masks and metrics are the model's. What decides their strength on a log (half-lives, EASE's penalty) is chosen
+on validation users at splits before t, as the model's priors are. The other constants were chosen on two
+public logs.
 
-Dimensions: U evaluated users, b users of a chunk, N items.
+Dimensions: U evaluated users, b users of a chunk, N items, H half-lives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
 
-from pinnerformer_jax.config import PositiveRule
-from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.data.positives import positive_table
 from pinnerformer_jax.data.ragged import owners
-from pinnerformer_jax.data.timelines import TRAIN, Timelines
-from pinnerformer_jax.evaluation.comparison import Scorer, inner_products
+from pinnerformer_jax.data.timelines import Timelines
+from pinnerformer_jax.evaluation.comparison import Scorer, full_recall, inner_products
+from pinnerformer_jax.evaluation.counts import (
+    own_counts,
+    popularity_counts,
+    popularity_half_lives,
+    sum_matrix,
+    training_histories,
+)
+from pinnerformer_jax.evaluation.evaluator import EvaluationData
 from pinnerformer_jax.evaluation.pinnersage import cluster_users, weighted_mean
-from pinnerformer_jax.evaluation.protocol import History, Protocol, histories
+from pinnerformer_jax.evaluation.protocol import History, Protocol
+from pinnerformer_jax.retrieval.priors import decay
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-POPULARITY_DAYS = 28
 NEIGHBOURS = 100
 SHRINKAGE = 10.0
 """Users in common at which a similarity counts half (Bell and Koren, 2007)."""
 HALF_LIFE_DAYS = 28.0
-"""Age at which an event of the history weighs half in item-kNN."""
+"""Age at which an event of the history weighs half in item-kNN and EASE."""
 KNN_EVENTS = 256
-"""Item-kNN counts so many of the newest events of a training user; this bounds the pairs of a user."""
+"""Item-kNN and EASE count so many of the newest events of a training user, which bounds the pairs."""
+EASE_ITEMS = 10_000
+"""EASE inverts a dense matrix over the items that most training users touched, at most so many."""
+EASE_ITEMS_TUNED = 2_000
+"""Likewise where its penalty is chosen, which takes an inverse for each."""
 LAST_ITEMS = 30
 MAX_PAIRS = 1 << 24
 """Co-occurrences item-kNN counts at a time."""
 
+OWN_HALF_LIVES = (7.0, 30.0, 60.0, 120.0, 240.0, np.inf)
+"""Days; infinity: events do not age."""
+EASE_PENALTIES = (30.0, 100.0, 300.0, 1000.0)
 
-def baselines(
-    timelines: Timelines,
-    protocol: Protocol,
-    features: np.ndarray,
-    rules: tuple[PositiveRule, ...],
-    seed: int,
-) -> dict[str, Scorer]:
+
+class Constants(NamedTuple):
+    """What is chosen on validation users; here, what is taken where there are none."""
+
+    popularity_half_life: float = 14.0  # days
+    own_half_life: float = 60.0  # days
+    ease_penalty: float = 300.0
+
+
+def choose_constants(splits: Sequence[EvaluationData]) -> Constants:
+    """The constants with the highest Recall@10 over the full catalogue; each is chosen on its own.
+
+    Args:
+        splits: validation users at splits before t, see `EvaluationData.earlier`; none: the defaults.
+    """
+    if not splits:
+        return Constants()
+
+    def best(
+        values: Sequence[float],
+        scorers: Callable[[EvaluationData], Iterator[Scorer]],
+        splits: Sequence[EvaluationData] = splits,
+    ) -> float:
+        totals = np.zeros(len(values))
+        for data in splits:
+            totals += [
+                full_recall(scorer, data.protocol, data.config.evaluation).total.sum()
+                for scorer in scorers(data)
+            ]
+        return values[int(totals.argmax())]
+
+    half_lives = popularity_half_lives(splits[0].window_days)
+
+    def by_popularity(data: EvaluationData) -> Iterator[Scorer]:
+        return map(same_for_all, _popularity(data, half_lives))
+
+    popularity_half_life = best(half_lives, by_popularity)
+
+    def by_own(data: EvaluationData) -> Iterator[Scorer]:
+        (popularity,) = _popularity(data, [popularity_half_life])
+        history, now = data.protocol.history, data.protocol.split_time
+        counts = own_counts(history, len(popularity), now, OWN_HALF_LIVES)
+        return (own_most_frequent(own, popularity) for own in counts)
+
+    def by_ease(data: EvaluationData) -> Iterator[Scorer]:
+        (popularity,) = _popularity(data, [popularity_half_life])
+        touched = interactions(data.timelines, _positives(data), len(popularity))
+        used = profile(data.protocol, len(popularity))
+        return (ease(used, touched, penalty, popularity, EASE_ITEMS_TUNED) for penalty in EASE_PENALTIES)
+
+    own_half_life = best(OWN_HALF_LIVES, by_own)
+    # Each penalty inverts a matrix, so EASE's is chosen at the newest split alone, over fewer items.
+    return Constants(popularity_half_life, own_half_life, best(EASE_PENALTIES, by_ease, splits[:1]))
+
+
+def baselines(data: EvaluationData, constants: Constants) -> dict[str, Scorer]:
     """Fit all baselines; scorers by the method's name in the results.
 
     Args:
-        timelines: a prepared folder.
-        protocol: the evaluated users and their histories.
-        features: [N, D_item] vectors of the catalogue, unit rows.
-        rules: what makes an event positive.
-        seed: of the random scorer.
+        data: the evaluated users and their histories.
+        constants: see `choose_constants`.
     """
-    manifest, items = timelines.manifest, len(protocol.reachable)
-    table = positive_table(rules, manifest.actions, manifest.surfaces)
-    popularity = recent_positives(timelines, table, items)
-    share = (popularity / (popularity.max() + 1)).astype(np.float32)  # [0, 1)
+    protocol, features = data.protocol, data.catalog.features
+    items = len(protocol.reachable)
+    (popularity,) = _popularity(data, [constants.popularity_half_life])
+    (own,) = own_counts(protocol.history, items, protocol.split_time, [constants.own_half_life])
+    touched, used = interactions(data.timelines, _positives(data), items), profile(protocol, items)
+    knn = item_knn(used, neighbours(touched), popularity)
     return {
-        "random": random_scores(items, seed),
-        "popularity": lambda users: np.broadcast_to(share, (len(users), items)),
-        "item_knn": item_knn(protocol, neighbours(interactions(timelines, table, items)), share),
-        "own_most_frequent": own_most_frequent(protocol.history, share),
+        "random": random_scores(items, data.config.evaluation.seed),
+        "popularity": same_for_all(popularity),
+        "item_knn": knn,
+        "ease": ease(used, touched, constants.ease_penalty, popularity),
+        "own_most_frequent": own_most_frequent(own, popularity),
+        "own_then_knn": own_then(own, popularity, knn),
         "last_items_mean": last_items_mean(protocol.history, features),
         "pinnersage_mean": weighted_mean(cluster_users(protocol, features), features),
     }
@@ -77,13 +142,9 @@ def random_scores(items: int, seed: int) -> Scorer:
     return lambda users: draw(users.astype(np.uint32))
 
 
-def recent_positives(timelines: Timelines, table: np.ndarray, items: int) -> np.ndarray:
-    """int64 [N]: positive events of each item in the 28 days up to t."""
-    since = timelines.manifest.split_time - POPULARITY_DAYS * DAY
-    counts = np.zeros(items, np.int64)
-    for history in _training(timelines, table):
-        counts += np.bincount(history.item[history.positive & (history.time > since)], minlength=items)
-    return counts
+def same_for_all(scores: np.ndarray) -> Scorer:
+    """The same scores, [N], for every user."""
+    return lambda users: np.broadcast_to(scores.astype(np.float32), (len(users), len(scores)))
 
 
 def interactions(timelines: Timelines, table: np.ndarray, items: int) -> csr_matrix:
@@ -91,10 +152,10 @@ def interactions(timelines: Timelines, table: np.ndarray, items: int) -> csr_mat
     from scipy.sparse import vstack
 
     parts = []
-    for history in _training(timelines, table):
+    for history in training_histories(timelines, table):
         owner, place = _places_from_end(history)
         recent = place < KNN_EVENTS
-        matrix = _matrix(
+        matrix = sum_matrix(
             owner[recent], history.item[recent], np.ones(recent.sum()), len(history.length), items
         )
         matrix.data[:] = 1
@@ -122,40 +183,89 @@ def neighbours(touched: csr_matrix) -> csr_matrix:
         similarity = cosine * common.data / (common.data + SHRINKAGE)
         order = np.lexsort((common.indices, -similarity, row))
         best = order[np.arange(len(order)) - common.indptr[row] < NEIGHBOURS]
-        parts.append(_matrix(row[best], common.indices[best], similarity[best], end - start, len(norm)))
+        parts.append(sum_matrix(row[best], common.indices[best], similarity[best], end - start, len(norm)))
     return vstack(parts, format="csr")
 
 
-def item_knn(protocol: Protocol, similar: csr_matrix, popularity: np.ndarray) -> Scorer:
-    """Sum of the similarities to the items of the history; newer events weigh more. Popularity orders the
-    items that are no neighbour of the history."""
-    history, users = protocol.history, len(protocol.users)
-    weight = 0.5 ** ((protocol.split_time - history.time) / (HALF_LIFE_DAYS * DAY))
+def profile(protocol: Protocol, items: int) -> csr_matrix:
+    """What each user touched, [U, N]: the sum over events, of which newer ones weigh more, the newest 1."""
+    history = protocol.history
+    weight = decay(history.time, protocol.split_time, HALF_LIFE_DAYS)
     owner = history.owners
     # Without this an old history would weigh less than popularity.
     weight /= np.maximum.reduceat(weight, history.offsets[:-1])[owner]
-    profile = _matrix(owner, history.item, weight, users, len(popularity))
-    return lambda chosen: (profile[chosen] @ similar).toarray() + 1e-6 * popularity
+    return sum_matrix(owner, history.item, weight, len(protocol.users), items)
 
 
-def own_most_frequent(history: History, popularity: np.ndarray) -> Scorer:
-    """The items of the user's own positive events: the most frequent first, then the most recent, then the
-    most popular. All other items follow by popularity, in [0, 1)."""
-    users, items = len(history.length), len(popularity)
-    owner = history.owners[history.positive]
-    pair, which = np.unique(owner * items + history.item[history.positive], return_inverse=True)
-    count = np.bincount(which, minlength=len(pair))
-    latest = np.full(len(pair), np.iinfo(np.int64).min)
-    np.maximum.at(latest, which, history.time[history.positive])
-    user, item = np.divmod(pair, items)
-    order = np.lexsort((popularity[item], latest, count, user))
-    place = np.empty(len(pair))
-    place[order] = np.arange(len(order)) - np.searchsorted(user, user)  # from 0, the best last
-    own = _matrix(user, item, 1 + place, users, items)
+def item_knn(used: csr_matrix, similar: csr_matrix, popularity: np.ndarray) -> Scorer:
+    """Sum of the similarities to the items of the history. Popularity orders the items that are no neighbour
+    of the history.
+
+    Args:
+        used: of each user, see `profile`.
+        similar: see `neighbours`.
+        popularity: [N], in [0, 1).
+    """
+    return lambda chosen: (used[chosen] @ similar).toarray() + 1e-6 * popularity
+
+
+def ease(
+    used: csr_matrix, touched: csr_matrix, penalty: float, popularity: np.ndarray, most: int = EASE_ITEMS
+) -> Scorer:
+    """EASE (Steck, 2019): the linear map from what a user touched to the items, in closed form, without a
+    map of an item to itself. Popularity orders the items that it does not know.
+
+    Args:
+        used: of each user, see `profile`; what counts more than 1 counts 1.
+        touched: [training users, N], see `interactions`.
+        penalty: of the squared weights.
+        popularity: [N], in [0, 1).
+        most: items that it knows, those that most training users touched.
+    """
+    from scipy.linalg.lapack import spotrf, spotri
+
+    users = np.bincount(touched.indices, minlength=touched.shape[1])
+    known = np.sort(np.argsort(-users, kind="stable")[: min(most, np.count_nonzero(users))])
+    part = touched[:, known]
+    gram = (part.T @ part).toarray().astype(np.float32)
+    gram[np.diag_indices_from(gram)] += penalty
+    factor, failed = spotrf(gram, lower=1)
+    half, failed_too = spotri(factor, lower=1)  # the lower half of the inverse
+    if failed or failed_too:
+        raise ValueError(f"EASE: the matrix with penalty {penalty:g} cannot be inverted")
+    inverse = np.tril(half) + np.tril(half, -1).T
+    weights = -inverse / np.diag(inverse)
+    np.fill_diagonal(weights, 0)
 
     def score(chosen: np.ndarray) -> np.ndarray:
-        scores = own[chosen].toarray()
-        return np.where(scores > 0, scores, popularity)
+        scores = np.tile((1e-6 * popularity).astype(np.float32), (len(chosen), 1))
+        scores[:, known] += used[chosen][:, known].minimum(1).toarray() @ weights
+        return scores
+
+    return score
+
+
+def own_most_frequent(own: csr_matrix, popularity: np.ndarray) -> Scorer:
+    """The user's own items by decayed count. All others follow by popularity.
+
+    Args:
+        own: see `own_counts`.
+        popularity: [N], in [0, 1); it also orders items of equal counts.
+    """
+    return own_then(own, popularity, same_for_all(popularity))
+
+
+def own_then(own: csr_matrix, popularity: np.ndarray, other: Scorer) -> Scorer:
+    """The user's own items by decayed count, those of equal counts by popularity; all others follow by
+    another scorer."""
+    user = owners(own.indptr)
+    order = np.lexsort((popularity[own.indices], own.data, user))
+    place = own.copy()
+    place.data[order] = 1 + np.arange(len(order)) - own.indptr[user[order]]  # from 1, the best last
+
+    def score(chosen: np.ndarray) -> np.ndarray:
+        mine, scores = place[chosen].toarray(), np.asarray(other(chosen), np.float32)
+        return np.where(mine > 0, scores.max(axis=1, keepdims=True) + mine, scores)
 
     return score
 
@@ -164,7 +274,7 @@ def last_items_mean(history: History, features: np.ndarray) -> Scorer:
     """Inner product with the mean vector of the last 30 events' items."""
     owner, place = _places_from_end(history)
     last = place < LAST_ITEMS
-    profile = _matrix(
+    profile = sum_matrix(
         owner[last], history.item[last], np.ones(last.sum()), len(history.length), len(features)
     )
     vectors = np.asarray(features, np.float32)
@@ -172,23 +282,19 @@ def last_items_mean(history: History, features: np.ndarray) -> Scorer:
     return inner_products(means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-9), vectors)
 
 
-def _training(timelines: Timelines, table: np.ndarray) -> Iterator[History]:
-    """Training users' events up to t, a shard at a time."""
-    for first, shard in timelines.by_shard():
-        yield histories(timelines, first + np.flatnonzero(shard.role == TRAIN), table)
+def _positives(data: EvaluationData) -> np.ndarray:
+    manifest = data.timelines.manifest
+    return positive_table(data.config.data.positives, manifest.actions, manifest.surfaces)
+
+
+def _popularity(data: EvaluationData, half_lives: Sequence[float]) -> np.ndarray:
+    """float64 [H, N]: decayed counts, scaled to [0, 1)."""
+    rules, items = data.config.data.positives, len(data.protocol.reachable)
+    counts = popularity_counts(data.timelines, rules, items, half_lives)
+    return counts / (counts.max(axis=1, keepdims=True) + 1)
 
 
 def _places_from_end(history: History) -> tuple[np.ndarray, np.ndarray]:
     """The user of each event, and how many of that user's events are newer."""
     owner = history.owners
     return owner, history.offsets[owner + 1] - 1 - np.arange(len(owner))
-
-
-def _matrix(
-    row: np.ndarray, column: np.ndarray, value: np.ndarray, rows: int | np.integer, columns: int
-) -> csr_matrix:
-    from scipy.sparse import csr_matrix
-
-    matrix = csr_matrix((value.astype(np.float32), (row, column)), shape=(rows, columns))
-    matrix.sum_duplicates()
-    return matrix

@@ -5,7 +5,8 @@ Dimensions: U evaluated users, b users of a chunk, N items, S statistics.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -27,13 +28,15 @@ from pinnerformer_jax.evaluation.metrics import (
     retrieved,
 )
 from pinnerformer_jax.evaluation.protocol import Protocol
-from pinnerformer_jax.evaluation.results import LengthRow, MethodResults, MetricRow
+from pinnerformer_jax.evaluation.results import Difference, LengthRow, MethodResults, MetricRow
 
 Scorer = Callable[[np.ndarray], jax.Array | np.ndarray]
 """Places [b] among the evaluated users -> float32 [b, N], higher is nearer."""
 
 MODEL = "pinnerformer"
-"""The model's name among the methods."""
+"""The model's name among the methods: the inner product alone."""
+SERVED = "served"
+"""The name of the score that is served: the inner product and the priors."""
 PAPER_K = 10
 """k of the paper's recall and coverage."""
 ENTROPY_K = 50
@@ -113,7 +116,28 @@ def evaluate_methods(
         rows=rows,
         history_length=[row for name, found in methods.items() for row in _by_length(name, found, protocol)],
         coverage_curve={name: _thinned(coverage_curve(found.shown)) for name, found in methods.items()},
+        differences=list(_differences(methods, config.seed)),
     )
+
+
+def _differences(methods: Mapping[str, MethodMetrics], seed: int) -> Iterator[Difference]:
+    """Recall@10 of what is served, or else of the model, less each other method's, on the same resampled
+    users."""
+    own = SERVED if SERVED in methods else MODEL
+    if own not in methods:
+        return
+    for protocol in ("full", "new_items"):
+        key = protocol, f"recall@{PAPER_K}"
+        found = {name: method.statistics.get(key) for name, method in methods.items()}
+        some = {name: each for name, each in found.items() if each is not None and each.weight.any()}
+        if own not in some:
+            continue
+        drawn = dict(zip(some, resampled(list(some.values()), seed).T, strict=True))
+        for name, statistic in some.items():
+            if name != own:
+                low, high = np.nanpercentile(drawn[own] - drawn[name], [2.5, 97.5])
+                value = some[own].value() - statistic.value()
+                yield Difference(own, name, protocol, value, float(low), float(high))
 
 
 def evaluate_method(
@@ -121,13 +145,10 @@ def evaluate_method(
 ) -> MethodMetrics:
     """Compute the metrics of one method, so many users at a time that their scores stay in bounds."""
     users, items = len(protocol.users), len(protocol.reachable)
-    size = max(1, min(config.batch_size, users, MAX_SCORES // items))
     shown = np.zeros(items, np.int64)
     chunks: list[dict[tuple[str, str], Statistic]] = []
     with tqdm(total=users, desc=name, unit="user", leave=False, disable=None) as bar:
-        for start in range(0, users, size):
-            places = np.arange(start, min(start + size, users))
-            scores = jnp.asarray(scorer(np.pad(places, (0, size - len(places)), mode="edge")), jnp.float32)
+        for places, scores in _in_chunks(scorer, protocol, config):
             paper, top = _paper(scores, places, protocol, topics)
             best = top[:, :PAPER_K]
             shown += np.bincount(best[best >= 0], minlength=items)
@@ -138,6 +159,28 @@ def evaluate_method(
         parts = [chunk[key] for chunk in chunks]
         joined[key] = Statistic(*(np.concatenate(column) for column in zip(*parts, strict=True)))
     return MethodMetrics(joined, shown[protocol.index])
+
+
+def full_recall(scorer: Scorer, protocol: Protocol, config: EvaluationConfig) -> Statistic:
+    """Recall@10 over the full catalogue, of one method."""
+    at_10 = dataclasses.replace(config, cutoffs=(PAPER_K,))
+    parts = [
+        _full_and_new(scores, places, protocol, at_10)["full", f"recall@{PAPER_K}"]
+        for places, scores in _in_chunks(scorer, protocol, config)
+    ]
+    return Statistic(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _in_chunks(
+    scorer: Scorer, protocol: Protocol, config: EvaluationConfig
+) -> Iterator[tuple[np.ndarray, jax.Array]]:
+    """Places of some users, and their scores, padded to equal numbers of users, which stay in bounds."""
+    users, items = len(protocol.users), len(protocol.reachable)
+    size = max(1, min(config.batch_size, users, MAX_SCORES // items))
+    for start in range(0, users, size):
+        places = np.arange(start, min(start + size, users))
+        padded = np.pad(places, (0, size - len(places)), mode="edge")
+        yield places, jnp.asarray(scorer(padded), jnp.float32)
 
 
 def _paper(
@@ -185,7 +228,17 @@ def _full_and_new(
 
 
 def intervals(statistics: list[Statistic], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """95 % bootstrap intervals, low [S] and high [S]; the same resampled users for every statistic."""
+    """95 % bootstrap intervals, low [S] and high [S]."""
+    drawn_values = resampled(statistics, seed)
+    some = np.isfinite(drawn_values).any(axis=0)
+    low, high = np.full((2, len(statistics)), np.nan)
+    low[some], high[some] = np.nanpercentile(drawn_values[:, some], [2.5, 97.5], axis=0)
+    return low, high
+
+
+def resampled(statistics: list[Statistic], seed: int) -> np.ndarray:
+    """[RESAMPLES, S]: each statistic over resampled users, the same users for every statistic; NaN where no
+    drawn user has weight."""
     rng = np.random.default_rng(seed)
     totals, weights = (np.stack(part, axis=1) for part in zip(*statistics, strict=True))  # [U, S]
     users = len(totals)
@@ -196,12 +249,8 @@ def intervals(statistics: list[Statistic], seed: int) -> tuple[np.ndarray, np.nd
         drawn = rng.integers(users, size=(size, users)) + np.arange(size)[:, None] * users
         times = np.bincount(drawn.ravel(), minlength=size * users).reshape(size, users).astype(float)
         with np.errstate(invalid="ignore"):
-            values.append((times @ totals) / (times @ weights))  # NaN where no drawn user has weight
-    drawn_values = np.concatenate(values)  # [RESAMPLES, S]
-    some = np.isfinite(drawn_values).any(axis=0)
-    low, high = np.full((2, len(statistics)), np.nan)
-    low[some], high[some] = np.nanpercentile(drawn_values[:, some], [2.5, 97.5], axis=0)
-    return low, high
+            values.append((times @ totals) / (times @ weights))
+    return np.concatenate(values)
 
 
 def _share(hit: np.ndarray, user: np.ndarray, users: int) -> Statistic:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from functools import cached_property
 
@@ -9,13 +10,18 @@ import numpy as np
 
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.catalog import Catalog
-from pinnerformer_jax.data.timelines import Timelines
+from pinnerformer_jax.data.contracts import DAY
+from pinnerformer_jax.data.timelines import VALIDATION, Timelines
 from pinnerformer_jax.evaluation.comparison import MODEL, Scorer, evaluate_methods, inner_products
+from pinnerformer_jax.evaluation.counts import own_counts, popularity_counts
 from pinnerformer_jax.evaluation.protocol import Protocol, build_protocol
 from pinnerformer_jax.evaluation.results import MethodResults
 from pinnerformer_jax.evaluation.staleness import staleness
 from pinnerformer_jax.evaluation.topics import item_topics
 from pinnerformer_jax.model.inference import Embedder, embed_users
+from pinnerformer_jax.retrieval.priors import Priors
+
+EARLIER_SPLITS = 6
 
 
 class EvaluationData:
@@ -40,6 +46,27 @@ class EvaluationData:
         return build_protocol(
             self.timelines, self.catalog.reachable, self.config.data.positives, self.config.evaluation
         )
+
+    @property
+    def window_days(self) -> float:
+        """Length of the evaluation window, and of those of the earlier splits."""
+        return (self.timelines.manifest.evaluation_end - self.timelines.manifest.split_time) / DAY
+
+    @cached_property
+    def earlier(self) -> list[EvaluationData]:
+        """The validation users at splits before t, an evaluation window apart: at t less one window, less
+        two, and so on. Choices are made there: nothing after t is read, and no evaluation user."""
+        manifest = self.timelines.manifest
+        window = manifest.evaluation_end - manifest.split_time
+        first = min((int(shard.time.min()) for shard in self.timelines.shards if len(shard.time)), default=0)
+        found = []
+        for split in range(manifest.split_time - window, first, -window)[:EARLIER_SPLITS]:
+            timelines = self.timelines.at_earlier_split(split, VALIDATION)
+            data = EvaluationData(self.config, timelines, self.catalog)
+            with contextlib.suppress(ValueError):  # no validation user has a history and a target there
+                _ = data.protocol
+                found.append(data)
+        return found
 
     @cached_property
     def topics(self) -> tuple[np.ndarray, str]:
@@ -74,15 +101,31 @@ class Evaluator:
         """Inner product of a user's and an item's vector."""
         return inner_products(self.user_vectors, self.item_vectors)
 
+    def served(self, priors: Priors) -> Scorer:
+        """The score that is served: the inner product and the priors."""
+        data, items = self.data, len(self.item_vectors)
+        if priors.none:
+            return self.scorer
+        rules = data.config.data.positives
+        (popularity,) = popularity_counts(data.timelines, rules, items, [priors.popularity_half_life_days])
+        protocol = data.protocol
+        (own,) = own_counts(protocol.history, items, protocol.split_time, [priors.own_half_life_days])
+
+        def score(places: np.ndarray) -> np.ndarray:
+            added = priors.add(own[places].toarray(), popularity)
+            return np.asarray(self.scorer(places)) + added.astype(np.float32)
+
+        return score
+
     def embed_users(self, users: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
         """float32 [U, D]: users, by their numbers in the timelines, int64 [U]; as of t, or after their first
         `counts` events, int64 [U]."""
         batch_size = self.data.config.embedding.batch_size
         return embed_users(self.embedder, self.data.timelines, users, self.max_length, batch_size, counts)
 
-    def metrics(self, baselines: Mapping[str, Scorer] | None = None) -> MethodResults:
+    def metrics(self, others: Mapping[str, Scorer] | None = None) -> MethodResults:
         """Metrics of the model, and of other scorers by name."""
-        scorers = {MODEL: self.scorer, **(baselines or {})}
+        scorers = {MODEL: self.scorer, **(others or {})}
         return evaluate_methods(scorers, self.data.protocol, self.data.topics[0], self.data.config.evaluation)
 
     def staleness(self) -> dict[str, float]:

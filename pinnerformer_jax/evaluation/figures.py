@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pinnerformer_jax.evaluation.comparison import MODEL
+from pinnerformer_jax.evaluation.comparison import MODEL, SERVED
 from pinnerformer_jax.evaluation.results import LengthRow, MetricRow
 
 if TYPE_CHECKING:
@@ -29,7 +29,10 @@ def label(method: str) -> str:
     """A method's name, as tables and plots show it."""
     return {
         MODEL: "PinnerFormer",
+        SERVED: "PinnerFormer, served",
         "item_knn": "Item-kNN",
+        "ease": "EASE",
+        "own_then_knn": "Own most frequent, then item-kNN",
         "pinnersage_mean": "PinnerSage, weighted mean",
     }.get(method, method.replace("_", " ").capitalize())
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.evaluation import figures
-from pinnerformer_jax.evaluation.comparison import MODEL
+from pinnerformer_jax.evaluation.comparison import MODEL, SERVED
 from pinnerformer_jax.evaluation.examples import Example
 from pinnerformer_jax.evaluation.results import (
     DEFINITIONS,
@@ -30,6 +30,14 @@ PROTOCOLS = {
     "full": "Full catalogue",
     "new_items": "New items only",
 }
+
+
+CURVES = (SERVED, MODEL, "popularity", "item_knn", "own_most_frequent", "last_items_mean")
+"""Methods that the page draws curves of; more could not be told apart."""
+
+
+def _order(method: str) -> int:
+    return {SERVED: 0, MODEL: 1}.get(method, 2)
 
 
 class Cell(NamedTuple):
@@ -57,8 +65,10 @@ class ProtocolTable(NamedTuple):
 
 
 def print_results(results: Results, console: Console) -> None:
-    """Print a table for each protocol, with the best value of each column in bold, then the protocol in
-    words."""
+    """Print the verdict; then a table for each protocol, with the best value of each column in bold; then the
+    protocol in words."""
+    for sentence in results.verdict:
+        console.print(f"[bold]{sentence}[/bold]", highlight=False)
     for table in tables(results.methods.rows):
         shown = Table(
             title=f"\n{table.title}", title_justify="left", title_style="bold",
@@ -73,12 +83,13 @@ def print_results(results: Results, console: Console) -> None:
             for metric, cell in zip(table.metrics, line.cells, strict=True):
                 text = cell.value + (cell.interval if metric == "recall@10" else "")
                 cells.append(f"[bold]{text}[/bold]" if cell.best else text)
-            shown.add_row(line.name, *cells, style="cyan" if line.method == MODEL else "")
+            shown.add_row(line.name, *cells, style="cyan" if line.method in (SERVED, MODEL) else "")
         console.print(shown)
     console.print()
     for sentence in (
         checkpoint_sentence(results.provenance),
         protocol_sentence(results),
+        priors_sentence(results),
         scann_sentence(results.scann),
         staleness_sentence(results.staleness),
     ):
@@ -116,11 +127,17 @@ def write_page(results: Results, examples: Sequence[Example], workdir: Path) -> 
         cards=list(_cards(rows)),
         bars=figures.recall_bars([(title, panel) for title, panel in bars if panel]),
         loss=figures.loss_curve(read_losses(workdir / "metrics.jsonl")),
-        history=figures.recall_by_history(results.methods.history_length),
-        coverage=figures.coverage_curves(results.methods.coverage_curve),
+        history=figures.recall_by_history(
+            [row for row in results.methods.history_length if row.method in CURVES]
+        ),
+        coverage=figures.coverage_curves(
+            {name: curve for name, curve in results.methods.coverage_curve.items() if name in CURVES}
+        ),
         tables=tables(rows),
         examples=examples,
+        verdict=results.verdict,
         sentence=protocol_sentence(results),
+        priors=priors_sentence(results),
         checkpoint=checkpoint_sentence(results.provenance),
         scann=None if isinstance(results.scann, NotMeasured) else results.scann,
         scann_sentence=scann_sentence(results.scann),
@@ -166,7 +183,7 @@ def tables(rows: Sequence[MetricRow]) -> list[ProtocolTable]:
             continue
         by_key = {(row.method, row.metric): row for row in own}
         metrics = list(dict.fromkeys(row.metric for row in own))
-        methods = sorted(dict.fromkeys(row.method for row in own), key=lambda method: method != MODEL)
+        methods = sorted(dict.fromkeys(row.method for row in own), key=_order)
         ranked = [metric for metric in metrics if "entropy" not in metric and "coverage" not in metric]
         best = {metric: max(row.value for row in own if row.metric == metric) for metric in ranked}
         lines = [
@@ -203,6 +220,20 @@ def protocol_sentence(results: Results) -> str:
     )
 
 
+def priors_sentence(results: Results) -> str:
+    """The priors of the served score, and how they were fitted, in words."""
+    found = results.priors
+    terms = [
+        f"{weight:g} x log(1 + {whose} count, half-life {life:g} days)"
+        for weight, whose, life in (
+            (found.own_weight, "own", found.own_half_life_days),
+            (found.popularity_weight, "everybody's", found.popularity_half_life_days),
+        )
+        if weight
+    ]
+    return f"Served score: {' + '.join(['inner product', *terms])}; {results.priors_fit}."
+
+
 def scann_sentence(scann: ScannResult | NotMeasured) -> str:
     """ScaNN beside exact search, in words."""
     if isinstance(scann, NotMeasured):
@@ -231,7 +262,7 @@ def staleness_sentence(recall: Mapping[str, float] | None) -> str:
 
 
 def _cards(rows: Sequence[MetricRow]) -> Iterator[dict[str, str]]:
-    """Headline numbers of the model, each beside the best baseline's."""
+    """Headline numbers of what is served, each beside the best baseline's."""
     for protocol, metric, title in (
         ("paper", "recall@10", "Recall@10, paper"),
         ("new_items", "recall@10", "Recall@10, new items"),
@@ -239,7 +270,8 @@ def _cards(rows: Sequence[MetricRow]) -> Iterator[dict[str, str]]:
         ("paper", "interest_entropy@50", "Interest entropy@50"),
     ):
         by_method = {row.method: row for row in rows if row.is_metric(protocol, metric)}
-        own = by_method.pop(MODEL, None)
+        alone = by_method.pop(MODEL, None)
+        own = by_method.pop(SERVED, alone)
         if own is None:
             continue
         note = "nats" if "entropy" in metric else ""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import jax
 
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.config_files import digest, to_dict
+from pinnerformer_jax.retrieval.priors import Priors
 
 DEFINITIONS = {
     "tie_rule": "an item that scores the same as a target ranks before it",
@@ -22,6 +23,9 @@ DEFINITIONS = {
     "hits / targets (recall), NDCG with an ideal of min(k, targets) hits, any hit (hit_rate)",
     "new_items": "as full, with every item the user had touched up to t taken out of candidates and targets",
     "low, high": "95 % bootstrap interval over users",
+    "differences": "recall@10 of the method less the other's, paired by user",
+    "pinnerformer": "the inner product of the user's and the item's vector",
+    "served": "the inner product, the user's own items and recent popularity, see priors",
 }
 
 
@@ -65,12 +69,25 @@ class LengthRow:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """Recall@10 of one method less another's, paired by user."""
+
+    method: str
+    other: str
+    protocol: str  # "full" or "new_items"
+    value: float
+    low: float  # 95 % bootstrap interval over users
+    high: float
+
+
+@dataclass(frozen=True)
 class MethodResults:
-    """Metrics of every method under every protocol."""
+    """Metrics of every method on the same users, targets and candidates."""
 
     rows: list[MetricRow]
     history_length: list[LengthRow]
     coverage_curve: dict[str, list[list[float]]]  # by method: [share of items, share of results]
+    differences: list[Difference] = field(default_factory=list)  # of what is served from all others
 
 
 @dataclass(frozen=True)
@@ -155,15 +172,23 @@ class Results:
     topics: str  # where they come from
     scann: ScannResult | NotMeasured
     config: Config
+    verdict: list[str] = field(default_factory=list)  # sentences: who leads, and what to do
+    priors: Priors = field(default_factory=Priors)  # of the method "served"
+    priors_fit: str = ""  # how they were fitted, in words
+    constants: dict[str, float] = field(default_factory=dict)  # of the baselines, as chosen
     staleness: dict[str, float] | None = None  # Recall@10 by schedule; None: not asked for
 
     def to_json(self) -> dict[str, Any]:
         """As in results.json, plain JSON types."""
         values = {
+            "verdict": self.verdict,
             **asdict(self.provenance),
             "rows": [row.to_json() for row in self.methods.rows],
             "history_length": [row.to_json() for row in self.methods.history_length],
             "coverage_curve": self.methods.coverage_curve,
+            "differences": [asdict(difference) for difference in self.methods.differences],
+            "priors": {**asdict(self.priors), "fit": self.priors_fit},
+            "baselines": self.constants,
             "protocol": {
                 **asdict(self.protocol),
                 "filter_seen": self.config.evaluation.filter_seen,

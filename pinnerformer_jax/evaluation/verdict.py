@@ -1,0 +1,89 @@
+"""The verdict of an evaluation in a few sentences: who leads, by how much, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pinnerformer_jax.evaluation.comparison import MODEL, SERVED
+from pinnerformer_jax.evaluation.figures import label
+from pinnerformer_jax.evaluation.results import Difference, MethodResults, ProtocolSummary
+from pinnerformer_jax.retrieval.priors import Priors
+
+NAMES = {"full": "all items", "new_items": "new items"}
+MANY_UNREACHABLE = 0.1
+"""Share of unreachable targets that the verdict begins with."""
+FEW_USERS = 1000
+"""With fewer evaluated users the verdict says which differences cannot be told."""
+
+
+def verdict(methods: MethodResults, protocol: ProtocolSummary, priors: Priors) -> list[str]:
+    """The sentences, the most important first.
+
+    Args:
+        methods: of "served" or of the model, and of the baselines.
+        protocol: whose users and targets they are over.
+        priors: of the method "served".
+    """
+    return [
+        *_unreachable(protocol),
+        *(_leader(methods, name) for name in NAMES if _baselines(methods, name)),
+        *_advice(methods, priors),
+        *_resolution(methods, protocol),
+    ]
+
+
+def _unreachable(protocol: ProtocolSummary) -> Iterator[str]:
+    share = protocol.unreachable_pairs / max(protocol.unreachable_pairs + protocol.pairs, 1)
+    if share >= MANY_UNREACHABLE:
+        yield (
+            f"{share:.0%} of the targets are items without a vector, which the model cannot recommend. Give "
+            "their vectors (items.vector) or their text (items.title, items.text) in an item table, or make "
+            "vectors by python -m pinnerformer_jax.items --method pinsage."
+        )
+
+
+def _baselines(methods: MethodResults, protocol: str) -> list[Difference]:
+    return [
+        each
+        for each in methods.differences
+        if each.protocol == protocol and each.other not in (MODEL, SERVED)
+    ]
+
+
+def _leader(methods: MethodResults, protocol: str) -> str:
+    """Who leads under a protocol: what is served, or the best of the baselines."""
+    closest = min(_baselines(methods, protocol), key=lambda each: each.value)
+    recall = {row.method: row.value for row in methods.rows if row.is_metric(protocol, "recall@10")}
+    own, other = f"{label(closest.method)} {recall[closest.method]:.3f}", label(closest.other)
+    numbers = f"{closest.value:+.3f}, interval {closest.low:+.3f} to {closest.high:+.3f}"
+    where, against = f"On {NAMES[protocol]}", f"{other} {recall[closest.other]:.3f}"
+    if closest.low > 0:
+        return f"{where}, {own} leads {against}, the best baseline, in recall@10 ({numbers})."
+    if closest.high < 0:
+        return f"{where}, {against} LEADS {own} in recall@10 ({numbers})."
+    return f"{where}, {own} and {against}, the best baseline, cannot be told apart in recall@10 ({numbers})."
+
+
+def _advice(methods: MethodResults, priors: Priors) -> Iterator[str]:
+    gain = {each.protocol: each for each in methods.differences if each.other == MODEL}
+    if priors.none:
+        yield "No prior helped on validation users, so the inner product alone is served."
+    elif gain and (gain["full"].low > 0 or gain.get("new_items", gain["full"]).low > 0):
+        parts = [f"{each.value:+.3f} on {NAMES[name]}" for name, each in gain.items()]
+        yield f"The priors help ({', '.join(parts)}): serve with them, as recommend does."
+    lost = [name for name in NAMES if any(each.high < 0 for each in _baselines(methods, name))]
+    if lost:
+        where = " and ".join(NAMES[name] for name in lost)
+        yield (
+            f"Do not serve this model for {where}: the baseline is better. More users, better item vectors "
+            "(docs/items.md) or other settings (docs/your-log.md) may change that."
+        )
+
+
+def _resolution(methods: MethodResults, protocol: ProtocolSummary) -> Iterator[str]:
+    widths = [(each.high - each.low) / 2 for each in _baselines(methods, "full")]
+    if widths and protocol.users < FEW_USERS:
+        yield (
+            f"The log has {protocol.users:,} evaluated users: differences under {max(widths):.3f} cannot be "
+            "told. A larger data.evaluation_share has more."
+        )
