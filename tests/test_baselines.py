@@ -3,22 +3,29 @@ import pytest
 from prepared import write_prepared
 from scipy.sparse import csr_matrix
 
-from pinnerformer_jax.config import EvaluationConfig, PositiveRule
+from pinnerformer_jax.config import Config, DataConfig, EvaluationConfig, PositiveRule
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.data.positives import positive_table
 from pinnerformer_jax.data.timelines import EVALUATION, VALIDATION, Timelines
 from pinnerformer_jax.evaluation import baselines as module
 from pinnerformer_jax.evaluation.baselines import (
+    Constants,
     baselines,
+    choose_constants,
+    ease,
     interactions,
     item_knn,
     last_items_mean,
     neighbours,
     own_most_frequent,
+    own_then,
+    profile,
     random_scores,
-    recent_positives,
+    same_for_all,
 )
+from pinnerformer_jax.evaluation.counts import own_counts, popularity_counts, popularity_half_lives
+from pinnerformer_jax.evaluation.evaluator import EvaluationData
 from pinnerformer_jax.evaluation.protocol import History, build_protocol
 
 T = 1_795_000_000
@@ -46,6 +53,12 @@ def world(tmp_path):
     return timelines, catalog, build_protocol(timelines, catalog.reachable, RULES, EvaluationConfig())
 
 
+def opened(path):
+    """The evaluation data of a prepared folder."""
+    config = Config(data=DataConfig(prepared=str(path), positives=RULES))
+    return EvaluationData(config, Timelines.open(path), Catalog.open(path))
+
+
 def table(timelines):
     return positive_table(RULES, timelines.manifest.actions, timelines.manifest.surfaces)
 
@@ -59,10 +72,17 @@ def history(*users, days=None, positive=None):
     return History(np.cumsum([0, *lengths]), item, T - age.astype(np.int64) * DAY, positive)
 
 
-def test_popularity_counts_training_positives_of_28_days(world):
+def test_popularity_counts_training_positives_up_to_t_and_older_ones_less(world):
     timelines, _, _ = world
-    # Neither what comes after t, nor what is older, nor a view, nor other users' events.
-    assert recent_positives(timelines, table(timelines), 8).tolist() == [2, 3, 0, 0, 1, 0, 0, 0]
+    # Neither what comes after t, nor a view, nor other users' events.
+    whole, halved = popularity_counts(timelines, RULES, 8, [np.inf, 1.0])
+    assert whole.tolist() == [2, 3, 1, 0, 1, 0, 0, 0]
+    np.testing.assert_allclose(halved[:2], [2 * 2**-3, 2**-2 + 2**-1 + 2**-27])
+
+
+def test_no_half_life_of_popularity_is_far_shorter_than_the_window():
+    assert popularity_half_lives(1.0)[0] == 0.25
+    assert popularity_half_lives(14.0)[0] == 1.0
 
 
 def test_interactions_are_of_training_users_up_to_t(world):
@@ -108,21 +128,53 @@ def test_item_knn_weighs_newer_events_more(world):
     _, _, protocol = world
     similar = csr_matrix(np.eye(8, k=1, dtype=np.float32))  # the neighbour of 0 is 1, of 2 is 3
     popularity = np.arange(8, dtype=np.float32) / 8
-    scores = item_knn(protocol, similar, popularity)(np.array([0]))
+    scores = item_knn(profile(protocol, 8), similar, popularity)(np.array([0]))
     assert scores.shape == (1, 8)
     assert scores[0, 3] == pytest.approx(1, rel=1e-5)  # the newest event weighs 1
     assert scores[0, 1] == pytest.approx(0.5 ** (8 / 28), rel=1e-5)  # eight days older
     assert np.argsort(-scores[0]).tolist() == [3, 1, 7, 6, 5, 4, 2, 0]  # popularity orders the rest
 
 
-def test_own_most_frequent_orders_by_count_then_recency_then_popularity():
+def test_ease_is_the_closed_form():
+    """Steck (2019): B minimises |X - XB|^2 + penalty |B|^2 with a zero diagonal; here column by column."""
+    rng = np.random.default_rng(0)
+    touched = (rng.random((30, 5)) < 0.4).astype(np.float32)
+    weights = np.zeros((5, 5))
+    for item in range(5):
+        others = [k for k in range(5) if k != item]
+        x = touched[:, others].astype(float)
+        weights[others, item] = np.linalg.solve(x.T @ x + 3 * np.eye(4), x.T @ touched[:, item])
+    used = csr_matrix(np.array([[1, 0, 2, 0, 0]], np.float32))  # twice counts as once
+    scores = ease(used, csr_matrix(touched), 3.0, np.zeros(5))(np.array([0]))
+    np.testing.assert_allclose(scores[0], weights[0] + weights[2], atol=1e-5)
+
+
+def test_ease_knows_the_most_touched_items_and_popularity_orders_the_rest():
+    touched = csr_matrix(np.array([[1, 1, 0], [1, 1, 0], [0, 1, 1]], np.float32))
+    score = ease(csr_matrix(np.array([[1.0, 0, 0]])), touched, 1.0, np.array([0.1, 0.2, 0.9]), most=2)
+    scores = score(np.array([0]))[0]
+    assert scores[1] > 0.1
+    assert scores[2] == pytest.approx(0.9e-6)
+
+
+def test_own_most_frequent_orders_by_decayed_count_then_popularity():
     popularity = np.array([0.1, 0.2, 0.3, 0.4, 0.9, 0.5], np.float32)
     lived = history([2, 0, 1, 0, 3, 4], [5], days=[5, 4, 3, 2, 3, 0, 0], positive=[1, 1, 1, 1, 1, 0, 1])
-    scores = own_most_frequent(lived, popularity)(np.array([0, 1]))
+    (own,) = own_counts(lived, 6, T, [100.0])
+    scores = own_most_frequent(own, popularity)(np.array([0, 1]))
     # 0 twice; 3 and 1 on the same day, 3 more popular; 2 older. Then by popularity: 4 was no positive.
     assert np.argsort(-scores[0], kind="stable").tolist() == [0, 3, 1, 2, 4, 5]
     assert np.argsort(-scores[1], kind="stable").tolist() == [5, 4, 3, 2, 1, 0]
     assert len(set(scores[0].tolist())) == 6  # nothing is tied
+    (young,) = own_counts(lived, 6, T, [0.1])
+    assert np.argmax(own_most_frequent(young, popularity)(np.array([0]))) == 0
+    assert np.argmax(own_counts(history([1, 1, 1, 2]), 3, T, [0.5])[0].toarray()) == 2  # one now beats three
+
+
+def test_own_items_come_before_all_that_another_scorer_names():
+    (own,) = own_counts(history([1], [2, 2]), 3, T, [np.inf])
+    scores = own_then(own, np.zeros(3), same_for_all(np.array([50.0, -2.0, 3.0])))(np.array([0, 1]))
+    assert np.argsort(-scores, axis=1).tolist() == [[1, 0, 2], [2, 0, 1]]
 
 
 def test_last_items_mean_takes_the_newest(monkeypatch):
@@ -142,10 +194,11 @@ def test_random_is_a_function_of_seed_user_and_item():
 
 
 def test_all_of_them_score_every_item(world):
-    timelines, catalog, protocol = world
-    found = baselines(timelines, protocol, catalog.features, RULES, seed=0)
+    timelines, _, _ = world
+    found = baselines(opened(timelines.path), Constants())
     assert list(found) == [
-        "random", "popularity", "item_knn", "own_most_frequent", "last_items_mean", "pinnersage_mean",
+        "random", "popularity", "item_knn", "ease", "own_most_frequent", "own_then_knn", "last_items_mean",
+        "pinnersage_mean",
     ]  # fmt: skip
     for scorer in found.values():
         scores = np.asarray(scorer(np.array([0, 1, 1])))
@@ -160,7 +213,21 @@ def test_all_of_them_score_every_item(world):
 def test_without_training_events_nothing_breaks(tmp_path):
     users = {"e": [event(0, -1), event(1, 1)]}
     path = write_prepared(tmp_path / "p", users, T, roles={"e": EVALUATION}, items=3)
-    timelines, catalog = Timelines.open(path), Catalog.open(path)
-    protocol = build_protocol(timelines, catalog.reachable, RULES, EvaluationConfig())
-    for scorer in baselines(timelines, protocol, catalog.features, RULES, seed=0).values():
+    data = opened(path)
+    assert choose_constants(data.earlier) == Constants()  # nobody to choose on
+    for scorer in baselines(data, Constants()).values():
         assert np.isfinite(np.asarray(scorer(np.array([0])))).all()
+
+
+def test_the_half_life_of_ones_own_is_chosen_on_validation_users(tmp_path):
+    """Validation users come back to what they did last; evaluation users, in the window, to what they did
+    most. The choice follows the first."""
+    often = [event(item, day) for item in range(11) for day in (-200, -199, -198)]
+    recent = [event(item, -60 + item / 100) for item in range(11, 22)]
+    back = [event(item, -7) for item in range(11, 22)]
+    users = {f"v{k}": [*often, *recent, *back] for k in range(3)}
+    users |= {f"t{k}": [event(k, -30)] for k in range(3)}
+    users["e"] = [*often, *recent, *(event(item, 3) for item in range(11))]
+    roles = {name: VALIDATION for name in users if name[0] == "v"} | {"e": EVALUATION}
+    path = write_prepared(tmp_path / "p", users, T, roles=roles, items=40)
+    assert choose_constants(opened(path).earlier).own_half_life <= 60

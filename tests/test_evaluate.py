@@ -60,8 +60,8 @@ def test_one_command_evaluates_and_reports(run, capsys):
     results = json.loads((workdir / "results.json").read_text())
     methods = {row["method"] for row in results["rows"]}
     assert methods == {
-        "pinnerformer", "random", "popularity", "item_knn", "own_most_frequent", "last_items_mean",
-        "pinnersage_mean",
+        "pinnerformer", "served", "random", "popularity", "item_knn", "ease", "own_most_frequent",
+        "own_then_knn", "last_items_mean", "pinnersage_mean",
     }  # fmt: skip
     for method in methods:
         own = {(row["protocol"], row["metric"]) for row in results["rows"] if row["method"] == method}
@@ -75,7 +75,14 @@ def test_one_command_evaluates_and_reports(run, capsys):
     assert results["version"] == __version__
     assert datetime.datetime.fromisoformat(results["date"]).utcoffset() == datetime.timedelta(0)
     assert "Checkpoint: step 1 " in printed
-    assert "</html>" in (workdir / "report.html").read_text()
+    page = (workdir / "report.html").read_text()
+    assert "</html>" in page
+    assert results["verdict"]
+    assert all(sentence in " ".join(printed.split()) for sentence in results["verdict"])
+    assert results["verdict"][0].partition(",")[0] in page
+    assert results["priors"]["own_weight"] == 0  # there are no validation users
+    assert "no priors were fitted" in results["priors"]["fit"]
+    assert {each["other"] for each in results["differences"]} == methods - {"served"}
 
 
 @pytest.mark.slow

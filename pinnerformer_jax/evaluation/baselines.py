@@ -53,7 +53,7 @@ MAX_PAIRS = 1 << 24
 
 OWN_HALF_LIVES = (7.0, 30.0, 60.0, 120.0, 240.0, np.inf)
 """Days; infinity: events do not age."""
-EASE_PENALTIES = (30.0, 100.0, 300.0, 1000.0)
+EASE_PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 
 
 class Constants(NamedTuple):
@@ -226,6 +226,8 @@ def ease(
 
     users = np.bincount(touched.indices, minlength=touched.shape[1])
     known = np.sort(np.argsort(-users, kind="stable")[: min(most, np.count_nonzero(users))])
+    if not len(known):
+        return same_for_all(popularity)
     part = touched[:, known]
     gram = (part.T @ part).toarray().astype(np.float32)
     gram[np.diag_indices_from(gram)] += penalty

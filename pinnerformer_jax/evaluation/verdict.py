@@ -60,7 +60,7 @@ def _leader(methods: MethodResults, protocol: str) -> str:
     if closest.low > 0:
         return f"{where}, {own} leads {against}, the best baseline, in recall@10 ({numbers})."
     if closest.high < 0:
-        return f"{where}, {against} LEADS {own} in recall@10 ({numbers})."
+        return f"{where}, {against}, the best baseline, LEADS {own} in recall@10 ({numbers})."
     return f"{where}, {own} and {against}, the best baseline, cannot be told apart in recall@10 ({numbers})."
 
 

@@ -1,0 +1,143 @@
+"""Priors: the served score, and how it is fitted on validation users at earlier splits."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from prepared import write_prepared
+
+from pinnerformer_jax.config import Config, DataConfig, PositiveRule
+from pinnerformer_jax.data.catalog import Catalog
+from pinnerformer_jax.data.contracts import DAY
+from pinnerformer_jax.data.timelines import EVALUATION, VALIDATION, Timelines
+from pinnerformer_jax.evaluation.evaluator import EvaluationData, Evaluator
+from pinnerformer_jax.evaluation.fit_priors import fit_priors
+from pinnerformer_jax.model.inference import Embedder
+from pinnerformer_jax.retrieval.priors import FILE, Priors, read_priors, write_priors
+
+T = 1_795_000_000
+ITEMS = 60
+
+
+def event(item, day):
+    return (int(item), 2, 1, int(T + day * DAY), 0.0)
+
+
+class Noise(Embedder):
+    """Stands for a model that has learned nothing: fixed random vectors."""
+
+    def __init__(self, dim=8):
+        items = np.random.default_rng(0).normal(size=(ITEMS, dim))
+        self.vectors = (items / np.linalg.norm(items, axis=1, keepdims=True)).astype(np.float32)
+
+    def items(self, first=0):
+        return self.vectors[first:]
+
+    def users(self, history, length):
+        newest = np.asarray(history.item)[np.arange(len(length)), np.asarray(length) - 1]
+        return self.vectors[(newest * 7 + 3) % ITEMS]
+
+
+def write(path, users, roles):
+    return write_prepared(path, users, T, roles=roles, items=ITEMS)
+
+
+def evaluator(path):
+    config = Config(data=DataConfig(prepared=str(path), positives=(PositiveRule(action="like"),)))
+    data = EvaluationData(config, Timelines.open(path), Catalog.open(path))
+    return Evaluator(data, Noise(), 16)
+
+
+def habits(seed=0, validation=30, days=120):
+    """Users who come back to five items of their own each week."""
+    rng = np.random.default_rng(seed)
+    users, roles = {}, {}
+    for k in range(validation + 10):
+        own = rng.choice(ITEMS, 5, replace=False)
+        name = f"u{k}"
+        users[name] = [event(rng.choice(own), -day) for day in range(-13, days, 3)]
+        roles[name] = VALIDATION if k < validation else EVALUATION
+    return users, roles
+
+
+def test_own_items_are_weighed_where_people_come_back(tmp_path):
+    fit = fit_priors(evaluator(write(tmp_path / "p", *habits())))
+    assert fit.priors.own_weight > 0
+    assert fit.recall[1] > fit.recall[0] + 0.3
+    assert (fit.users, fit.splits) == (30, 6)
+    assert "30 validation users at 6 earlier splits" in fit.sentence
+
+
+def test_nothing_is_weighed_where_nothing_helps(tmp_path):
+    rng = np.random.default_rng(1)
+    users = {f"u{k}": [event(rng.integers(ITEMS), -day) for day in range(-13, 60, 5)] for k in range(40)}
+    roles = {name: VALIDATION if k < 30 else EVALUATION for k, name in enumerate(users)}
+    fit = fit_priors(evaluator(write(tmp_path / "p", users, roles)))
+    assert fit.priors.none
+
+
+def test_nothing_after_t_and_no_evaluation_user_is_read(tmp_path):
+    """A marker: after t everybody does one thing, and the evaluation users always did another."""
+    users, roles = habits()
+    before = fit_priors(evaluator(write(tmp_path / "before", users, roles)))
+    for name in users:
+        users[name] = [e for e in users[name] if e[3] <= T] + [event(59, day) for day in (1, 2, 3)]
+        if roles[name] == EVALUATION:
+            users[name] = [event(58, -day) for day in range(1, 100, 3)] + users[name][-3:]
+    assert fit_priors(evaluator(write(tmp_path / "after", users, roles))) == before
+
+
+def test_without_validation_users_there_are_no_priors(tmp_path):
+    users, roles = habits()
+    fit = fit_priors(evaluator(write(tmp_path / "p", users, dict.fromkeys(roles, EVALUATION))))
+    assert fit.priors.none
+    assert "no priors were fitted" in fit.sentence
+
+
+def test_served_is_the_formula(tmp_path):
+    users, roles = habits(validation=5)
+    users["t"] = [event(3, -2), event(3, -1), event(4, -30)]
+    model = evaluator(write(tmp_path / "p", users, {**roles, "t": 0}))
+    priors = Priors(0.5, 30.0, 0.25, 7.0)
+    protocol = model.data.protocol
+    places = np.array([0, 2])
+    scores = model.served(priors)(places)
+    popularity = np.zeros(ITEMS)
+    popularity[3], popularity[4] = 2 ** (-2 / 7) + 2 ** (-1 / 7), 2 ** (-30 / 7)
+    for place, row in zip(places, scores, strict=True):
+        _, event_numbers = protocol.history.of(np.array([place]))
+        own = np.zeros(ITEMS)
+        for number in event_numbers:
+            own[protocol.history.item[number]] += 2 ** ((protocol.history.time[number] - T) / (30 * DAY))
+        wanted = model.item_vectors @ model.user_vectors[place]
+        wanted = wanted + 0.5 * np.log1p(own) + 0.25 * np.log1p(popularity)
+        np.testing.assert_allclose(row, wanted, atol=1e-5)
+    np.testing.assert_array_equal(model.served(Priors())(places), model.scorer(places))
+
+
+def test_an_earlier_split_is_what_ingest_would_have_set(tmp_path):
+    users, roles = habits(validation=3)
+    timelines = Timelines.open(write(tmp_path / "p", users, roles))
+    split = T - 20 * DAY
+    earlier = timelines.at_earlier_split(split, VALIDATION)
+    assert (earlier.manifest.split_time, earlier.manifest.evaluation_end) == (split, split + 14 * DAY)
+    assert earlier.with_role(EVALUATION).tolist() == timelines.with_role(VALIDATION).tolist() == [0, 1, 2]
+    for shard in earlier.shards:
+        for user in range(shard.users):
+            own = shard.time[shard.offsets[user] : shard.offsets[user + 1]]
+            assert shard.cut[user] == (own <= split).sum()
+
+
+def test_priors_are_kept_in_the_run_for_their_checkpoint(tmp_path):
+    priors = Priors(0.5, 30.0, 0.25, 7.0)
+    write_priors(tmp_path, priors, 200, "fitted somehow")
+    assert read_priors(tmp_path, 200) == (priors, "fitted somehow")
+    assert read_priors(tmp_path, 300) is None
+    assert read_priors(tmp_path / "nowhere", 200) is None
+    values = json.loads((tmp_path / FILE).read_text())
+    del values["own_weight"], values["step"]
+    (tmp_path / FILE).write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"priors\.json: no priors"):
+        read_priors(tmp_path, 200)
+    assert dataclasses.asdict(Priors())["own_weight"] == 0
