@@ -25,11 +25,6 @@ class ModelConfig:
     """M (T in shapes), the most recent actions that are read."""
     output_dim: int = 256
     """D, numbers of a user or item embedding."""
-    identity_dim: int = 0
-    """I, how many of the D name the item itself (model/identity.py); 0: none, as in the paper."""
-    identity_dropout: float = 0.1
-    """Share of the items whose identity is hidden in a training step, so that content alone must do, as it
-    must for items that came later."""
     action_dim: int = 32
     """Width of the action-type embedding."""
     surface_dim: int = 32

@@ -17,7 +17,7 @@ from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.contracts import Events
 from pinnerformer_jax.model.features import ItemVectors
 from pinnerformer_jax.model.initialisation import align_towers
-from pinnerformer_jax.model.towers import MLP, Linear, Sizes, UserTower, join, unit
+from pinnerformer_jax.model.towers import MLP, Sizes, UserTower, unit
 
 
 class PinnerFormer(nnx.Module):
@@ -39,16 +39,8 @@ class PinnerFormer(nnx.Module):
         self.dtype = jnp.dtype(config.model.compute_dtype)
         self.user = UserTower(config.model, sizes, rngs=rngs)
         self.item = MLP(
-            sizes.item_dim,
-            config.model.item_hidden,
-            config.model.output_dim - config.model.identity_dim,
-            self.dtype,
-            rngs=rngs,
+            sizes.item_dim, config.model.item_hidden, config.model.output_dim, self.dtype, rngs=rngs
         )
-        self.identity = self.user.identity
-        if self.identity:
-            zero = nnx.initializers.zeros
-            self.item_share = Linear(sizes.item_dim, 1, kernel_init=zero, dtype=self.dtype, rngs=rngs)
         self.min_temperature = config.objective.min_temperature
         excess = config.objective.initial_temperature - self.min_temperature
         self.log_temperature = nnx.Param(jnp.asarray(math.log(excess), jnp.float32))
@@ -71,12 +63,7 @@ class PinnerFormer(nnx.Module):
         newest = jnp.maximum(length - 1, 0)[:, None]  # the last block computes this position only
         return self.user(history, length, newest, item_features)[:, 0]
 
-    def embed_items(
-        self,
-        features: Float[Array, "*dims d"],
-        ids: Int[Array, "*dims"] | None = None,
-        identity_key: jax.Array | None = None,
-    ) -> Float[Array, "*dims o"]:
+    def embed_items(self, features: Float[Array, "*dims d"]) -> Float[Array, "*dims o"]:
         """Embeddings of items. The item tower is an MLP on the item's vector alone, as in the paper.
 
         Args:
@@ -87,16 +74,7 @@ class PinnerFormer(nnx.Module):
         """
         with jax.named_scope("item_tower"):
             scaled = features.astype(jnp.float32) * features.shape[-1] ** 0.5
-            scaled = scaled.astype(self.dtype)
-            content = unit(self.item(scaled))
-            if self.identity is None:
-                return content
-            own = (
-                jnp.zeros((*content.shape[:-1], self.identity.dim))
-                if ids is None
-                else self.identity(ids, identity_key)
-            )
-            return join(content, own, self.item_share(scaled))
+            return unit(self.item(scaled.astype(self.dtype)))
 
     def temperature(self) -> Float[Array, ""]:
         """tau of the loss, float32. It is learned. It exceeds `objective.min_temperature` by construction, so

@@ -17,7 +17,6 @@ from pinnerformer_jax.config import ModelConfig
 from pinnerformer_jax.data.contracts import Events
 from pinnerformer_jax.model.attention import causal_attention, chosen_attention
 from pinnerformer_jax.model.features import ActionEncoder, ItemVectors, look_up
-from pinnerformer_jax.model.identity import hidden_items, identity_vectors
 
 
 class Sizes(NamedTuple):
@@ -26,7 +25,6 @@ class Sizes(NamedTuple):
     item_dim: int  # length of an item's feature vector
     actions: int  # vocabularies, the unknown included
     surfaces: int
-    trained_items: int = 0  # items 0 : trained_items are of the training period; the others have no identity
 
 
 def unit(vectors: Float[Array, "*dims d"]) -> Float[Array, "*dims d"]:
@@ -175,7 +173,7 @@ class UserTower(nnx.Module):
     def __init__(self, config: ModelConfig, sizes: Sizes, *, rngs: nnx.Rngs) -> None:
         self.dtype, self.strictly_causal = jnp.dtype(config.compute_dtype), config.strictly_causal
         self.dropout = config.dropout
-        self.encoder = ActionEncoder(config, sizes.item_dim, sizes.actions, sizes.surfaces, rngs=rngs)
+        self.encoder = ActionEncoder(config, *sizes, rngs=rngs)
         init = nnx.initializers.normal(0.02)
         self.positions = "position" not in config.drop_features
         if self.positions:
@@ -183,11 +181,7 @@ class UserTower(nnx.Module):
             self.position_table = nnx.Param(init(rngs.params(), shape, jnp.float32))
         self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
         self.norm = nnx.LayerNorm(config.width, dtype=jnp.float32, rngs=rngs)
-        content = config.output_dim - config.identity_dim
-        self.head = MLP(config.width, 2 * config.width, content, self.dtype, rngs=rngs)
-        self.identity = Identity(config, sizes) if config.identity_dim else None
-        if self.identity:
-            self.copy = CopyHead(config, rngs=rngs)
+        self.head = MLP(config.width, 2 * config.width, config.output_dim, self.dtype, rngs=rngs)
 
     def __call__(
         self,
@@ -196,7 +190,6 @@ class UserTower(nnx.Module):
         position: Int[Array, "b p"],
         item_features: ItemVectors,
         dropout_keys: jax.Array | None = None,
-        identity_key: jax.Array | None = None,
     ) -> Float[Array, "b p o"]:
         """Embeddings of the chosen positions. The one that is served is position `length - 1`.
 
@@ -206,7 +199,6 @@ class UserTower(nnx.Module):
             position: int32 [B, P], indices into T; at or past `length` the result has no meaning.
             item_features: the catalogue's vectors, unit rows.
             dropout_keys: a random key for each user, [B], in training; None: no dropout.
-            identity_key: of the step, in training, hides the identities of some items; None: of none.
 
         Returns:
             float32 [B, P, D], unit rows. Position p depends on no item, action, surface or duration after
@@ -227,57 +219,4 @@ class UserTower(nnx.Module):
         with jax.named_scope("last_block"):
             chosen = self.blocks[-1].chosen(stream, position, dropout)
         with jax.named_scope("head"):
-            chosen = self.norm(chosen).astype(self.dtype)
-            content = unit(self.head(chosen))
-        if self.identity is None:
-            return content
-        with jax.named_scope("identity"):
-            own = self.identity(events.item, identity_key)
-            return self.copy(content, chosen, self.norm(stream).astype(self.dtype), own, position)
-
-
-class Identity:
-    """The identities of the items of the training period; zero for all others."""
-
-    def __init__(self, config: ModelConfig, sizes: Sizes) -> None:
-        self.dim, self.known, self.hidden_share = (
-            config.identity_dim,
-            sizes.trained_items,
-            config.identity_dropout,
-        )
-
-    def __call__(self, ids: Int[Array, "*dims"], key: jax.Array | None) -> Float[Array, "*dims i"]:
-        """Unit rows, or zero."""
-        known = ids < self.known
-        if key is not None and self.hidden_share:
-            known &= ~hidden_items(ids, key, self.hidden_share)
-        return jnp.where(known[..., None], identity_vectors(ids, self.dim), 0.0)
-
-
-class CopyHead(nnx.Module):
-    """The identity part of a user's embedding: a weighted sum of the identities of the history, whose weights
-    are learned by attention; joined with the content part by a learned share."""
-
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
-        dtype, zero = jnp.dtype(config.compute_dtype), nnx.initializers.zeros
-        self.query = Linear(config.width, COPY_DIM, kernel_init=zero, dtype=dtype, rngs=rngs)
-        self.key = Linear(config.width, COPY_DIM, use_bias=False, dtype=dtype, rngs=rngs)
-        self.share = Linear(config.width, 1, kernel_init=zero, dtype=dtype, rngs=rngs)
-
-    def __call__(self, content, chosen, stream, own, position):
-        """..."""
-        scores = jnp.einsum("bpd,btd->bpt", self.query(chosen), self.key(stream)).astype(jnp.float32)
-        visible = jnp.arange(stream.shape[1]) <= position[:, :, None]
-        weight = jax.nn.softmax(jnp.where(visible, scores * COPY_DIM**-0.5, -jnp.inf), axis=-1)
-        copied = unit(jnp.einsum("bpt,bti->bpi", weight, own))
-        return join(content, copied, self.share(chosen))
-
-
-COPY_DIM = 64
-
-
-def join(content, identity, logit):
-    """Content and identity as one unit vector; sigmoid(logit) is the identity's share of its square."""
-    logit = logit.astype(jnp.float32)
-    parts = content * jnp.sqrt(jax.nn.sigmoid(-logit)), identity * jnp.sqrt(jax.nn.sigmoid(logit))
-    return unit(jnp.concatenate(parts, axis=-1))
+            return unit(self.head(self.norm(chosen).astype(self.dtype)))

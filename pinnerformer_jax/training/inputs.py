@@ -46,7 +46,7 @@ def open_training_data(config: Config, mesh: Mesh | None = None) -> TrainingData
     timelines, catalog = Timelines.open(config.data.prepared), Catalog.open(config.data.prepared)
     check_ingested(timelines.manifest, config)
     actions, surfaces = timelines.manifest.actions, timelines.manifest.surfaces
-    sizes = Sizes(catalog.features.shape[1], len(actions), len(surfaces), catalog.trained)
+    sizes = Sizes(catalog.features.shape[1], len(actions), len(surfaces))
     table = positive_table(config.data.positives, actions, surfaces)
     table = only_actions(table, actions, config.objective.target_actions)
     training = config.training

@@ -81,7 +81,6 @@ def training_loss(
     settings = config.objective
     row = shard_rows(batch.length.shape[0])
     target_key, pool_key, dropout_key = jax.random.split(key, 3)
-    identity_key = jax.random.fold_in(dropout_key, 1) if training else None
 
     with jax.named_scope("targets"):
         choose = objective or configured_objective(settings)
@@ -99,14 +98,14 @@ def training_loss(
     weights = user_weights(targets.weight, with_pairs).reshape(-1) * device_count()
 
     keys = user_keys(dropout_key, row) if training else None
-    embedding = in_parts(model.user, parts, batch, targets.position, tables.item_features, keys, identity_key)
+    embedding = in_parts(model.user, parts, batch, targets.position, tables.item_features, keys)
     embedding = embedding.reshape(item.shape[0], -1)
-    positive, tau = model.embed_items(tables.item_features[item], item, identity_key), model.temperature()
+    positive, tau = model.embed_items(tables.item_features[item]), model.temperature()
     if settings.loss == "binary_cross_entropy":
         negative, counted = random_negatives(user_keys(pool_key, row), batch, targets, corpus=corpus)
         negative, counted = negative.reshape(-1), counted.reshape(-1)
         negatives = total(jnp.sum(counted & valid))
-        against = model.embed_items(tables.item_features[negative], negative, identity_key)
+        against = model.embed_items(tables.item_features[negative])
         loss = binary_cross_entropy(embedding, positive, against, tau, weights, counted)
     else:
         rows = Rows(item, user, weights, jnp.zeros(item.shape))
@@ -115,7 +114,7 @@ def training_loss(
         negatives = sum(jnp.sum(contrast.pool.valid) for contrast in contrasts)
         losses = []
         for rows, pool, pool_log_q in contrasts:
-            against = model.embed_items(tables.item_features.common(pool.item), pool.item, identity_key)
+            against = model.embed_items(tables.item_features.common(pool.item))
             with jax.named_scope("loss"):
                 losses.append(
                     chunked_sampled_softmax(embedding, positive, against, tau, rows, pool, pool_log_q)
@@ -182,7 +181,6 @@ def in_parts(
     position: jax.Array,
     item_features: ItemTable,
     dropout_keys: jax.Array | None,
-    identity_key: jax.Array | None = None,
 ) -> jax.Array:
     """Embeddings float32 [B, P, D] of rows that are sorted by length, longest first. The rows are cut into
     equal parts, and each part is computed at a shorter T. Without dropout, loss and gradient stay the same.
@@ -198,13 +196,11 @@ def in_parts(
         dropout_keys: [B], in training.
     """
     if not parts:
-        return tower(batch.history, batch.length, position, item_features, dropout_keys, identity_key)
+        return tower(batch.history, batch.length, position, item_features, dropout_keys)
     bounds = part_bounds(batch.length.shape[0], len(parts))
     embeddings = []
     for low, high, length in zip(bounds, bounds[1:], parts, strict=False):
         history = jax.tree.map(lambda values, a=low, b=high, t=length: values[a:b, :t], batch.history)
         keys = None if dropout_keys is None else dropout_keys[low:high]
-        embeddings.append(
-            tower(history, batch.length[low:high], position[low:high], item_features, keys, identity_key)
-        )
+        embeddings.append(tower(history, batch.length[low:high], position[low:high], item_features, keys))
     return jnp.concatenate(embeddings)
