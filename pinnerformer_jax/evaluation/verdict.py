@@ -70,7 +70,10 @@ def _advice(methods: MethodResults, priors: Priors) -> Iterator[str]:
         yield "No prior helped on validation users, so the inner product alone is served."
     elif gain and (gain["full"].low > 0 or gain.get("new_items", gain["full"]).low > 0):
         parts = [f"{each.value:+.3f} on {NAMES[name]}" for name, each in gain.items()]
-        yield f"The priors help ({', '.join(parts)}): serve with them, as recommend does."
+        yield (
+            f"The priors help ({', '.join(parts)}): rank by the inner product and priors.json. The verb "
+            "recommend does not add them yet."
+        )
     lost = [name for name in NAMES if any(each.high < 0 for each in _baselines(methods, name))]
     if lost:
         where = " and ".join(NAMES[name] for name in lost)
