@@ -222,7 +222,7 @@ def ease(
         popularity: [N], in [0, 1).
         most: items that it knows, those that most training users touched.
     """
-    from scipy.linalg.lapack import spotrf, spotri
+    from scipy.linalg import get_lapack_funcs
 
     users = np.bincount(touched.indices, minlength=touched.shape[1])
     known = np.sort(np.argsort(-users, kind="stable")[: min(most, np.count_nonzero(users))])
@@ -231,8 +231,9 @@ def ease(
     part = touched[:, known]
     gram = (part.T @ part).toarray().astype(np.float32)
     gram[np.diag_indices_from(gram)] += penalty
-    factor, failed = spotrf(gram, lower=1)
-    half, failed_too = spotri(factor, lower=1)  # the lower half of the inverse
+    factorise, invert = get_lapack_funcs(("potrf", "potri"), (gram,))
+    factor, failed = factorise(gram, lower=1)
+    half, failed_too = invert(factor, lower=1)  # the lower half of the inverse
     if failed or failed_too:
         raise ValueError(f"EASE: the matrix with penalty {penalty:g} cannot be inverted")
     inverse = np.tril(half) + np.tril(half, -1).T

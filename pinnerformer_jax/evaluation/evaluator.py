@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping
 from functools import cached_property
 
@@ -21,7 +22,8 @@ from pinnerformer_jax.evaluation.topics import item_topics
 from pinnerformer_jax.model.inference import Embedder, embed_users
 from pinnerformer_jax.retrieval.priors import Priors
 
-EARLIER_SPLITS = 6
+EARLIER_SPLITS, EARLIER_USERS = 6, 500
+"""Splits before t, and users of each, at most."""
 
 
 class EvaluationData:
@@ -59,10 +61,12 @@ class EvaluationData:
         manifest = self.timelines.manifest
         window = manifest.evaluation_end - manifest.split_time
         first = min((int(shard.time.min()) for shard in self.timelines.shards if len(shard.time)), default=0)
+        most = dataclasses.replace(self.config.evaluation, max_users=EARLIER_USERS)
+        config = dataclasses.replace(self.config, evaluation=most)
         found = []
         for split in range(manifest.split_time - window, first, -window)[:EARLIER_SPLITS]:
             timelines = self.timelines.at_earlier_split(split, VALIDATION)
-            data = EvaluationData(self.config, timelines, self.catalog)
+            data = EvaluationData(config, timelines, self.catalog)
             with contextlib.suppress(ValueError):  # no validation user has a history and a target there
                 _ = data.protocol
                 found.append(data)

@@ -22,7 +22,6 @@ from pinnerformer_jax.evaluation.evaluator import Evaluator
 from pinnerformer_jax.retrieval import exact
 from pinnerformer_jax.retrieval.priors import Priors
 
-MAX_ROWS = 1000
 OWN_WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 POPULARITY_WEIGHTS = (0.0, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 OWN_HALF_LIVES = (1.0, 7.0, 30.0, 90.0, 180.0, 360.0)
@@ -82,8 +81,6 @@ def fit_priors(model: Evaluator) -> Fit:
         rows += _rows(Evaluator(data, model.embedder, model.max_length), half_lives)
     if not rows:
         return Fit(Priors(), 0, 0, 0, (np.nan, np.nan), (np.nan, np.nan))
-    if len(rows) > MAX_ROWS:
-        rows = [rows[k] for k in np.random.default_rng(0).choice(len(rows), MAX_ROWS, replace=False)]
     hits = [
         _recalls(row) for row in tqdm(rows, desc="fitting priors", unit="user", leave=False, disable=None)
     ]
@@ -102,7 +99,7 @@ def fit_priors(model: Evaluator) -> Fit:
     return Fit(priors, len(rows), len(users), splits, mean(full), mean(new))
 
 
-def _choose(full: np.ndarray, new: np.ndarray) -> tuple[int, int, int, int]:
+def _choose(full: np.ndarray, new: np.ndarray) -> tuple[int, ...]:
     """The place of the best priors on the grid [H, A, Q, B], from the recalls of each row; place 0 of A and B
     is weight zero."""
     rows = len(full)
@@ -110,7 +107,7 @@ def _choose(full: np.ndarray, new: np.ndarray) -> tuple[int, int, int, int]:
     value = full / rows + np.nan_to_num(new) / new_rows  # of each row; the sum over rows is the objective
     total = value.sum(axis=0)
 
-    def best(own: slice, popularity: slice) -> tuple[int, int, int, int]:
+    def best(own: slice, popularity: slice) -> tuple[int, ...]:
         part = total[:, own, :, popularity]
         return tuple(int(k) for k in np.unravel_index(part.argmax(), part.shape))
 
