@@ -49,9 +49,9 @@ if TYPE_CHECKING:
     from pinnerformer_jax.retrieval.scann_index import ScannIndex as ScannIndex
     from pinnerformer_jax.serving.embed_events import embed_events as embed_events
     from pinnerformer_jax.serving.recommender import Recommender as Recommender
+    from pinnerformer_jax.train import fit as fit
     from pinnerformer_jax.training.checkpoint import load_for_inference as load_for_inference
     from pinnerformer_jax.training.inputs import open_training_data as open_training_data
-    from pinnerformer_jax.training.loop import fit as fit
     from pinnerformer_jax.training.training_loss import training_loss as training_loss
 
 __all__ = [
@@ -102,7 +102,7 @@ _MODULE_OF = {
     "embed_events": "serving.embed_events",
     "empty_sketch": "objective.frequency",
     "evaluate_run": "evaluate",
-    "fit": "training.loop",
+    "fit": "train",
     "load_config": "config_files",
     "load_for_inference": "training.checkpoint",
     "mixed_pool": "objective.negatives",

@@ -105,7 +105,7 @@ def evaluate_run(
 
     Args:
         workdir: of the run; its prepared folder must still be there.
-        checkpoint: of the lowest validation loss, or the last.
+        checkpoint: the best or the last, see `Checkpoints`.
         config: the run's, with other settings of evaluation, embedding or index; None: the run's.
         with_staleness: also embed the users daily and before every event (paper, Table 2).
 
@@ -117,7 +117,7 @@ def evaluate_run(
         ValueError: the prepared folder is not the one of the training, or no user can be evaluated.
     """
     console, workdir = Console(), Path(workdir)
-    trained_with, graphdef, params, step = read_checkpoint(workdir, checkpoint)
+    trained_with, graphdef, params, step, chosen_by = read_checkpoint(workdir, checkpoint)
     config = config or trained_with
     timelines, catalog = open_data(workdir)
     data = EvaluationData(config, timelines, catalog)
@@ -139,7 +139,9 @@ def evaluate_run(
         with console.status("embedding the users daily and in real time"):
             stale = model.staleness()
     results = Results(
-        provenance=Provenance.now(__version__, checkpoint, step, data_digest(timelines.manifest), config),
+        provenance=Provenance.now(
+            __version__, checkpoint, chosen_by, step, data_digest(timelines.manifest), config
+        ),
         methods=methods,
         protocol=protocol.summary,
         topics=data.topics[1],

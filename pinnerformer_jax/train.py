@@ -5,8 +5,10 @@
 
 The log must have been prepared: python -m pinnerformer_jax.ingest with the same config. The workdir keeps
 the config, the last and the best checkpoint, metrics.jsonl and TensorBoard event files. The same command
-resumes a run that was stopped or killed. Ctrl-C and SIGTERM finish the step, save, and exit with 0; wrong
-input exits with 2, a training that cannot go on (a loss that is not finite) with 1.
+resumes a run that was stopped or killed. The best checkpoint is the one of the highest recall@10 on
+validation users at splits before t, or, if they are too few, of their lowest loss. When recall has not risen
+for some checkpoints, training ends (--training.patience). Ctrl-C and SIGTERM finish the step, save, and exit
+with 0; wrong input exits with 2, a training that cannot go on (a loss that is not finite) with 1.
 """
 
 from __future__ import annotations
@@ -19,8 +21,11 @@ from pathlib import Path
 from pinnerformer_jax.command_line import errors_as_messages, parse
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.config_files import differences, to_dict
+from pinnerformer_jax.evaluation.validation_recall import validation_recall
+from pinnerformer_jax.objective.targets import Objective
 from pinnerformer_jax.runtime import set_up_process
 from pinnerformer_jax.training.loop import TrainingError, open_run, train
+from pinnerformer_jax.training.state import TrainState
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,13 +38,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in differences(to_dict(Config()), to_dict(config)):
         print(f"  {line}")
     with errors_as_messages():
-        run, state = open_run(config, values.workdir)
+        run, state = open_run(config, values.workdir, recall=validation_recall(config))
     try:
         train(run, state)
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def fit(config: Config, workdir: str | Path, *, objective: Objective | None = None) -> TrainState:
+    """Train to the last step in a workdir, or resume the run that was stopped there.
+
+    The workdir keeps the config, the last and the best checkpoint, metrics.jsonl and TensorBoard files.
+    SIGINT or SIGTERM ends the training early and saves it; the same call resumes.
+
+    Args:
+        config: the experiment; `prepare` must have prepared its data.
+        workdir: folder of the run, created if it does not exist.
+        objective: a function that chooses the pairs instead of the one that `config.objective.name` names,
+            see `objective.targets.Objective`. It is not saved: pass the same one to resume.
+
+    Returns:
+        The state as it was saved: parameters, optimiser state, sketch, step.
+
+    Raises:
+        FileNotFoundError: the data were never prepared.
+        ValueError: data, config and workdir do not fit each other. The message says what to change.
+        TrainingError: the training cannot go on: a loss that is not finite, or no pair to train on.
+    """
+    return train(*open_run(config, Path(workdir), objective, validation_recall(config)))
 
 
 if __name__ == "__main__":

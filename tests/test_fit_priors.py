@@ -7,13 +7,17 @@ import numpy as np
 import pytest
 from prepared import write_prepared
 
-from pinnerformer_jax.config import Config, DataConfig, PositiveRule
+from pinnerformer_jax.config import Config, DataConfig, ModelConfig, PositiveRule
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.data.timelines import EVALUATION, VALIDATION, Timelines
+from pinnerformer_jax.evaluation.comparison import full_recall
 from pinnerformer_jax.evaluation.evaluator import EvaluationData, Evaluator
 from pinnerformer_jax.evaluation.fit_priors import fit_priors
+from pinnerformer_jax.evaluation.validation_recall import validation_recall
 from pinnerformer_jax.model.inference import Embedder
+from pinnerformer_jax.model.pinnerformer import PinnerFormer
+from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.retrieval.priors import FILE, Priors, read_priors, write_priors
 
 T = 1_795_000_000
@@ -141,3 +145,25 @@ def test_priors_are_kept_in_the_run_for_their_checkpoint(tmp_path):
     with pytest.raises(ValueError, match=r"priors\.json: no priors"):
         read_priors(tmp_path, 200)
     assert dataclasses.asdict(Priors())["own_weight"] == 0
+
+
+def test_recall_that_chooses_checkpoints_is_of_validation_users(tmp_path, capsys):
+    model = evaluator(write(tmp_path / "p", *habits(validation=30, days=60)))
+    config = dataclasses.replace(
+        model.data.config,
+        model=ModelConfig(layers=1, width=16, heads=2, max_length=8, output_dim=8, item_hidden=16),
+    )
+    measure = validation_recall(config)
+    assert measure is not None
+    assert measure.users == 30 * len(model.data.earlier)
+    graphdef, params = PinnerFormer(config, Sizes(8, 3, 3)).split()
+    embedder = Embedder(graphdef, params, model.data.catalog.features)
+    total = weight = 0.0
+    for data in model.data.earlier:
+        recall = full_recall(Evaluator(data, embedder, 8).scorer, data.protocol, data.config.evaluation)
+        total, weight = total + recall.total.sum(), weight + recall.weight.sum()
+    assert measure(graphdef, params) == pytest.approx(total / weight)
+    few = write(tmp_path / "few", *habits(validation=5))
+    assert validation_recall(evaluator(few).data.config) is None
+    said = "30 validation users have targets at earlier splits, and recall@10 needs 100"
+    assert said in capsys.readouterr().out

@@ -14,9 +14,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from prepared import write_prepared
 
 from pinnerformer_jax.model.towers import Sizes
+from pinnerformer_jax.train import fit
 from pinnerformer_jax.training import loop
 from pinnerformer_jax.training.checkpoint import Checkpoints, load_for_inference
-from pinnerformer_jax.training.loop import NonFiniteError, NoPairsError, fit, open_run, train
+from pinnerformer_jax.training.loop import NonFiniteError, NoPairsError, open_run, train
 from pinnerformer_jax.training.metrics_log import Meter
 from pinnerformer_jax.training.optimiser import learning_rate
 from pinnerformer_jax.training.sharding import make_mesh
@@ -238,3 +239,40 @@ def test_what_does_not_fit_is_said_before_anything_is_written(prepared, tmp_path
     with pytest.raises(FileNotFoundError, match=r"run python -m pinnerformer_jax\.ingest"):
         open_run(lost, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def recalls(*values):
+    """Stands for the recall of validation users: these values, one at each checkpoint."""
+    left = list(values)
+    return lambda graphdef, params: left.pop(0)
+
+
+def test_the_best_checkpoint_has_the_highest_recall_and_not_the_lowest_loss(prepared, tmp_path):
+    config = small_run.config(prepared)
+    train(*open_run(config, tmp_path / "run", recall=recalls(0.1, 0.3, 0.2)))
+    with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
+        assert (checkpoints.step("best"), checkpoints.step("last")) == (8, 12)
+        assert checkpoints.chosen_by() == "recall"
+    validated = [line for line in lines_of(tmp_path / "run") if "validation_loss" in line]
+    assert [line["validation_recall"] for line in validated] == [0.1, 0.3, 0.2]
+
+
+def test_training_ends_when_recall_no_longer_rises_and_says_so(prepared, tmp_path, capsys):
+    config = small_run.config(prepared, steps=40, patience=2)
+    state = train(*open_run(config, tmp_path / "run", recall=recalls(0.1, 0.3, 0.2, 0.25)))
+    assert int(state.step) == 16
+    assert "ends after step 16: recall@10 of validation users has not risen for 2" in capsys.readouterr().out
+    state = train(*open_run(config, tmp_path / "run", recall=recalls()))
+    assert int(state.step) == 16
+    assert "nothing is left to do" in capsys.readouterr().out
+    with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
+        assert (checkpoints.step("best"), checkpoints.step("last")) == (8, 16)
+    patient = small_run.config(prepared, steps=40, patience=0)
+    state = train(*open_run(patient, tmp_path / "run", recall=recalls(*[0.0] * 6)))
+    assert int(state.step) == 40
+
+
+def test_few_validation_users_leave_the_choice_to_the_loss(prepared, finished):
+    workdir, _ = finished  # `fit` asked the eight validation users, who are too few
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        assert checkpoints.chosen_by() == "loss"

@@ -42,7 +42,9 @@ def results():
         for protocol in ("paper", "full", "new_items")
     ] + [row(method, "paper", "p90_coverage@10", 0.3) for method in METHODS]
     return Results(
-        provenance=Provenance("2026-11-26T08:00:00+00:00", "0.1.0", "best", 1234, "d", "c", "0.10", ["cpu"]),
+        provenance=Provenance(
+            "2026-11-26T08:00:00+00:00", "0.1.0", "best", "loss", 1234, "d", "c", "0.10", ["cpu"]
+        ),
         methods=MethodResults(
             rows,
             [LengthRow(method, "1-4", value, 12, 20) for method, value in METHODS.items()],

@@ -37,7 +37,7 @@ def measure(config: Config, *, steps: int, prepared: str | None = None) -> dict[
 
 
 def _train(config: Config, steps: int, prepared: str | None) -> dict[str, Any]:
-    from pinnerformer_jax.training.loop import fit
+    from pinnerformer_jax.training.loop import open_run, train
 
     with tempfile.TemporaryDirectory() as folder:
         if prepared is None:
@@ -51,7 +51,7 @@ def _train(config: Config, steps: int, prepared: str | None) -> dict[str, Any]:
         training = dataclasses.replace(config.training, steps=steps, log_every=every, checkpoint_every=steps)
         config = dataclasses.replace(config, data=data, training=training)
         started = time.perf_counter()
-        fit(config, Path(folder) / "run")
+        train(*open_run(config, Path(folder) / "run"))
         seconds = time.perf_counter() - started
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
     logged = [line for line in map(json.loads, lines) if "users_per_second" in line]

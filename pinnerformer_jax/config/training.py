@@ -115,7 +115,10 @@ class TrainingConfig:
     log_every: int = 50
     """Steps between lines of metrics."""
     checkpoint_every: int = 500
-    """Steps between checkpoints; the validation loss that chooses the best is taken then."""
+    """Steps between checkpoints; what chooses the best is measured then: recall@10 of validation users at
+    earlier splits, or, if they are too few, their loss."""
+    patience: int = 5
+    """Training ends early when recall@10 has not risen for so many checkpoints; 0: never."""
     validation_batches: int = 8
     """Batches of validation users a validation loss is averaged over."""
     length_parts: int = 4
@@ -149,5 +152,6 @@ class TrainingConfig:
         require(self.learning_rate > 0, "training.learning_rate", self.learning_rate, "must be > 0")
         require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "must be >= 0")
         require(self.clip_norm > 0, "training.clip_norm", self.clip_norm, "must be > 0")
+        require(self.patience >= 0, "training.patience", self.patience, "must be >= 0")
         require(self.input_workers >= 0, "training.input_workers", self.input_workers, "must be >= 0")
         require(0 <= self.seed < 2**32, "training.seed", self.seed, "must be in 0..2^32 - 1")

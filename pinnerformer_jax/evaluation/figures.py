@@ -38,21 +38,25 @@ def label(method: str) -> str:
 
 
 def loss_curve(lines: Sequence[Mapping[str, float]]) -> str | None:
-    """Training and validation loss by step; None: nothing was logged."""
-    figure, (axes,) = _figure(1, 5.8, 3.2)
-    for name, colour, title, style in (
-        ("loss", MUTED, "training", "-"),
-        ("validation_loss", ACCENT, "validation", "o-"),
+    """Training and validation loss by step, and beside them recall@10 of validation users if it was measured;
+    None: nothing was logged."""
+    measured = any("validation_recall" in line for line in lines)
+    figure, panels = _figure(1 + measured, 5.8, 3.2)
+    for axis, name, colour, title, style in (
+        (0, "loss", MUTED, "training", "-"),
+        (0, "validation_loss", ACCENT, "validation", "o-"),
+        (1, "validation_recall", ACCENT, None, "o-"),
     ):
         points = [(line["step"], line[name]) for line in lines if name in line]
         if points:
-            axes.plot(
+            panels[axis].plot(
                 *zip(*points, strict=True), style, color=colour, label=title, markersize=4, linewidth=1.8
             )
-    if not axes.lines:
+    if not panels[0].lines:
         return None
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss")
+    for panel, title in zip(panels, ("loss", "recall@10, validation"), strict=False):
+        panel.set_xlabel("step")
+        panel.set_ylabel(title)
     _legend(figure)
     return _svg(figure, "loss")
 

@@ -201,7 +201,8 @@ def tables(rows: Sequence[MetricRow]) -> list[ProtocolTable]:
 
 def checkpoint_sentence(made: Provenance) -> str:
     """Which checkpoint was evaluated, in words."""
-    which = {"best": "lowest validation loss", "last": "last"}[made.checkpoint]
+    best = {"recall": "highest recall@10 of validation users", "loss": "lowest validation loss"}
+    which = "last" if made.checkpoint == "last" else best[made.chosen_by]
     return f"Checkpoint: step {made.step:,} ({which}); evaluated {made.date} with version {made.version}."
 
 

@@ -139,6 +139,7 @@ class Provenance:
     date: str  # UTC, ISO
     version: str  # of this package
     checkpoint: Literal["best", "last"]
+    chosen_by: Literal["recall", "loss"]  # what makes a checkpoint of this run the best
     step: int  # of the checkpoint: training steps done
     data: str  # digest of the prepared folder
     config_digest: str
@@ -147,13 +148,20 @@ class Provenance:
 
     @classmethod
     def now(
-        cls, package: str, checkpoint: Literal["best", "last"], step: int, data: str, config: Config
+        cls,
+        package: str,
+        checkpoint: Literal["best", "last"],
+        chosen_by: Literal["recall", "loss"],
+        step: int,
+        data: str,
+        config: Config,
     ) -> Provenance:
         """Of an evaluation in this process."""
         return cls(
             date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             version=package,
             checkpoint=checkpoint,
+            chosen_by=chosen_by,
             step=step,
             data=data,
             config_digest=digest(config),

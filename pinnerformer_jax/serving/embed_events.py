@@ -31,7 +31,7 @@ def embed_events(workdir: str | Path, events: Any, checkpoint: Literal["best", "
         workdir: of the run; its prepared folder must still be there.
         events: a pandas, polars or Arrow table with the columns of the run's log (`data.columns`); rows in
             any order, ids of the types that they have in the log.
-        checkpoint: the one of the lowest validation loss, or the last.
+        checkpoint: the best or the last, see `Checkpoints`.
 
     Returns:
         One row for each user, by user id: "user_id", "event_timestamp" (of the newest event that was read),

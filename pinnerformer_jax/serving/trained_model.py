@@ -35,7 +35,7 @@ class TrainedModel:
 
         Args:
             workdir: of the run; its prepared folder must still be there.
-            checkpoint: the one of the lowest validation loss, or the last.
+            checkpoint: the best or the last, see `Checkpoints`.
 
         Raises:
             FileNotFoundError: no run, checkpoint or prepared data.

@@ -41,6 +41,7 @@ _MAY_CHANGE = (
     "pinsage.",
     "training.log_every:",
     "training.checkpoint_every:",
+    "training.patience:",
     "training.input_workers:",
     "training.shard_items:",
 )
@@ -117,7 +118,8 @@ def read_record(workdir: Path) -> RunRecord:
 
 
 class Checkpoints:
-    """The checkpoints of a run: the last, and the one of the lowest validation loss."""
+    """The checkpoints of a run: the last and the best. The best has the highest validation recall; in a run
+    that does not measure it, the lowest validation loss."""
 
     def __init__(self, workdir: Path, *, read_only: bool = False) -> None:
         """Open.
@@ -126,12 +128,12 @@ class Checkpoints:
             workdir: of the run.
             read_only: leave the folder as it is: another process may be writing to it.
         """
-        best = BestN(get_metric_fn=_validation_loss, reverse=True, n=1)
+        best = BestN(get_metric_fn=_quality, reverse=False, n=1)
         self._manager = ocp.CheckpointManager(
             (workdir / "checkpoints").absolute(),
             options=ocp.CheckpointManagerOptions(
-                best_fn=_validation_loss,
-                best_mode="min",
+                best_fn=_quality,
+                best_mode="max",
                 preservation_policy=AnyPreservationPolicy([LatestN(1), best]),
                 create=not read_only,
                 cleanup_tmp_directories=not read_only,
@@ -143,24 +145,33 @@ class Checkpoints:
         """Steps done at a checkpoint; None: there is none."""
         return self._manager.best_step() if which == "best" else self._manager.latest_step()
 
-    def save(self, state: TrainState, validation_loss: float = math.inf) -> None:
+    def chosen_by(self) -> Literal["recall", "loss"]:
+        """What the best checkpoint is the best by."""
+        best = self.step("best")
+        measured = {} if best is None else self._manager.metrics(best) or {}
+        return "recall" if "validation_recall" in measured else "loss"
+
+    def save(
+        self, state: TrainState, validation_loss: float = math.inf, validation_recall: float | None = None
+    ) -> None:
         """Copy the state to the host, then write it in the background. A step that is already saved is
         skipped.
 
         Args:
             state: of the run.
-            validation_loss: the lowest is the best. Infinity: not known; such a checkpoint is the best only
-                while all are.
+            validation_loss: infinity: not known; such a checkpoint is the best only while all are.
+            validation_recall: None: not measured.
         """
         step = int(jax.device_get(state.step))
         if step == self.step():
             return
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
+        metrics = {"validation_loss": validation_loss}
+        if validation_recall is not None:
+            metrics["validation_recall"] = validation_recall
         # The training loop forbids implicit transfers; Orbax may need some.
         with jax.transfer_guard_device_to_host("allow"):
-            self._manager.save(
-                step, args=ocp.args.Composite(**items), metrics={"validation_loss": validation_loss}
-            )
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
 
     def restore(self, abstract: TrainState, sharding: Sharding) -> TrainState:
         """The last checkpoint.
@@ -236,6 +247,7 @@ class Checkpoint(NamedTuple):
     graphdef: nnx.GraphDef
     params: Any  # a nested dict of float32 arrays, on the first device
     step: int  # training steps done
+    chosen_by: Literal["recall", "loss"]  # what makes a checkpoint of this run the best
 
 
 def load_for_inference(
@@ -245,7 +257,7 @@ def load_for_inference(
 
     Args:
         workdir: of the run.
-        which: the last checkpoint, or the one of the lowest validation loss.
+        which: the last checkpoint or the best, see `Checkpoints`.
 
     Returns:
         Config, structure and parameters (a nested dict of float32 arrays, on the first device):
@@ -268,7 +280,8 @@ def read_checkpoint(workdir: str | Path, which: Literal["last", "best"] = "best"
         if step is None:
             raise FileNotFoundError(f"{workdir}: the run has no checkpoint yet; train further")
         device = SingleDeviceSharding(jax.devices()[0])
-        return Checkpoint(run.config, graphdef, checkpoints.restore_params(abstract, device, step), step)
+        params = checkpoints.restore_params(abstract, device, step)
+        return Checkpoint(run.config, graphdef, params, step, checkpoints.chosen_by())
 
 
 def _record_path(workdir: Path) -> Path:
@@ -280,5 +293,6 @@ def _items(state: TrainState) -> dict[str, Any]:
     return {"params": rest.pop("params"), "rest": rest}
 
 
-def _validation_loss(metrics: dict[str, float]) -> float:
-    return metrics["validation_loss"]
+def _quality(metrics: dict[str, float]) -> float:
+    """The higher the better; any recall is better than any loss."""
+    return metrics.get("validation_recall", -metrics["validation_loss"])

@@ -40,6 +40,8 @@ from pinnerformer_jax.training.step import (
 )
 
 Step = Callable[[TrainState, Batch, Tables], tuple[TrainState, Metrics]]
+Recall = Callable[[nnx.GraphDef, Any], float]
+"""Recall@10 of validation users, of the model of this structure and these parameters."""
 Validate = Callable[[TrainState], float | None]
 
 _SAMPLED_BATCHES = 64
@@ -70,15 +72,20 @@ class Run:
     tables: Tables
     graphdef: nnx.GraphDef
     objective: Objective | None = None  # None: the one that the config names
+    recall: Recall | None = None  # chooses the best checkpoint; None: the validation loss does
 
 
-def open_run(config: Config, workdir: Path, objective: Objective | None = None) -> tuple[Run, TrainState]:
+def open_run(
+    config: Config, workdir: Path, objective: Objective | None = None, recall: Recall | None = None
+) -> tuple[Run, TrainState]:
     """Check that data, config and workdir fit each other; then make the state or restore the last one.
 
     Args:
         config: the experiment.
         workdir: folder of the run.
-        objective: as in `fit`.
+        objective: chooses the pairs instead of the function that `config.objective.name` names, see
+            `objective.targets.Objective`.
+        recall: measured at each checkpoint to choose the best; None: the validation loss chooses.
 
     Raises:
         FileNotFoundError: the data were never prepared.
@@ -102,34 +109,12 @@ def open_run(config: Config, workdir: Path, objective: Objective | None = None) 
             state = made(tables.seed)
         else:
             state = checkpoints.restore(abstract, replicated)
-    return Run(config, workdir, mesh, timelines, catalog.trained, tables, graphdef, objective), state
-
-
-def fit(config: Config, workdir: str | Path, *, objective: Objective | None = None) -> TrainState:
-    """Train to the last step in a workdir, or resume the run that was stopped there.
-
-    The workdir keeps the config, the last and the best checkpoint, metrics.jsonl and TensorBoard files.
-    SIGINT or SIGTERM ends the training early and saves it; the same call resumes.
-
-    Args:
-        config: the experiment; `prepare` must have prepared its data.
-        workdir: folder of the run, created if it does not exist.
-        objective: a function that chooses the pairs instead of the one that `config.objective.name` names,
-            see `objective.targets.Objective`. It is not saved: pass the same one to resume.
-
-    Returns:
-        The state as it was saved: parameters, optimiser state, sketch, step.
-
-    Raises:
-        FileNotFoundError: the data were never prepared.
-        ValueError: data, config and workdir do not fit each other. The message says what to change.
-        TrainingError: the training cannot go on: a loss that is not finite, or no pair to train on.
-    """
-    return train(*open_run(config, Path(workdir), objective))
+    return Run(config, workdir, mesh, timelines, catalog.trained, tables, graphdef, objective, recall), state
 
 
 def train(run: Run, state: TrainState) -> TrainState:
-    """Train to the last step, or until SIGTERM or SIGINT asks to stop; either way the state is saved.
+    """Train to the last step; or until recall no longer rises, see `training.patience`; or until SIGTERM or
+    SIGINT asks to stop. The state is saved.
 
     Args:
         run: from `open_run`.
@@ -156,6 +141,9 @@ def train(run: Run, state: TrainState) -> TrainState:
         MetricsLog(run.workdir, step, config.steps, config.batch_size) as log,
         jax.transfer_guard("disallow"),
     ):
+        if _no_longer_rises(run, checkpoints):
+            log.say(f"nothing is left to do: {_ended(run, checkpoints)}")
+            return state
         batches = training_batches(run.timelines, run.config, start_step=step, steps=config.steps)
         host_batch = next(batches)
         batch = shard_batch(run.mesh, host_batch)
@@ -200,17 +188,43 @@ def train(run: Run, state: TrainState) -> TrainState:
                 if loss is None:
                     checkpoints.save(state)
                 elif math.isfinite(loss):
-                    log.write_validation(step, loss)
-                    checkpoints.save(state, loss)
+                    recall = _recall(run, state)
+                    log.write_validation(step, loss, recall)
+                    checkpoints.save(state, loss, recall)
                 else:
                     raise _not_finite(step, "the validation loss", checkpoints)
                 log.flush()
+                if step < config.steps and _no_longer_rises(run, checkpoints):
+                    log.say(f"training ends after step {step}: {_ended(run, checkpoints)}")
+                    return state
                 meter.start()
         if step < config.steps:
             settle()
             checkpoints.save(state)
             log.say(f"stopped after step {step}, which is saved; resume with the same command")
     return state
+
+
+def _recall(run: Run, state: TrainState) -> float | None:
+    if run.recall is None:
+        return None
+    with jax.transfer_guard("allow"):
+        return run.recall(run.graphdef, jax.device_get(state.params))
+
+
+def _no_longer_rises(run: Run, checkpoints: Checkpoints) -> bool:
+    """Whether the best recall is `training.patience` checkpoints old."""
+    config, best, last = run.config.training, checkpoints.step("best"), checkpoints.step("last")
+    if run.recall is None or not config.patience or best is None or last is None:
+        return False
+    return last - best >= config.patience * config.checkpoint_every
+
+
+def _ended(run: Run, checkpoints: Checkpoints) -> str:
+    return (
+        f"recall@10 of validation users has not risen for {run.config.training.patience} checkpoints, since "
+        f"step {checkpoints.step('best')}, which is kept; --training.patience 0 trains to the last step"
+    )
 
 
 def _not_finite(step: int, what: str, checkpoints: Checkpoints) -> NonFiniteError:

@@ -162,10 +162,12 @@ class MetricsLog:
         else:
             self._bar.set_postfix_str(self._pace(step, metrics))
 
-    def write_validation(self, step: int, loss: float) -> None:
-        """Log the validation loss after `step` steps."""
-        self._record(step, {"validation_loss": loss})
-        self.say(f"step {step}: validation loss {loss:.4f}")
+    def write_validation(self, step: int, loss: float, recall: float | None) -> None:
+        """Log the validation loss, and recall@10 if it is measured, after `step` steps."""
+        measured = {} if recall is None else {"validation_recall": recall}
+        self._record(step, {"validation_loss": loss, **measured})
+        shown = "" if recall is None else f", recall@10 {recall:.4f}"
+        self.say(f"step {step}: validation loss {loss:.4f}{shown}")
 
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""

@@ -1,0 +1,71 @@
+"""Recall@10 of validation users at earlier splits, by which training chooses the best checkpoint.
+
+The validation loss judges vectors by the pairs and negatives of the training; recall, as they are used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flax import nnx
+
+from pinnerformer_jax.config import Config
+from pinnerformer_jax.data.catalog import Catalog
+from pinnerformer_jax.data.timelines import Timelines
+from pinnerformer_jax.evaluation.comparison import full_recall
+from pinnerformer_jax.evaluation.evaluator import EvaluationData, Evaluator
+from pinnerformer_jax.model.inference import Embedder
+
+FEWEST = 100
+"""Users over all earlier splits; with fewer, recall differs between checkpoints by chance."""
+
+
+class ValidationRecall:
+    """Recall@10 over the full catalogue of a model under training.
+
+    Args:
+        config: of the run.
+        timelines: of the prepared folder.
+        catalog: of the same folder.
+    """
+
+    def __init__(self, config: Config, timelines: Timelines, catalog: Catalog) -> None:
+        self._data = EvaluationData(config, timelines, catalog)
+        self.users = sum(len(data.protocol.users) for data in self._data.earlier)
+
+    @property
+    def can_tell(self) -> bool:
+        """Whether there are enough users to choose by."""
+        return self.users >= FEWEST
+
+    def __call__(self, graphdef: nnx.GraphDef, params: Any) -> float:
+        """The mean over users and splits."""
+        embedder = Embedder(graphdef, params, self._data.catalog.features)
+        total = weight = 0.0
+        for data in self._data.earlier:
+            model = Evaluator(data, embedder, data.config.model.max_length)
+            recall = full_recall(model.scorer, data.protocol, data.config.evaluation)
+            total, weight = total + recall.total.sum(), weight + recall.weight.sum()
+        return float(total / weight)
+
+
+def validation_recall(config: Config) -> ValidationRecall | None:
+    """The measure for the training of a config; None, with a line that says so, if there are too few
+    validation users.
+
+    Raises:
+        FileNotFoundError: the data were never prepared.
+    """
+    prepared = config.data.prepared
+    measure = ValidationRecall(config, Timelines.open(prepared), Catalog.open(prepared))
+    if measure.can_tell:
+        print(
+            f"the best checkpoint is chosen by recall@10 of validation users: {measure.users:,} with targets "
+            "at earlier splits"
+        )
+        return measure
+    print(
+        f"the best checkpoint is chosen by the validation loss: {measure.users:,} validation users have "
+        f"targets at earlier splits, and recall@10 needs {FEWEST}; a larger data.validation_share has more"
+    )
+    return None
