@@ -167,3 +167,14 @@ def test_recall_that_chooses_checkpoints_is_of_validation_users(tmp_path, capsys
     assert validation_recall(evaluator(few).data.config) is None
     said = "30 validation users have targets at earlier splits, and recall@10 needs 100"
     assert said in capsys.readouterr().out
+
+
+def test_items_that_do_not_exist_yet_do_not_compete_at_an_earlier_split(tmp_path):
+    users, roles = habits(validation=30)
+    for name, events in users.items():
+        users[name] = [e for e in events if e[0] < 58]
+    users["t"] = [event(59, -20), event(58, 2)]  # 59 comes in the window of the second split, 58 after t
+    data = evaluator(write(tmp_path / "p", users, {**roles, "t": 0})).data
+    competes = [[bool(each.protocol.reachable[item]) for item in (58, 59)] for each in data.earlier]
+    assert competes == [[False, True], [False, True], *[[False, False]] * 4]
+    assert data.protocol.reachable[[58, 59]].all()

@@ -12,7 +12,7 @@ import numpy as np
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import DAY
-from pinnerformer_jax.data.timelines import VALIDATION, Timelines
+from pinnerformer_jax.data.timelines import EVALUATION, VALIDATION, Timelines
 from pinnerformer_jax.evaluation.comparison import MODEL, Scorer, evaluate_methods, inner_products
 from pinnerformer_jax.evaluation.counts import own_counts, popularity_counts
 from pinnerformer_jax.evaluation.protocol import Protocol, build_protocol
@@ -57,7 +57,10 @@ class EvaluationData:
     @cached_property
     def earlier(self) -> list[EvaluationData]:
         """The validation users at splits before t, an evaluation window apart: at t less one window, less
-        two, and so on. Choices are made there: nothing after t is read, and no evaluation user."""
+        two, and so on. Choices are made there: nothing after t is read, and no evaluation user.
+
+        Only items that occur up to the end of a split's window compete there. Otherwise popularity would seem
+        to help, as it leaves out what does not exist yet."""
         manifest = self.timelines.manifest
         window = manifest.evaluation_end - manifest.split_time
         first = min((int(shard.time.min()) for shard in self.timelines.shards if len(shard.time)), default=0)
@@ -66,11 +69,23 @@ class EvaluationData:
         found = []
         for split in range(manifest.split_time - window, first, -window)[:EARLIER_SPLITS]:
             timelines = self.timelines.at_earlier_split(split, VALIDATION)
-            data = EvaluationData(config, timelines, self.catalog)
+            there = self.catalog.reachable & (self._first_events <= split + window)
+            data = EvaluationData(config, timelines, dataclasses.replace(self.catalog, reachable=there))
             with contextlib.suppress(ValueError):  # no validation user has a history and a target there
                 _ = data.protocol
                 found.append(data)
         return found
+
+    @cached_property
+    def _first_events(self) -> np.ndarray:
+        """int64 [N]: when each item first occurs, up to t and among users that are not evaluated; the largest
+        number for one that does not."""
+        first = np.full(self.catalog.items, np.iinfo(np.int64).max)
+        for shard in self.timelines.shards:
+            seen = np.repeat(shard.role != EVALUATION, np.diff(shard.offsets))
+            seen &= np.asarray(shard.time) <= self.timelines.manifest.split_time
+            np.minimum.at(first, shard.item[seen], shard.time[seen])
+        return first
 
     @cached_property
     def topics(self) -> tuple[np.ndarray, str]:

@@ -61,6 +61,7 @@ class _Row:
     inner: np.ndarray  # [C]
     own: np.ndarray  # [own half-lives, C] log(1 + count)
     popularity: np.ndarray  # [popularity half-lives, C]
+    user: int
     target: np.ndarray  # bool [C]
     touched: np.ndarray  # bool [C]
 
@@ -85,7 +86,7 @@ def fit_priors(model: Evaluator) -> Fit:
         _recalls(row) for row in tqdm(rows, desc="fitting priors", unit="user", leave=False, disable=None)
     ]
     full, new = (np.stack(part) for part in zip(*hits, strict=True))  # [R, H, A, Q, B]
-    best = _choose(full, new)
+    best = _choose(full, new, np.array([row.user for row in rows]))
     own_life, own, popularity_life, popularity = best
     priors = Priors(
         OWN_WEIGHTS[own], OWN_HALF_LIVES[own_life],
@@ -99,7 +100,7 @@ def fit_priors(model: Evaluator) -> Fit:
     return Fit(priors, len(rows), len(users), splits, mean(full), mean(new))
 
 
-def _choose(full: np.ndarray, new: np.ndarray) -> tuple[int, ...]:
+def _choose(full: np.ndarray, new: np.ndarray, user: np.ndarray) -> tuple[int, ...]:
     """The place of the best priors on the grid [H, A, Q, B], from the recalls of each row; place 0 of A and B
     is weight zero."""
     rows = len(full)
@@ -113,9 +114,11 @@ def _choose(full: np.ndarray, new: np.ndarray) -> tuple[int, ...]:
 
     zero, whole = slice(0, 1), slice(None)
     chosen = best(whole, whole)
+    _, owner = np.unique(user, return_inverse=True)
     for simpler in (best(zero, zero), best(zero, whole), best(whole, zero)):
         gain = value[:, *chosen] - value[:, *simpler]
-        if gain.sum() <= np.sqrt(rows) * gain.std():
+        gain = np.bincount(owner, gain)  # by user: the rows of one are not independent
+        if gain.sum() <= np.sqrt(len(gain)) * gain.std():
             return simpler
     return chosen
 
@@ -145,6 +148,7 @@ def _rows(model: Evaluator, half_lives: Sequence[float]) -> Iterator[_Row]:
             items[candidates] @ users[place],
             np.log1p(own),
             popularity[:, candidates],
+            int(protocol.users[place]),
             np.isin(candidates, targets),
             np.isin(candidates, touched),
         )
