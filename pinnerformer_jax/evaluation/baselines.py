@@ -53,7 +53,7 @@ MAX_PAIRS = 1 << 24
 
 OWN_HALF_LIVES = (7.0, 30.0, 60.0, 120.0, 240.0, np.inf)
 """Days; infinity: events do not age."""
-EASE_PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+EASE_PENALTIES = (10.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0, 100_000.0)
 
 
 class Constants(NamedTuple):
@@ -73,11 +73,7 @@ def choose_constants(splits: Sequence[EvaluationData]) -> Constants:
     if not splits:
         return Constants()
 
-    def best(
-        values: Sequence[float],
-        scorers: Callable[[EvaluationData], Iterator[Scorer]],
-        splits: Sequence[EvaluationData] = splits,
-    ) -> float:
+    def best(values: Sequence[float], scorers: Callable[[EvaluationData], Iterator[Scorer]]) -> float:
         totals = np.zeros(len(values))
         for data in splits:
             totals += [
@@ -106,8 +102,7 @@ def choose_constants(splits: Sequence[EvaluationData]) -> Constants:
         return (ease(used, touched, penalty, popularity, EASE_ITEMS_TUNED) for penalty in EASE_PENALTIES)
 
     own_half_life = best(OWN_HALF_LIVES, by_own)
-    # Each penalty inverts a matrix, so EASE's is chosen at the newest split alone, over fewer items.
-    return Constants(popularity_half_life, own_half_life, best(EASE_PENALTIES, by_ease, splits[:1]))
+    return Constants(popularity_half_life, own_half_life, best(EASE_PENALTIES, by_ease))
 
 
 def baselines(data: EvaluationData, constants: Constants) -> dict[str, Scorer]:
