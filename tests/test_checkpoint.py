@@ -80,6 +80,24 @@ def test_last_and_best_are_kept_and_no_more(tmp_path, state):
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "5"]
 
 
+@pytest.mark.slow
+def test_recall_decides_and_where_it_cannot_tell_the_loss(tmp_path, state):
+    best = []
+    with Checkpoints(tmp_path) as checkpoints:
+        for step, (loss, recall) in enumerate(
+            [(3.0, 0.10), (2.0, 0.095), (1.0, 0.05), (2.5, 0.099), (4.0, 0.2), (3.9, 0.191)], start=1
+        ):
+            checkpoints.save(at(state, step, loss), loss, (recall, 0.02))
+            best.append(checkpoints.step("best"))
+    # 2: within half a standard error, of a lower loss. 3: too low. 4: within, of a higher loss. 5: far above.
+    assert best == [1, 2, 2, 2, 5, 6]
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(at(state, 7))  # as a stop signal does
+        assert (checkpoints.step("best"), checkpoints.step("last")) == (6, 7)
+        checkpoints.save(at(state, 8, 1.0), 1.0, (0.3, 0.02))  # a resumed run goes on comparing
+        assert checkpoints.step("best") == 8
+
+
 def test_without_validation_the_best_is_the_last(tmp_path, state):
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.step() is None

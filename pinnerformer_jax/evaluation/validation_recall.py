@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from flax import nnx
 
 from pinnerformer_jax.config import Config
@@ -38,15 +39,15 @@ class ValidationRecall:
         """Whether there are enough users to choose by."""
         return self.users >= FEWEST
 
-    def __call__(self, graphdef: nnx.GraphDef, params: Any) -> float:
-        """The mean over users and splits."""
+    def __call__(self, graphdef: nnx.GraphDef, params: Any) -> tuple[float, float]:
+        """The mean over users and splits, and its standard error."""
         embedder = Embedder(graphdef, params, self._data.catalog.features)
-        total = weight = 0.0
+        recalls = []
         for data in self._data.earlier:
             model = Evaluator(data, embedder, data.config.model.max_length)
-            recall = full_recall(model.scorer, data.protocol, data.config.evaluation)
-            total, weight = total + recall.total.sum(), weight + recall.weight.sum()
-        return float(total / weight)
+            recalls.append(full_recall(model.scorer, data.protocol, data.config.evaluation).total)
+        of_each = np.concatenate(recalls)  # every user of an earlier split has a target
+        return float(of_each.mean()), float(of_each.std() / np.sqrt(len(of_each)))
 
 
 def validation_recall(config: Config) -> ValidationRecall | None:

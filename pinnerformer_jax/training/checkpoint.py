@@ -118,8 +118,12 @@ def read_record(workdir: Path) -> RunRecord:
 
 
 class Checkpoints:
-    """The checkpoints of a run: the last and the best. The best has the highest validation recall; in a run
-    that does not measure it, the lowest validation loss."""
+    """The checkpoints of a run: the last and the best.
+
+    A checkpoint is better than the best so far if its validation recall is higher by half of the standard
+    error, or not lower by as much and its validation loss is lower. (Half, as both are of the same users.) In
+    a run that does not measure recall, the loss alone decides.
+    """
 
     def __init__(self, workdir: Path, *, read_only: bool = False) -> None:
         """Open.
@@ -128,11 +132,12 @@ class Checkpoints:
             workdir: of the run.
             read_only: leave the folder as it is: another process may be writing to it.
         """
-        best = BestN(get_metric_fn=_quality, reverse=False, n=1)
+        self._measured: dict[int, dict[str, float]] = {}  # by step; Orbax writes them later
+        best = BestN(get_metric_fn=_order, reverse=False, n=1)
         self._manager = ocp.CheckpointManager(
             (workdir / "checkpoints").absolute(),
             options=ocp.CheckpointManagerOptions(
-                best_fn=_quality,
+                best_fn=_order,
                 best_mode="max",
                 preservation_policy=AnyPreservationPolicy([LatestN(1), best]),
                 create=not read_only,
@@ -147,12 +152,15 @@ class Checkpoints:
 
     def chosen_by(self) -> Literal["recall", "loss"]:
         """What the best checkpoint is the best by."""
-        best = self.step("best")
-        measured = {} if best is None else self._manager.metrics(best) or {}
-        return "recall" if "validation_recall" in measured else "loss"
+        return "recall" if "validation_recall" in self._metrics_of(self.step("best")) else "loss"
+
+    def _metrics_of(self, step: int | None) -> dict[str, float]:
+        if step is None:
+            return {}
+        return self._measured.get(step) or self._manager.metrics(step) or {}
 
     def save(
-        self, state: TrainState, validation_loss: float = math.inf, validation_recall: float | None = None
+        self, state: TrainState, validation_loss: float = math.inf, recall: tuple[float, float] | None = None
     ) -> None:
         """Copy the state to the host, then write it in the background. A step that is already saved is
         skipped.
@@ -160,18 +168,29 @@ class Checkpoints:
         Args:
             state: of the run.
             validation_loss: infinity: not known; such a checkpoint is the best only while all are.
-            validation_recall: None: not measured.
+            recall: of validation users, and its standard error; None: not measured.
         """
         step = int(jax.device_get(state.step))
         if step == self.step():
             return
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
         metrics = {"validation_loss": validation_loss}
-        if validation_recall is not None:
-            metrics["validation_recall"] = validation_recall
+        if recall is not None:
+            metrics |= {"validation_recall": recall[0], "order": self._order_of(validation_loss, *recall)}
+        self._measured[step] = metrics
         # The training loop forbids implicit transfers; Orbax may need some.
         with jax.transfer_guard_device_to_host("allow"):
             self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
+
+    def _order_of(self, loss: float, recall: float, error: float) -> float:
+        """A number above that of the best checkpoint if this one is better, else below it."""
+        step = self.step("best")
+        best = self._metrics_of(step)
+        if "order" not in best:
+            return 0.0  # above those without a recall, whose order is the negative loss
+        gain, margin = recall - best["validation_recall"], error / 2
+        better = gain > margin or (gain > -margin and loss < best["validation_loss"])
+        return best["order"] + (1 if better else -1)
 
     def restore(self, abstract: TrainState, sharding: Sharding) -> TrainState:
         """The last checkpoint.
@@ -293,6 +312,5 @@ def _items(state: TrainState) -> dict[str, Any]:
     return {"params": rest.pop("params"), "rest": rest}
 
 
-def _quality(metrics: dict[str, float]) -> float:
-    """The higher the better; any recall is better than any loss."""
-    return metrics.get("validation_recall", -metrics["validation_loss"])
+def _order(metrics: dict[str, float]) -> float:
+    return metrics.get("order", -metrics["validation_loss"])

@@ -40,8 +40,8 @@ from pinnerformer_jax.training.step import (
 )
 
 Step = Callable[[TrainState, Batch, Tables], tuple[TrainState, Metrics]]
-Recall = Callable[[nnx.GraphDef, Any], float]
-"""Recall@10 of validation users, of the model of this structure and these parameters."""
+Recall = Callable[[nnx.GraphDef, Any], tuple[float, float]]
+"""Recall@10 of validation users and its standard error, of a model by its structure and parameters."""
 Validate = Callable[[TrainState], float | None]
 
 _SAMPLED_BATCHES = 64
@@ -189,7 +189,7 @@ def train(run: Run, state: TrainState) -> TrainState:
                     checkpoints.save(state)
                 elif math.isfinite(loss):
                     recall = _recall(run, state)
-                    log.write_validation(step, loss, recall)
+                    log.write_validation(step, loss, recall and recall[0])
                     checkpoints.save(state, loss, recall)
                 else:
                     raise _not_finite(step, "the validation loss", checkpoints)
@@ -205,7 +205,7 @@ def train(run: Run, state: TrainState) -> TrainState:
     return state
 
 
-def _recall(run: Run, state: TrainState) -> float | None:
+def _recall(run: Run, state: TrainState) -> tuple[float, float] | None:
     if run.recall is None:
         return None
     with jax.transfer_guard("allow"):
