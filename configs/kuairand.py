@@ -17,8 +17,8 @@ whole period, the evaluation window included, and are not used. The log has 14 d
 evaluation window has 4.
 
 Training takes a minute on two quiet cores. Expected paper Recall@10: 0.052 +- 0.007 by the inner product
-alone, 0.055 served, with the priors (EASE 0.052, popularity 0.040); on new items 0.061 and 0.066 (EASE 0.059).
-One seed; two more gave 0.044 and 0.052 alone, 0.048 and 0.053 served.
+alone, 0.055 served, with the priors (EASE 0.052, popularity 0.040); on new items 0.061 and 0.066 (0.058). One
+seed; two more gave 0.044 and 0.052 alone, 0.048 and 0.053 served.
 """
 
 import os

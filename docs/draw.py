@@ -109,7 +109,9 @@ def draw_results(page: Path, path: Path) -> None:
             )
         axes.set_title(title, size=20, weight="bold", loc="left", pad=12)
         axes.set_yticks(range(len(names)), names, size=17)
-        axes.get_yticklabels()[names.index("PinnerFormer")].set(weight="bold", color=USER)
+        for label in axes.get_yticklabels():
+            if label.get_text().startswith("PinnerFormer"):
+                label.set(weight="bold", color=USER)
         axes.tick_params(axis="x", labelsize=16)
         axes.tick_params(axis="y", length=0)
         axes.set_xlim(left=0)
@@ -118,7 +120,8 @@ def draw_results(page: Path, path: Path) -> None:
         axes.set_axisbelow(True)
         axes.spines[["top", "right", "left"]].set_visible(False)
     panels[-1].set_xlabel("Recall@10, 95 % interval over users", size=17)
-    panels[-1].legend(fontsize=16, frameon=False, loc="lower right")
+    names = panels[-1].get_legend_handles_labels()
+    figure.legend(*names, fontsize=16, frameon=False, loc="outside lower center", ncols=2)
     _save(figure, path)
 
 
