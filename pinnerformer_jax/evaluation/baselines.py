@@ -11,6 +11,7 @@ Dimensions: U evaluated users, b users of a chunk, N items, H half-lives.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -89,14 +90,18 @@ def choose_constants(splits: Sequence[EvaluationData]) -> Constants:
 
     popularity_half_life = best(half_lives, by_popularity)
 
+    @cache
+    def popularity_of(data: EvaluationData) -> np.ndarray:
+        return _popularity(data, [popularity_half_life])[0]
+
     def by_own(data: EvaluationData) -> Iterator[Scorer]:
-        (popularity,) = _popularity(data, [popularity_half_life])
+        popularity = popularity_of(data)
         history, now = data.protocol.history, data.protocol.split_time
         counts = own_counts(history, len(popularity), now, OWN_HALF_LIVES)
         return (own_most_frequent(own, popularity) for own in counts)
 
     def by_ease(data: EvaluationData) -> Iterator[Scorer]:
-        (popularity,) = _popularity(data, [popularity_half_life])
+        popularity = popularity_of(data)
         touched = interactions(data.timelines, _positives(data), len(popularity))
         used = profile(data.protocol, len(popularity))
         return (ease(used, touched, penalty, popularity, EASE_ITEMS_TUNED) for penalty in EASE_PENALTIES)

@@ -120,6 +120,12 @@ class Evaluator:
         """Inner product of a user's and an item's vector."""
         return inner_products(self.user_vectors, self.item_vectors)
 
+    def on(self, data: EvaluationData) -> Evaluator:
+        """The same model on other data of the same catalogue, whose items are not embedded again."""
+        other = Evaluator(data, self.embedder, self.max_length)
+        vars(other)["item_vectors"] = self.item_vectors
+        return other
+
     def served(self, priors: Priors) -> Scorer:
         """The score that is served: the inner product and the priors."""
         data, items = self.data, len(self.item_vectors)

@@ -79,7 +79,7 @@ def fit_priors(model: Evaluator) -> Fit:
     for data in model.data.earlier:
         splits += 1
         users |= set(data.protocol.users.tolist())
-        rows += _rows(Evaluator(data, model.embedder, model.max_length), half_lives)
+        rows += _rows(model.on(data), half_lives)
     if not rows:
         return Fit(Priors(), 0, 0, 0, (np.nan, np.nan), (np.nan, np.nan))
     hits = [

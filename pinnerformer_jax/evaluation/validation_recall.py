@@ -42,10 +42,11 @@ class ValidationRecall:
     def __call__(self, graphdef: nnx.GraphDef, params: Any) -> tuple[float, float]:
         """The mean over users and splits, and its standard error."""
         embedder = Embedder(graphdef, params, self._data.catalog.features)
-        recalls = []
-        for data in self._data.earlier:
-            model = Evaluator(data, embedder, data.config.model.max_length)
-            recalls.append(full_recall(model.scorer, data.protocol, data.config.evaluation).total)
+        model = Evaluator(self._data, embedder, self._data.config.model.max_length)
+        recalls = [
+            full_recall(model.on(data).scorer, data.protocol, data.config.evaluation).total
+            for data in self._data.earlier
+        ]
         of_each = np.concatenate(recalls)  # every user of an earlier split has a target
         return float(of_each.mean()), float(of_each.std() / np.sqrt(len(of_each)))
 
@@ -61,12 +62,13 @@ def validation_recall(config: Config) -> ValidationRecall | None:
     measure = ValidationRecall(config, Timelines.open(prepared), Catalog.open(prepared))
     if measure.can_tell:
         print(
-            f"the best checkpoint is chosen by recall@10 of validation users: {measure.users:,} with targets "
-            "at earlier splits"
+            f"the best checkpoint is chosen by recall@10 of {measure.users:,} validation users at earlier "
+            "splits, each counted once a split"
         )
         return measure
     print(
-        f"the best checkpoint is chosen by the validation loss: {measure.users:,} validation users have "
-        f"targets at earlier splits, and recall@10 needs {FEWEST}; a larger data.validation_share has more"
+        f"the best checkpoint is chosen by the validation loss: recall@10 needs {FEWEST} users at earlier "
+        f"splits, each counted once a split, and there are {measure.users:,}; a larger data.validation_share "
+        "has more"
     )
     return None

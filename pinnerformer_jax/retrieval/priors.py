@@ -11,7 +11,6 @@ inner product alone. The weights are fitted on validation users (`evaluation.fit
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -68,24 +67,3 @@ def write_priors(workdir: Path, priors: Priors, step: int, note: str) -> None:
         note: how they were fitted, for people.
     """
     write_json(workdir / FILE, {"step": step, **asdict(priors), "note": note})
-
-
-def read_priors(workdir: Path, step: int) -> tuple[Priors, str] | None:
-    """The priors that were fitted for a checkpoint, and how; None: none were.
-
-    Args:
-        workdir: of the run.
-        step: of the checkpoint.
-
-    Raises:
-        ValueError: the file is not whole.
-    """
-    file = workdir / FILE
-    if not file.is_file():
-        return None
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        fitted_for, note = values.pop("step"), values.pop("note")
-        return (Priors(**values), note) if fitted_for == step else None
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{file}: no priors ({error}); run python evaluate.py again") from error
