@@ -1,6 +1,7 @@
 import pytest
 
 from pinnerformer_jax.config import (
+    Config,
     DataConfig,
     EmbeddingConfig,
     EvaluationConfig,
@@ -17,6 +18,10 @@ from pinnerformer_jax.config import (
 @pytest.mark.parametrize(
     ("build", "names"),
     [
+        (
+            lambda: Config(training=TrainingConfig(deterministic=True)),
+            r"training.deterministic = True: needs model.attention = 'blocks' or 'xla', not 'auto'",
+        ),
         (lambda: ModelConfig(width=100, heads=8), r"model.width = 100: must be a multiple of heads = 8"),
         (lambda: ModelConfig(layers=0), r"model.layers = 0: must be >= 1"),
         (
