@@ -5,9 +5,9 @@
 
 Prints a verdict and tables, and writes results.json and report.html into the workdir. The method
 "pinnerformer" is the inner product alone; "served" adds what the user did before and what is popular now. The
-weights of these priors are fitted on validation users at earlier splits and kept in priors.json. The verb
-recommend and the daily job do not add them yet. --staleness also embeds the users
-daily and before every event, to measure what a daily batch loses (paper, Table 2). Wrong input exits with 2.
+weights of these priors are fitted on validation users at earlier splits and kept in priors.json, from which
+the daily job and the verb recommend serve them. --staleness also embeds the users daily and before every
+event, to measure what a daily batch loses (paper, Table 2). Wrong input exits with 2.
 """
 
 from __future__ import annotations

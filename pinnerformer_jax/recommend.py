@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         recommender = Recommender.open(values.snapshots, store)
         user_id = _user_id(values.user, recommender.user_type())
         found = recommender.recommend(user_id, values.k, exclude_seen=values.hide_seen)
-    origin = "no vector, so the most popular items" if found.cold else "nearest vectors"
+    origin = "no vector, so the most popular items" if found.cold else f"by {found.formula}"
     print(f"user {values.user}: {origin} (model {found.model_version}, {found.date})")
     Console().print(_table(found))
     return 0

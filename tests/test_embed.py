@@ -77,7 +77,7 @@ def test_a_store_follows_the_states_and_a_failure_is_repaired(arguments, tmp_pat
     version = read_manifest(root, second).model_version
     assert (place.live(), place.contents(version).state) == (version, second)
     assert recommend.main(["--snapshots", str(root), "--user", "u001", "--store", url]) == 0
-    assert "user u001: nearest vectors" in capsys.readouterr().out
+    assert "user u001: by inner product" in capsys.readouterr().out
     assert embed.main([*arguments[:2], "--rollback", "--store", url]) == 0
     assert place.contents(version).state == first
     (tmp_path / "gone.txt").write_text("u001")

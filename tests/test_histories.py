@@ -14,7 +14,7 @@ def test_who_is_embedded(connection, timelines, tmp_path):
 
     def chosen(requested, least=1):
         work = tmp_path / f"timelines-{len(list(tmp_path.glob('timelines-*')))}"
-        found = write_histories(connection, timelines.manifest, requested, least, work)
+        found = write_histories(connection, timelines.manifest, requested, least, 9, work)
         connection.execute("DROP VIEW events; DROP TABLE users")
         return found
 

@@ -17,7 +17,7 @@ def test_titles_are_shown(snapshots, capsys):
     found = Recommender.open(snapshots).recommend("u001", 3)
     assert recommend.main(["--snapshots", str(snapshots), "--user", "u001", "-k", "3"]) == 0
     output = capsys.readouterr().out
-    assert output.startswith("user u001: nearest vectors (model ")
+    assert output.startswith("user u001: by inner product (model ")
     for item in found.items:
         assert f"{item.title} " in output
         assert f"{item.score:.3f}" in output

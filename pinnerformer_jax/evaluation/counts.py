@@ -31,13 +31,26 @@ def popularity_half_lives(window_days: float) -> list[float]:
 
 
 def popularity_counts(
-    timelines: Timelines, rules: tuple[PositiveRule, ...], items: int, half_lives: Sequence[float]
+    timelines: Timelines,
+    rules: tuple[PositiveRule, ...],
+    items: int,
+    half_lives: Sequence[float],
+    newest: int | None = None,
 ) -> np.ndarray:
-    """float64 [H, N]: decayed counts of each item's positive events by training users, as of t."""
+    """float64 [H, N]: decayed counts of each item's positive events by training users, as of t.
+
+    Args:
+        timelines: a prepared folder.
+        rules: what a positive is.
+        items: N.
+        half_lives: in days.
+        newest: events of each user that are counted, the newest ones; None: all.
+    """
     manifest = timelines.manifest
     table = positive_table(rules, manifest.actions, manifest.surfaces)
     counts = np.zeros((len(half_lives), items))
     for history in training_histories(timelines, table):
+        history = history if newest is None else history.newest(newest)
         item, time = history.item[history.positive], history.time[history.positive]
         for row, half_life in zip(counts, half_lives, strict=True):
             row += np.bincount(item, decay(time, manifest.split_time, half_life), items)

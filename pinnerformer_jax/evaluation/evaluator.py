@@ -20,7 +20,7 @@ from pinnerformer_jax.evaluation.results import MethodResults
 from pinnerformer_jax.evaluation.staleness import staleness
 from pinnerformer_jax.evaluation.topics import item_topics
 from pinnerformer_jax.model.inference import Embedder, embed_users
-from pinnerformer_jax.retrieval.priors import Priors
+from pinnerformer_jax.retrieval.priors import Priors, kept_events
 
 EARLIER_SPLITS, EARLIER_USERS = 6, 500
 """Splits before t, and users of each, at most."""
@@ -131,10 +131,13 @@ class Evaluator:
         data, items = self.data, len(self.item_vectors)
         if priors.none:
             return self.scorer
-        rules = data.config.data.positives
-        (popularity,) = popularity_counts(data.timelines, rules, items, [priors.popularity_half_life_days])
+        rules, kept = data.config.data.positives, kept_events(self.max_length)
+        (popularity,) = popularity_counts(
+            data.timelines, rules, items, [priors.popularity_half_life_days], kept
+        )
         protocol = data.protocol
-        (own,) = own_counts(protocol.history, items, protocol.split_time, [priors.own_half_life_days])
+        history = protocol.history.newest(kept)
+        (own,) = own_counts(history, items, protocol.split_time, [priors.own_half_life_days])
 
         def score(places: np.ndarray) -> np.ndarray:
             added = priors.add(own[places].toarray(), popularity)

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
+from pinnerformer_jax.data.timelines import TRAIN, Timelines
 from pinnerformer_jax.evaluation.counts import own_counts, popularity_counts, popularity_half_lives
 from pinnerformer_jax.evaluation.evaluator import Evaluator
 from pinnerformer_jax.retrieval import exact
-from pinnerformer_jax.retrieval.priors import Priors
+from pinnerformer_jax.retrieval.priors import Priors, kept_events
 
 OWN_WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 POPULARITY_WEIGHTS = (0.0, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
@@ -90,7 +91,7 @@ def fit_priors(model: Evaluator) -> Fit:
     own_life, own, popularity_life, popularity = best
     priors = Priors(
         OWN_WEIGHTS[own], OWN_HALF_LIVES[own_life],
-        POPULARITY_WEIGHTS[popularity], half_lives[popularity_life],
+        POPULARITY_WEIGHTS[popularity], half_lives[popularity_life], _share(model.data.timelines),
     )  # fmt: skip
     alone = (0, 0, 0, 0)
 
@@ -98,6 +99,12 @@ def fit_priors(model: Evaluator) -> Fit:
         return float(np.nanmean(values[:, *alone])), float(np.nanmean(values[:, *best]))
 
     return Fit(priors, len(rows), len(users), splits, mean(full), mean(new))
+
+
+def _share(timelines: Timelines) -> float:
+    """Share of the users whose events popularity counts: the training users."""
+    training = sum(int((shard.role == TRAIN).sum()) for shard in timelines.shards)
+    return training / sum(shard.users for shard in timelines.shards)
 
 
 def _choose(full: np.ndarray, new: np.ndarray, user: np.ndarray) -> tuple[int, ...]:
@@ -128,12 +135,13 @@ def _rows(model: Evaluator, half_lives: Sequence[float]) -> Iterator[_Row]:
     data, users, items = model.data, model.user_vectors, model.item_vectors
     protocol = data.protocol
     reachable = np.flatnonzero(protocol.reachable)
+    kept = kept_events(model.max_length)
     popularity = np.log1p(
-        popularity_counts(data.timelines, data.config.data.positives, len(items), half_lives)
+        popularity_counts(data.timelines, data.config.data.positives, len(items), half_lives, kept)
     )
     popular = np.unique(np.argsort(-popularity[:, reachable], axis=1)[:, :POPULAR])
     _, nearest = exact.search(users, items[reachable], min(NEAREST, len(reachable)))
-    pairs = own_counts(protocol.history, len(items), protocol.split_time, OWN_HALF_LIVES)
+    pairs = own_counts(protocol.history.newest(kept), len(items), protocol.split_time, OWN_HALF_LIVES)
     for place in range(len(users)):
         _, event = protocol.history.of(np.array([place]))
         touched = np.unique(protocol.history.item[event])

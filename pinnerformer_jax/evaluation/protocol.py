@@ -45,6 +45,12 @@ class History:
         """The events of some users: the user of each, as a place in `users`, and its number."""
         return flat_ranges(self.offsets[users], self.length[users])
 
+    def newest(self, count: int) -> History:
+        """The newest events of each user, at most `count`."""
+        length = np.minimum(self.length, count)
+        _, event = flat_ranges(self.offsets[1:] - length, length)
+        return History(offsets_of(length), self.item[event], self.time[event], self.positive[event])
+
 
 @dataclass(frozen=True)
 class Targets:

@@ -223,16 +223,7 @@ def protocol_sentence(results: Results) -> str:
 
 def priors_sentence(results: Results) -> str:
     """The priors of the served score, and how they were fitted, in words."""
-    found = results.priors
-    terms = [
-        f"{weight:g} x log(1 + {whose} count, half-life {life:g} days)"
-        for weight, whose, life in (
-            (found.own_weight, "own", found.own_half_life_days),
-            (found.popularity_weight, "everybody's", found.popularity_half_life_days),
-        )
-        if weight
-    ]
-    return f"Served score: {' + '.join(['inner product', *terms])}; {results.priors_fit}."
+    return f"Served score: {results.priors.formula}; {results.priors_fit}."
 
 
 def scann_sentence(scann: ScannResult | NotMeasured) -> str:

@@ -71,8 +71,8 @@ def _advice(methods: MethodResults, priors: Priors) -> Iterator[str]:
     elif gain and (gain["full"].low > 0 or gain.get("new_items", gain["full"]).low > 0):
         parts = [f"{each.value:+.3f} on {NAMES[name]}" for name, each in gain.items()]
         yield (
-            f"The priors help ({', '.join(parts)}): rank by the inner product and priors.json. The verb "
-            "recommend does not add them yet."
+            f"The priors help ({', '.join(parts)}). The daily job and the verb recommend serve them from the "
+            "next run of embed on."
         )
     lost = [name for name in NAMES if any(each.high < 0 for each in _baselines(methods, name))]
     if lost:

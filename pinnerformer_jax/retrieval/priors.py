@@ -4,14 +4,16 @@
                         + own_weight * log(1 + the user's own decayed count of the item)
                         + popularity_weight * log(1 + everybody's decayed count of the item)
 
-A count is of positive events, and an event counts 1/2 after each half-life. One vector of a user cannot list
-hundreds of exact items, and a model is as old as its training; the two counts know both. The paper serves the
-inner product alone. The weights are fitted on validation users (`evaluation.fit_priors`).
+A count is of positive events among each user's newest `kept_events`, and an event counts 1/2 after each
+half-life. One vector of a user cannot list hundreds of exact items, and a model is as old as its training;
+the two counts know both. The paper serves the inner product alone. The weights are fitted on validation users
+(`evaluation.fit_priors`), and a state of the daily job keeps the events that the counts need.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import json
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,14 @@ from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.files import write_json
 
 FILE = "priors.json"
+KEPT_EVENTS = 1024
+"""The newest events of a user that are counted, if the model does not read more. Without a bound a state of
+the daily job would grow for ever."""
+
+
+def kept_events(max_length: int) -> int:
+    """How many newest events of a user are counted, where the model reads `max_length`."""
+    return max(max_length, KEPT_EVENTS)
 
 
 @dataclass(frozen=True)
@@ -30,11 +40,26 @@ class Priors:
     own_half_life_days: float = 30.0
     popularity_weight: float = 0.0
     popularity_half_life_days: float = 7.0
+    popularity_share: float = 1.0
+    """Share of the users whose events were counted in the fit. A count of all users is multiplied by it."""
 
     @property
     def none(self) -> bool:
         """Whether the score is the inner product alone."""
         return self.own_weight == 0 and self.popularity_weight == 0
+
+    @property
+    def formula(self) -> str:
+        """The served score, for people."""
+        terms = [
+            f"{weight:g} x log(1 + {whose} count, half-life {days:g} days)"
+            for weight, whose, days in (
+                (self.own_weight, "own", self.own_half_life_days),
+                (self.popularity_weight, "everybody's", self.popularity_half_life_days),
+            )
+            if weight
+        ]
+        return " + ".join(["inner product", *terms])
 
     def add(self, own: np.ndarray, popularity: np.ndarray) -> np.ndarray:
         """What is added to the inner products.
@@ -67,3 +92,37 @@ def write_priors(workdir: Path, priors: Priors, step: int, note: str) -> None:
         note: how they were fitted, for people.
     """
     write_json(workdir / FILE, {"step": step, **asdict(priors), "note": note})
+
+
+def read_priors(workdir: Path, step: int) -> tuple[Priors, str]:
+    """The priors of a checkpoint; none if they were not fitted for it.
+
+    Args:
+        workdir: of the run.
+        step: of the checkpoint.
+
+    Returns:
+        The priors, and a sentence on them.
+
+    Raises:
+        ValueError: the file is not one that `write_priors` wrote.
+    """
+    file = workdir / FILE
+    if not file.is_file():
+        return (
+            Priors(),
+            f"no {FILE} in {workdir}: served without priors; python -m pinnerformer_jax.evaluate fits them",
+        )
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        fitted_for = values["step"]
+        known = {field.name for field in fields(Priors)}
+        priors = Priors(**{name: float(value) for name, value in values.items() if name in known})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file}: not what evaluate writes ({error}); run evaluate again") from error
+    if fitted_for != step:
+        return Priors(), (
+            f"{file} was fitted for step {fitted_for:,}, and this checkpoint is of step {step:,}: served "
+            "without priors; python -m pinnerformer_jax.evaluate fits them"
+        )
+    return priors, priors.formula

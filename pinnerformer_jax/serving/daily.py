@@ -18,7 +18,7 @@ from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.serving import state, store
 from pinnerformer_jax.serving.events import write_events
 from pinnerformer_jax.serving.index import write_index
-from pinnerformer_jax.serving.items import write_items, write_popular
+from pinnerformer_jax.serving.items import write_items, write_popular, write_popularity
 from pinnerformer_jax.serving.manifest import Counts, ItemCounts, Manifest, is_whole, write_manifest
 from pinnerformer_jax.serving.new_items import write_new_items
 from pinnerformer_jax.serving.plan import Job, Plan, make_plan
@@ -83,6 +83,8 @@ def build_state(plan: Plan, model: TrainedModel, folder: Path) -> Iterable[str]:
     users = write_users(plan, model, embedder, events.histories, folder)
     write_items(plan, model.version, embedder, items, folder)
     write_popular(events.popular, items, folder)
+    if events.popularity is not None:
+        write_popularity(events.popularity, items, folder)
     same_items = plan.same_model and items.added == 0
     index = write_index(plan.base_folder if same_items else None, model.config.index, folder)
     shutil.rmtree(work)
@@ -98,10 +100,13 @@ def build_state(plan: Plan, model: TrainedModel, folder: Path) -> Iterable[str]:
             base=plan.base,
             inputs=plan.inputs,
             max_length=model.config.model.max_length,
+            kept_events=plan.kept_events,
+            priors=model.priors,
+            positives=model.config.data.positives,
             dim=model.config.model.output_dim,
             dtype=plan.job.dtype,
             counts=counts,
             index=index,
         ),
     )
-    return summary(counts, index)
+    return [f"score: {model.priors_note}", *summary(counts, index)]

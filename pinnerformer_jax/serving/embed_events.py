@@ -86,7 +86,9 @@ def _read(connection: duckdb.DuckDBPyConnection, work: Path, model: TrainedModel
         no_users,
     )
     event_store.merge_events(connection, no_users, model.config.model.max_length)
-    histories = write_histories(connection, model.timelines.manifest, None, 1, work / "timelines")
+    histories = write_histories(
+        connection, model.timelines.manifest, None, 1, model.config.model.max_length, work / "timelines"
+    )
     if counts is None or not len(histories.user_ids):
         rows = counts.rows if counts else 0
         raise ValueError(f"of {rows:,} events none is of an item of the run's catalogue")

@@ -3,10 +3,11 @@
     events.parquet     user_id, item_id (as they came), action, surface, micros (since 1970), duration [s];
                        by user, then in the order of the timelines
 
-An embedding needs a user's newest T events and no others, so no more are kept: the store grows with the
-users, not with time. Ids and names stay those of the log, not numbers of a catalogue, so that the store
-outlives the model. It starts from the prepared timelines (whole seconds: within one, their finer order is
-lost). When the model's data or T change, it starts from the timelines again, united with what came since.
+An embedding needs a user's newest T events, and the priors of the served score the newest 1,024
+(retrieval/priors.py); no more are kept: the store grows with the users, not with time. Ids and names stay
+those of the log, not numbers of a catalogue, so that the store outlives the model. It starts from the
+prepared timelines (whole seconds: within one, their finer order is lost). When the model's data or the number
+of kept events change, it starts from the timelines again, united with what came since.
 
 An event that the store has already (the same in the same second) is not taken twice, so that logs may
 overlap. Events of deleted users are left out.
@@ -25,6 +26,7 @@ import numpy as np
 
 from pinnerformer_jax.config import PositiveRule
 from pinnerformer_jax.data.catalog import ITEMS, catalog_path
+from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.data.positives import positive_sql
 from pinnerformer_jax.data.ragged import flat_ranges
 from pinnerformer_jax.data.timelines import Timelines
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 
 FACTS = "user_id, item_id, action, surface, micros, duration"
 _ORDER = ("micros", "md5_number_lower(concat_ws('|', item_id, action, surface, duration))")  # of write_shards
+_NEWEST_FIRST = ", ".join(f"{key} DESC" for key in _ORDER)
+_PLACE = f"row_number() OVER (PARTITION BY user_id ORDER BY {_NEWEST_FIRST})"
 _SAME = " AND ".join(
     [f"a.{name} = b.{name}" for name in ("user_id", "item_id", "action", "surface", "duration")]
     + ["a.micros // 1000000 = b.micros // 1000000"]
@@ -91,7 +95,7 @@ def load_stored(
     connection: duckdb.DuckDBPyConnection,
     base: Path | None,
     timelines: Timelines | None,
-    max_length: int,
+    kept: int,
     end: int,
     work: Path,
 ) -> tuple[Path, TimelineCounts | None]:
@@ -101,7 +105,7 @@ def load_stored(
         connection: where `items` is.
         base: folder of the state; None: there is none.
         timelines: each user's newest events before `end` are taken; None: the state has them already.
-        max_length: how many events of each user are kept.
+        kept: how many events of each user are kept.
         end: microseconds since 1970.
         work: folder for the file.
 
@@ -112,7 +116,7 @@ def load_stored(
     if timelines is None and base is not None:
         file = base / "events.parquet"
     elif timelines is not None:
-        later = _load_timelines(connection, timelines, max_length, end)
+        later = _load_timelines(connection, timelines, kept, end)
         if base:
             events = f"read_parquet({literal(base / 'events.parquet')}, hive_partitioning = false)"
             connection.execute(
@@ -121,7 +125,7 @@ def load_stored(
         without = one(connection, "SELECT count(*) FROM prepared ANTI JOIN items USING (item_id)")
         counts = TimelineCounts(without_item=without, timelines_after_day=later)
         connection.execute(
-            f"COPY (SELECT {FACTS} FROM prepared SEMI JOIN items USING (item_id) {_newest(max_length)} "
+            f"COPY (SELECT {FACTS} FROM prepared SEMI JOIN items USING (item_id) {newest(kept)} "
             f"ORDER BY user_id, {', '.join(_ORDER)}) TO {literal(file)} (FORMAT parquet)"
         )
         connection.execute("DROP TABLE prepared")
@@ -131,9 +135,7 @@ def load_stored(
     return file, counts
 
 
-def _load_timelines(
-    connection: duckdb.DuckDBPyConnection, timelines: Timelines, max_length: int, end: int
-) -> int:
+def _load_timelines(connection: duckdb.DuckDBPyConnection, timelines: Timelines, most: int, end: int) -> int:
     """Create the table `prepared` of the newest events before `end`; returns how many are not before it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -146,7 +148,7 @@ def _load_timelines(
         wanted = np.full(len(first), end // 10**6 - 1)  # the last second before it
         count = bisect_right(shard.time, first, last, wanted) - first
         later += len(shard.time) - int(count.sum())
-        kept = np.minimum(count, max_length)
+        kept = np.minimum(count, most)
         owner, event = flat_ranges(shard.offsets[:-1] + count - kept, kept)
         users = pq.read_table(shard.path / "users.parquet", columns=["user_id"])["user_id"]
         part = pa.table(
@@ -166,14 +168,14 @@ def _load_timelines(
     return later
 
 
-def merge_events(connection: duckdb.DuckDBPyConnection, deleted: pa.Array, max_length: int) -> EventCounts:
+def merge_events(connection: duckdb.DuckDBPyConnection, deleted: pa.Array, kept: int) -> EventCounts:
     """Create the view `kept` of the newest stored and arrived events of each user, and the table `changed` of
-    those among them whose user has an event that was not stored (`fresh`).
+    those among them whose user has an event that was not stored (`fresh`); `place` 1 is the newest event.
 
     Args:
         connection: where `stored` and `arrived` are.
         deleted: ids of deleted users.
-        max_length: how many events of a user are kept.
+        kept: how many events of a user are kept.
 
     Returns:
         Counts, but for `stored_events`.
@@ -196,13 +198,13 @@ def merge_events(connection: duckdb.DuckDBPyConnection, deleted: pa.Array, max_l
             SELECT *, false AS fresh FROM affected SEMI JOIN fresh USING (user_id)
             UNION ALL SELECT *, true FROM fresh
         )
-        FROM together {_newest(max_length)}"""
+        SELECT *, {_PLACE} AS place FROM together QUALIFY place <= {kept}"""
     )
     connection.execute(
-        """
+        f"""
         CREATE VIEW kept AS
         FROM stored ANTI JOIN deleted USING (user_id) ANTI JOIN changed USING (user_id)
-        UNION ALL SELECT * EXCLUDE (fresh) FROM changed"""
+        UNION ALL SELECT {FACTS} FROM changed"""
     )
     with_events = "SELECT count(DISTINCT user_id) FROM stored SEMI JOIN deleted USING (user_id)"
     of_deleted = one(connection, "SELECT count(*) FROM arrived SEMI JOIN deleted USING (user_id)")
@@ -215,10 +217,9 @@ def merge_events(connection: duckdb.DuckDBPyConnection, deleted: pa.Array, max_l
     )
 
 
-def _newest(count: int) -> str:
+def newest(count: int) -> str:
     """SQL that keeps the newest events of each user."""
-    newest_first = ", ".join(f"{key} DESC" for key in _ORDER)
-    return f"QUALIFY row_number() OVER (PARTITION BY user_id ORDER BY {newest_first}) <= {count}"
+    return f"QUALIFY {_PLACE} <= {count}"
 
 
 def write_kept(connection: duckdb.DuckDBPyConnection, stored: Path, deleted: pa.Array, file: Path) -> int:
@@ -256,6 +257,35 @@ def popular_items(
         WHERE micros >= {since} AND {positive_sql(rules)}
         GROUP BY number ORDER BY count(*) DESC, number"""
     return connection.execute(query).fetchnumpy()["number"].astype(np.int32)
+
+
+def popularity(
+    connection: duckdb.DuckDBPyConnection,
+    rules: tuple[PositiveRule, ...],
+    end: int,
+    half_life_days: float,
+    items: int,
+) -> np.ndarray:
+    """float64 [N]: by number, the decayed count of each item's positives in the store, as
+    `evaluation.counts.popularity_counts` counts them.
+
+    Args:
+        connection: where `kept` and `items` are.
+        rules: what a positive is.
+        end: seconds since 1970, as of when.
+        half_life_days: an event counts 1/2 after each.
+        items: N.
+    """
+    # Summed as whole multiples of 2^-32: a sum of floats would depend on the order of the threads.
+    query = f"""
+        SELECT number, CAST(sum(CAST(
+            round(pow(2.0, 32 + (micros // 1000000 - {end}) / {half_life_days * DAY!r})) AS BIGINT
+        )) AS DOUBLE) AS count
+        FROM kept JOIN items USING (item_id) WHERE {positive_sql(rules)} GROUP BY number"""
+    found = connection.execute(query).fetchnumpy()
+    counts = np.zeros(items)
+    counts[found["number"]] = found["count"] / 2**32
+    return counts
 
 
 def one(connection: duckdb.DuckDBPyConnection, query: str) -> Any:

@@ -28,6 +28,7 @@ class DayEvents(NamedTuple):
 
     histories: Histories  # of the users to embed
     popular: np.ndarray  # int32, numbers of the items with positives of late, the item with the most first
+    popularity: np.ndarray | None  # float64 [N], decayed counts by item number; None: the score needs none
     timelines: TimelineCounts | None
     log: LogCounts | None
     counts: EventCounts
@@ -57,8 +58,9 @@ def write_events(plan: Plan, model: TrainedModel, items: ItemSet, folder: Path, 
     data = config.data
     if plan.job.max_reject_share is not None:
         data = dataclasses.replace(data, max_reject_share=plan.job.max_reject_share)
+    kept = plan.kept_events
     previous = plan.previous if plan.same_data else None
-    from_timelines = previous is None or previous.max_length != length
+    from_timelines = previous is None or previous.kept_events != kept
     all_users = plan.job.everyone or not plan.same_model
     failed = root / "rejects.parquet"
     try:
@@ -66,7 +68,7 @@ def write_events(plan: Plan, model: TrainedModel, items: ItemSet, folder: Path, 
             set_up_engine(connection, data.memory_limit, work)
             event_store.load_catalogue(connection, model.timelines, items.new["item_id"].combine_chunks())
             stored, timelines = event_store.load_stored(
-                connection, plan.base_folder, model.timelines if from_timelines else None, length, end, work
+                connection, plan.base_folder, model.timelines if from_timelines else None, kept, end, work
             )
             log = load_log(
                 connection,
@@ -79,20 +81,29 @@ def write_events(plan: Plan, model: TrainedModel, items: ItemSet, folder: Path, 
                 plan.deleted,
             )
             failed.unlink(missing_ok=True)  # of an earlier attempt
-            counts = event_store.merge_events(connection, plan.deleted, length)
-            kept = event_store.write_kept(connection, stored, plan.deleted, folder / "events.parquet")
+            counts = event_store.merge_events(connection, plan.deleted, kept)
+            stored_events = event_store.write_kept(
+                connection, stored, plan.deleted, folder / "events.parquet"
+            )
             histories = write_histories(
                 connection,
                 model.timelines.manifest,
                 None if all_users else plan.requested,
-                min(data.min_user_events, length),  # the store has at most T events of a user
+                min(data.min_user_events, kept),  # the store has no more events of a user
+                length,
                 work / "timelines",
             )
             since = (plan.end - POPULAR_DAYS * DAY) * 10**6
             popular = event_store.popular_items(connection, data.positives, since)
+            priors, popularity = model.priors, None
+            if priors.popularity_weight:
+                life, count = priors.popularity_half_life_days, len(items.features)
+                popularity = event_store.popularity(connection, data.positives, plan.end, life, count)
+                popularity *= priors.popularity_share
     except duckdb.OperationalError as error:
         raise ValueError(
             f"the engine ran out of memory (data.memory_limit = {data.memory_limit}) or of disk, or cannot "
             f"write to {root}: {first_line(error)}; nothing was published"
         ) from None
-    return DayEvents(histories, popular, timelines, log, dataclasses.replace(counts, stored_events=kept))
+    counts = dataclasses.replace(counts, stored_events=stored_events)
+    return DayEvents(histories, popular, popularity, timelines, log, counts)

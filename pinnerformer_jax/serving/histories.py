@@ -10,7 +10,7 @@ import numpy as np
 
 from pinnerformer_jax.data.timelines import TRAIN, Manifest, Timelines, open_shard
 from pinnerformer_jax.ingestion.timeline_writer import write_shards
-from pinnerformer_jax.serving.event_store import one
+from pinnerformer_jax.serving.event_store import FACTS, newest, one
 
 if TYPE_CHECKING:
     import duckdb
@@ -31,6 +31,7 @@ def write_histories(
     manifest: Manifest,
     requested: pa.Array | None,
     least: int,
+    length: int,
     work: Path,
 ) -> Histories:
     """Write the timelines of the users to embed: those with new events, and those requested.
@@ -40,6 +41,7 @@ def write_histories(
         manifest: of the prepared folder whose numbers items, actions and surfaces have.
         requested: ids; None: all users.
         least: users with fewer events are left out.
+        length: T, the newest events of a user that the model reads.
         work: folder to write.
     """
     import pyarrow as pa
@@ -49,16 +51,20 @@ def write_histories(
         connection.register("requested_ids", pa.table({"user_id": requested}))
         condition = (
             "WHERE user_id IN "
-            "(SELECT user_id FROM changed WHERE fresh UNION SELECT user_id FROM requested_ids)"
+            f"(SELECT user_id FROM changed WHERE fresh AND place <= {length} "
+            "UNION SELECT user_id FROM requested_ids)"
         )
     connection.execute(
         f"""
         CREATE TABLE users AS
-        SELECT user_id, row_number() OVER (ORDER BY user_id) - 1 AS number, 0 AS shard, count(*) AS events,
+        SELECT user_id, row_number() OVER (ORDER BY user_id) - 1 AS number, 0 AS shard,
+            least(count(*), {length}) AS events,
             events AS cut, {TRAIN} AS role, max(micros) AS newest
         FROM kept {condition} GROUP BY user_id HAVING count(*) >= {least}"""
     )
-    connection.execute("CREATE VIEW events AS FROM kept SEMI JOIN users USING (user_id)")
+    connection.execute(
+        f"CREATE VIEW events AS SELECT {FACTS} FROM kept SEMI JOIN users USING (user_id) {newest(length)}"
+    )
     actions, surfaces = (
         1 + one(connection, f"SELECT count(*) FROM {kind}_ids") for kind in ("action", "surface")
     )

@@ -66,3 +66,14 @@ def write_popular(popular: np.ndarray, items: ItemSet, folder: Path) -> None:
     first = row[popular[items.has_vector[popular]]]
     rest = np.setdiff1d(np.arange(items.has_vector.sum()), first)
     np.save(folder / "popular.npy", np.concatenate([first, rest]).astype(np.int32))
+
+
+def write_popularity(popularity: np.ndarray, items: ItemSet, folder: Path) -> None:
+    """Write popularity.npy: the decayed count of each row of items.parquet.
+
+    Args:
+        popularity: float64 [N], by item number.
+        items: all that there are.
+        folder: of the state.
+    """
+    np.save(folder / "popularity.npy", popularity[items.has_vector])

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pinnerformer_jax.config import PositiveRule
 from pinnerformer_jax.files import Facts, check_files, facts_of, write_json
+from pinnerformer_jax.retrieval.priors import Priors
 
 FORMAT = 1
 
@@ -117,9 +119,12 @@ class Manifest:
     data: str  # digest of the prepared data whose catalogue numbers the items
     base: str | None  # path, below SNAPSHOTS, of the state that this one was built on
     inputs: dict[str, str]  # checksums of the other inputs
-    max_length: int  # T, events kept of each user
+    max_length: int  # T
     dim: int  # D
     dtype: str  # of the user vectors: float16 or float32
+    kept_events: int = 0  # newest events of each user in events.parquet; T in manifests that do not say
+    priors: Priors = field(default_factory=Priors)  # of the served score
+    positives: tuple[PositiveRule, ...] = ()  # the events that the user's own counts count
     counts: Counts = Counts()
     index: IndexReport = IndexReport()
     files: Facts = field(default_factory=dict)  # `write_manifest` fills it in
@@ -134,6 +139,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """
     values = {item.name: getattr(manifest, item.name) for item in dataclasses.fields(manifest)}
     values["counts"], values["index"] = manifest.counts.to_json(), manifest.index.to_json()
+    values["priors"] = dataclasses.asdict(manifest.priors)
+    values["positives"] = [dataclasses.asdict(rule) for rule in manifest.positives]
     values["files"] = facts_of(folder)
     write_json(folder / "manifest.json", {"format": FORMAT, **values})
 
@@ -157,6 +164,9 @@ def read_manifest(root: Path, name: str) -> Manifest:
         if values.pop("format") != FORMAT:
             raise ValueError(f"not format {FORMAT}")
         counts, index = Counts.from_json(values.pop("counts")), IndexReport(**values.pop("index"))
+        values["kept_events"] = values.get("kept_events") or values["max_length"]
+        values["priors"] = Priors(**values.get("priors", {}))
+        values["positives"] = tuple(PositiveRule(**rule) for rule in values.get("positives", ()))
         return Manifest(**values, counts=counts, index=index)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: not the manifest of a state ({error}); {CURE}") from error

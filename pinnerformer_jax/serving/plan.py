@@ -6,6 +6,7 @@ written.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import hashlib
 import json
@@ -61,6 +62,7 @@ class Plan:
     requested: pa.Array  # ids in --users
     inputs: dict[str, str]  # checksums
     same_data: bool  # the base was made with this run's prepared data
+    kept_events: int  # newest events of each user that the state keeps
     same_model: bool  # the base's vectors are of this model and dtype, so that they can be carried over
 
     @property
@@ -115,6 +117,8 @@ def make_plan(job: Job, model: TrainedModel) -> Plan:
     if job.tombstones:
         add_tombstones(root, read_ids(job.tombstones, user_type))
     inputs |= {f"tombstones {file.stem}": file.stem for file in tombstone_files(root)}
+    if not model.priors.none:
+        inputs["priors"] = json.dumps(dataclasses.asdict(model.priors))
     previous = verify_state(root, base) if base else None
     facts = [FORMAT, base, date, model.version, job.dtype, inputs]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
@@ -128,6 +132,7 @@ def make_plan(job: Job, model: TrainedModel) -> Plan:
         deleted=deleted_users(root, user_type),
         requested=requested,
         inputs=inputs,
+        kept_events=model.kept_events,
         same_data=previous is not None and previous.data == model.data,
         same_model=previous is not None
         and (previous.model_version, previous.dtype) == (model.version, job.dtype),

@@ -1,4 +1,4 @@
-"""Items for a user: look the user's vector up, and search the index, in the state that is served now."""
+"""Items for a user, in the state that is served now: the user's vector, the index, and the priors."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pinnerformer_jax.retrieval import exact
+from pinnerformer_jax.retrieval.priors import Priors, decay
 from pinnerformer_jax.retrieval.scann_index import ScannIndex, version_of
 from pinnerformer_jax.serving import snapshot, state
 from pinnerformer_jax.serving.manifest import read_manifest, verify_state
+from pinnerformer_jax.serving.ranking import OwnCounts, Ranking
 from pinnerformer_jax.serving.tombstones import deleted_users, tombstone_files
+from pinnerformer_jax.serving.user_events import UserEvents, positive_events
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,7 +30,7 @@ class Item:
 
     id: Any  # as in the log
     title: str
-    score: float  # inner product with the user's vector; NaN for a cold user
+    score: float  # inner product with the user's vector, and the priors; NaN for a cold user
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Recommendations:
     cold: bool  # the user has no vector: these are the most popular items
     model_version: str
     date: str  # day of the state
+    formula: str = Priors().formula  # of the score, in words
 
 
 class LoadedState:
@@ -62,15 +65,21 @@ class LoadedState:
         self.model_version = snapshot.version_of(self.items)
         self.vectors = snapshot.vectors_of(self.items)
         self.popular = np.load(self.folder / "popular.npy", allow_pickle=False)
-        self.index: ScannIndex | None = None
+        index: ScannIndex | None = None
         if (self.folder / "index").is_dir():
             snapshot.check_same_version(
                 {"items.parquet": self.model_version, "the index": version_of(self.folder / "index")}
             )
             try:
-                self.index = ScannIndex.load(self.folder / "index", self.vectors)
+                index = ScannIndex.load(self.folder / "index", self.vectors)
             except ImportError as error:
                 _log.warning("%s: searched exactly, which is slower: %s", name, error)
+        self.priors = self.manifest.priors
+        popularity = self.folder / "popularity.npy"
+        counts = np.load(popularity, allow_pickle=False) if popularity.is_file() else None
+        self.ranking = Ranking(self.vectors, index, self.priors, counts)
+        self.events = UserEvents(self.folder / "events.parquet")
+        self.row = {item: row for row, item in enumerate(self.items["item_id"].to_pylist())}
         self.user_type = _type_of_users(self.folder)
         self.users: snapshot.UserVectors
         if store is None:
@@ -81,22 +90,22 @@ class LoadedState:
             {"items.parquet": self.model_version, "user vectors": self.users.model_version}
         )
 
-    def seen(self, user_id: Any) -> set[Any]:
-        """Ids of the items among the user's newest events."""
-        import pyarrow.parquet as pq
+    def rows_of(self, item_ids: pa.ChunkedArray) -> np.ndarray:
+        """int64: the rows of items; -1: it has no vector."""
+        return np.array([self.row.get(item, -1) for item in item_ids.to_pylist()], np.int64)
 
-        wanted = [("user_id", "=", user_id)]
-        events = pq.read_table(
-            self.folder / "events.parquet", columns=["item_id"], filters=wanted, partitioning=None
-        )
-        return set(events["item_id"].to_pylist())
+    def own_counts(self, events: pa.Table, rows: np.ndarray) -> OwnCounts:
+        """A user's own decayed counts.
 
-    def nearest(self, vector: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and rows of the k items nearest to a vector, best first; an index may miss some."""
-        k = min(k, len(self.vectors))
-        search = self.index.search if self.index else lambda q, n: exact.search(q, self.vectors, n)
-        scores, rows = search(vector[None], k)
-        return scores[0][rows[0] >= 0], rows[0][rows[0] >= 0]
+        Args:
+            events: of the user, see `UserEvents.of`.
+            rows: int64 [E], the rows of their items.
+        """
+        end = int(state.day_end(self.manifest.date).timestamp())
+        counted = positive_events(events, self.manifest.positives) & (rows >= 0)
+        time = events["micros"].to_numpy()[counted] // 10**6
+        own, place = np.unique(rows[counted], return_inverse=True)
+        return OwnCounts(own, np.bincount(place, decay(time, end, self.priors.own_half_life_days), len(own)))
 
 
 class Recommender:
@@ -135,12 +144,16 @@ class Recommender:
         return cls(root, LoadedState(root, name, users), users)
 
     def recommend(self, user_id: Any, k: int = 10, *, exclude_seen: bool = False) -> Recommendations:
-        """The k items nearest to a user's vector; for a user without one the k most popular items.
+        """The k items of highest served score; for a user without a vector the k most popular items.
+
+        The score is the inner product with the user's vector, and the priors if the run's evaluation found
+        that they help: the same score as the method "served" of the evaluation.
 
         Args:
             user_id: of the type that ids have in the log.
             k: how many; fewer if there are not so many items.
-            exclude_seen: leave out the items of the user's newest events (the T that the model reads).
+            exclude_seen: leave out the items of the user's newest events, which the state keeps (as many as
+                the model reads, or the priors count).
 
         Raises:
             ConnectionError: the feature store does not answer.
@@ -152,19 +165,28 @@ class Recommender:
         loaded = self.refresh()
         deleted = user_id in self._deleted_users()
         vector = None if deleted else loaded.users.get(user_id)
-        hidden = loaded.seen(user_id) if exclude_seen and not deleted else set()
+        hidden, own = np.empty(0, np.int64), OwnCounts(np.empty(0, np.int64), np.empty(0))
+        counted = vector is not None and loaded.priors.own_weight != 0
+        if not deleted and (exclude_seen or counted):
+            events = loaded.events.of(user_id)
+            rows = loaded.rows_of(events["item_id"])
+            hidden = np.unique(rows) if exclude_seen else hidden
+            own = loaded.own_counts(events, rows) if counted else own
         if vector is None:
             rows = loaded.popular[: k + len(hidden)]
+            rows = rows[~np.isin(rows, hidden)][:k]
             scores = np.full(len(rows), np.nan)
         else:
-            scores, rows = loaded.nearest(vector, k + len(hidden))
+            scores, rows = loaded.ranking.best(vector, k, own, hidden)
         found = loaded.items.select(["item_id", "title"]).take(rows)
         items = [
             Item(item, title, float(score))
             for item, title, score in zip(*found.to_pydict().values(), scores, strict=True)
-            if item not in hidden
         ]
-        return Recommendations(items[:k], vector is None, loaded.model_version, loaded.manifest.date)
+        manifest = loaded.manifest
+        return Recommendations(
+            items, vector is None, loaded.model_version, manifest.date, loaded.priors.formula
+        )
 
     def refresh(self) -> LoadedState:
         """The state that is served now. It is loaded here if the pointer has moved and the feature store has

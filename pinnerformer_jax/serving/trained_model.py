@@ -16,7 +16,8 @@ from flax import nnx
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.timelines import Timelines
-from pinnerformer_jax.training.checkpoint import data_digest, load_for_inference, open_data
+from pinnerformer_jax.retrieval.priors import Priors, kept_events, read_priors
+from pinnerformer_jax.training.checkpoint import data_digest, open_data, read_checkpoint
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class TrainedModel:
     params: Any
     timelines: Timelines
     catalog: Catalog
+    priors: Priors  # of the served score
+    priors_note: str  # a sentence on them
 
     @classmethod
     def load(cls, workdir: str | Path, checkpoint: Literal["best", "last"]) -> TrainedModel:
@@ -39,9 +42,18 @@ class TrainedModel:
 
         Raises:
             FileNotFoundError: no run, checkpoint or prepared data.
-            ValueError: the prepared data are not those of the training.
+            ValueError: the prepared data are not those of the training, or priors.json is damaged.
         """
-        return cls(*load_for_inference(workdir, checkpoint), *open_data(Path(workdir)))
+        config, graphdef, params, step, _ = read_checkpoint(workdir, checkpoint)
+        priors = read_priors(Path(workdir), step)
+        return cls(config, graphdef, params, *open_data(Path(workdir)), *priors)
+
+    @property
+    def kept_events(self) -> int:
+        """Newest events of each user that serving needs: those that the model reads, and those that the
+        priors count."""
+        length = self.config.model.max_length
+        return length if self.priors.none else kept_events(length)
 
     @cached_property
     def data(self) -> str:
