@@ -21,6 +21,6 @@ What the job writes to:
                       lmdb_store.py (files), redis_store.py (a server), stores.py (one of them by its URL)
 
 What reads it:
-  recommender.py      items for a user
+  recommender.py      items for a user, by ranking.py (the served score) and user_events.py
   embed_events.py     vectors from a table of events, without a state
 """

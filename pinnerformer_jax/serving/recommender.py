@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,6 @@ class LoadedState:
         counts = np.load(popularity, allow_pickle=False) if popularity.is_file() else None
         self.ranking = Ranking(self.vectors, index, self.priors, counts)
         self.events = UserEvents(self.folder / "events.parquet")
-        self.row = {item: row for row, item in enumerate(self.items["item_id"].to_pylist())}
         self.user_type = _type_of_users(self.folder)
         self.users: snapshot.UserVectors
         if store is None:
@@ -90,9 +90,14 @@ class LoadedState:
             {"items.parquet": self.model_version, "user vectors": self.users.model_version}
         )
 
+    @cached_property
+    def _row(self) -> dict[Any, int]:
+        """Row of each item."""
+        return {item: row for row, item in enumerate(self.items["item_id"].to_pylist())}
+
     def rows_of(self, item_ids: pa.ChunkedArray) -> np.ndarray:
         """int64: the rows of items; -1: it has no vector."""
-        return np.array([self.row.get(item, -1) for item in item_ids.to_pylist()], np.int64)
+        return np.array([self._row.get(item, -1) for item in item_ids.to_pylist()], np.int64)
 
     def own_counts(self, events: pa.Table, rows: np.ndarray) -> OwnCounts:
         """A user's own decayed counts.

@@ -9,6 +9,7 @@
         users.parquet                     user vectors, see snapshot.py
         events.parquet rejects.parquet    the newest events of each user, see event_store.py
         items.parquet popular.npy         item vectors and titles; rows of them, most popular first
+        popularity.npy                    decayed count of each of these rows, if a prior needs it
         new_items.parquet                 items that came after the model's training, if any, see new_items.py
         index/                            ScaNN over the item vectors
 
