@@ -22,7 +22,7 @@ from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.files import write_json
 
 FILE = "priors.json"
-KEPT_EVENTS = 1024
+KEPT_EVENTS = 4096
 """The newest events of a user that are counted, if the model does not read more. Without a bound a state of
 the daily job would grow for ever."""
 

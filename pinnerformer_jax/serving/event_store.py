@@ -3,7 +3,7 @@
     events.parquet     user_id, item_id (as they came), action, surface, micros (since 1970), duration [s];
                        by user, then in the order of the timelines
 
-An embedding needs a user's newest T events, and the priors of the served score the newest 1,024
+An embedding needs a user's newest T events, and the priors of the served score the newest 4,096
 (retrieval/priors.py); no more are kept: the store grows with the users, not with time. Ids and names stay
 those of the log, not numbers of a catalogue, so that the store outlives the model. It starts from the
 prepared timelines (whole seconds: within one, their finer order is lost). When the model's data or the number
