@@ -153,8 +153,9 @@ def our_gradients(
     graphdef: nnx.GraphDef, params: Any, inputs: Arrays, *, pruned: bool
 ) -> tuple[float, Arrays]:
     """(loss, gradients by name), the reference of the check."""
-    loss_of = partial(our_loss, graphdef, inputs=inputs, pruned=pruned)
-    loss, gradient = jax.jit(jax.value_and_grad(loss_of))(params)
+    loss_of = partial(our_loss, graphdef, pruned=pruned)
+    # The inputs are arguments: as constants XLA would compute with them while it compiles.
+    loss, gradient = jax.jit(jax.value_and_grad(loss_of))(params, inputs)
     return float(loss), named(gradient)
 
 

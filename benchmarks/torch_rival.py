@@ -38,6 +38,7 @@ from benchmarks.rival_variants import CHECK_STEPS, VARIANTS, Wrong, check, our_s
 from pinnerformer_jax.bench.accelerator import CUBLAS
 from pinnerformer_jax.bench.correctness import named
 from pinnerformer_jax.files import write_json
+from pinnerformer_jax.runtime import end_with_parent
 
 KEPT_HEAP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**62)}
 """What `runtime.share_heap` and `runtime.keep_heap` set in train.py; here the same for every variant."""
@@ -133,8 +134,9 @@ class _Process:
         command = [sys.executable, "-m", "benchmarks.torch_rival", "--size", args.size]
         command += ["--users", str(args.users), "--child", name, folder]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+            preexec_fn=end_with_parent(),
+        )  # fmt: skip
         self.ready, self.line = False, ""
         self.milliseconds: list[float] = []
         self.steps = 1

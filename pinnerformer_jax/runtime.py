@@ -1,4 +1,5 @@
-"""Settings of a process, made before its first computation: the C heap and the cache of compiled programs."""
+"""Settings of a process, made before its first computation: the C heap, the cache of compiled programs, and the
+end of a child with its parent."""
 
 from __future__ import annotations
 
@@ -6,11 +7,14 @@ import ctypes
 import hashlib
 import os
 import platform
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # malloc.h
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def set_up_process(*, keep_programs: bool = True) -> None:
@@ -94,3 +98,18 @@ def cpu_kind() -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     facts = [line for line in lines if line.startswith(("model name", "flags", "Features"))]
     return hashlib.sha256(repr([platform.machine(), *facts[:2]]).encode()).hexdigest()[:8]
+
+
+def end_with_parent() -> Callable[[], None] | None:
+    """For `preexec_fn` of a child process: Linux kills the child when the thread that started it ends, even by
+    SIGKILL. None elsewhere, where a child outlives a killed parent."""
+    if platform.system() != "Linux":
+        return None
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def in_child() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before the call
+            os._exit(1)
+
+    return in_child

@@ -1,10 +1,19 @@
 import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from pinnerformer_jax.bench import __main__ as command
 from pinnerformer_jax.bench import accelerator
 from pinnerformer_jax.bench.accelerator import Part
+from pinnerformer_jax.bench.overrides import override
+from pinnerformer_jax.config_files import load_config
 
 CONFIG = """
 from pinnerformer_jax.config import Config, ModelConfig, ObjectiveConfig, TrainingConfig
@@ -50,14 +59,52 @@ def test_a_part_that_fails_or_hangs_leaves_the_others(tmp_path, monkeypatch, cap
     assert ended == {"wrong": "left out", "hangs": "left out", "sound": "done"}, "what is there is not redone"
 
 
+@pytest.mark.skipif(platform.system() != "Linux", reason="elsewhere a part outlives a killed command")
+def test_a_part_ends_with_a_command_that_is_killed(tmp_path):
+    (tmp_path / "tiny.py").write_text(CONFIG)
+    file, folder = str(tmp_path / "tiny.py"), tmp_path / "out"
+    command = [sys.executable, "-m", "pinnerformer_jax.bench", "accelerator", "--folder", str(folder)]
+    whole = subprocess.Popen([*command, "--config", file, "--small", file], stdout=subprocess.PIPE, text=True)
+    try:
+        assert whole.stdout.readline() == "device ...\n", "the first part begins"
+        children = Path(f"/proc/{whole.pid}/task/{whole.pid}/children")
+        wait_until(lambda: b"device" in command_of(children.read_text().strip()), 10.0)
+        part = children.read_text().strip()
+    finally:
+        os.kill(whole.pid, signal.SIGKILL)
+        whole.communicate()
+    # Importing jax alone takes longer than this, and the part would then measure for three seconds.
+    wait_until(lambda: not command_of(part), 1.0)
+    assert not (folder / "device.json").exists()
+
+
+def command_of(pid: str) -> bytes:
+    """The command of a process that runs; empty where there is none or it has ended."""
+    try:
+        return Path(f"/proc/{pid or 0}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def wait_until(true, seconds):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"not so after {seconds:g} s"
+        time.sleep(0.01)
+
+
 def test_parts_have_names_of_their_own_and_arguments_that_their_verbs_take(tmp_path):
     parts = accelerator.parts(tmp_path, [512, 64], 4.0)
     assert len({part.name for part in parts}) == len(parts)
     assert [part.name for part in parts[:2]] == ["device", "gradients"]
+    assert parts[-1].name == "triton", "XLA times its kernels for minutes"
+    config = load_config(str(Path(__file__).parents[1] / "configs/paper.py"))
     for part in parts:
         words = [part.verb, "--config", "x.py", *part.arguments]
         _, others = command._parser().parse_known_args(words)
         assert all(word.startswith("--") and "." in word for word in others[::2]), "only settings are left"
+        changed = override(config, others)
+        assert not changed.training.deterministic or changed.model.attention == "blocks"
 
 
 def test_the_last_block_has_the_figures_of_each_part(tmp_path):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pinnerformer_jax.files import write_json
+from pinnerformer_jax.runtime import end_with_parent
 
 CUBLAS = "--xla_gpu_enable_triton_gemm=false"
 """Matrix products by cuBLAS alone, so that XLA need not compile and time other kernels first."""
@@ -41,7 +42,7 @@ def parts(folder: Path, sizes: Sequence[int], seconds: float) -> list[Part]:
     """All parts, the most important first.
 
     Args:
-        folder: of the traces and XLA's choice of kernels.
+        folder: of the trace, and of the kernels that XLA chose by timing.
         sizes: batch sizes; the first is the main one.
         seconds: for each measurement, without compiling.
     """
@@ -53,7 +54,10 @@ def parts(folder: Path, sizes: Sequence[int], seconds: float) -> list[Part]:
 
     step = (*users(main), *spend)
     trace = ("--trace", str(folder / "profile.xplane.pb.gz"))
-    kept = f"--xla_gpu_dump_autotune_results_to={folder / 'kernels.txt'}"
+    # XLA writes each choice here at once and reads it in the next run, even if this part is ended half-way.
+    kept = f"--xla_gpu_per_fusion_autotune_cache_dir={folder / 'kernels'}"
+    # cuDNN's deterministic attention fails in a program with two equal layers (openxla/xla pull request 46500).
+    deterministic = ("--model.attention", "blocks", "--training.deterministic", "true")
 
     def at(size: int) -> Part:
         return Part(f"step-{size}", "step", 80, (*users(size), *spend))
@@ -65,17 +69,17 @@ def parts(folder: Path, sizes: Sequence[int], seconds: float) -> list[Part]:
         Part(f"step-{main}", "step", 100, step),
         Part("profile", "profile", 100, (*users(main), *trace), NO_GRAPHS),
         Part("train", "train", 120, (*users(main), "--steps", "100", "--training.length-parts", "1")),
-        Part("triton", "step", 150, step, kept),
         *map(at, others[:2]),
-        Part("heads-6", "step", 80, (*step, "--model.heads", "6")),
-        Part("deterministic", "step", 80, (*step, "--training.deterministic", "true")),
+        Part("embed", "embed", 90, step),
+        Part("length-parts", "step", 100, (*step, "--lengths", "uniform")),
         Part("resume", "correctness", 90, ("--only", "resume"), small=True),
+        Part("deterministic", "step", 80, (*step, *deterministic)),
         *map(at, others[2:]),
+        Part("heads-6", "step", 80, (*step, "--model.heads", "6")),
         Part("heads-12", "step", 80, (*step, "--model.heads", "12")),
         Part("attention", "attention", 60, step),
         Part("loss", "loss", 60, step),
-        Part("embed", "embed", 90, step),
-        Part("length-parts", "step", 100, (*step, "--lengths", "uniform")),
+        Part("triton", "step", 150, step, kept),  # on an H200 more than 80 s of compiling
     ]
 
 
@@ -103,7 +107,7 @@ def measure(
     Returns:
         By part: how it ended (done, left out, failed), the reason, and its seconds.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "kernels").mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + limit
     summary: dict[str, dict[str, Any]] = {}
     for part in parts(folder, sizes, seconds):
@@ -123,7 +127,7 @@ def _run(
         return {"ended": "left out", "reason": "time was up", "seconds": 0.0}
     file, settings = (small_file, ()) if part.small else (config_file, overrides)
     command = [sys.executable, "-m", "pinnerformer_jax.bench", part.verb, "--config", file]
-    command += ["--json", str(figures), *part.arguments, *settings]
+    command += ["--json", str(figures), *settings, *part.arguments]  # the part's own come last and count
     environment = os.environ | {
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {part.flags}".strip(),
         "PYTHONUNBUFFERED": "1",
@@ -132,8 +136,9 @@ def _run(
     print(f"{part.name} ...", flush=True)
     with log.open("w") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-        )
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True,
+            preexec_fn=end_with_parent(),
+        )  # fmt: skip
         try:
             code = process.wait(left)
             reason = "" if code == 0 else f"ended with code {code}: {_last_line(log)}"
