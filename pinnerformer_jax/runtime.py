@@ -1,5 +1,5 @@
-"""Settings of a process, made before its first computation: the C heap, the cache of compiled programs, and the
-end of a child with its parent."""
+"""Settings of a process: the C heap and the cache of compiled programs, made before its first computation,
+and the end of a child with its parent."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ def cpu_kind() -> str:
 
 
 def end_with_parent() -> Callable[[], None] | None:
-    """For `preexec_fn` of a child process: Linux kills the child when the thread that started it ends, even by
-    SIGKILL. None elsewhere, where a child outlives a killed parent."""
+    """For `preexec_fn` of a child process: Linux kills the child when the thread that started it ends, even
+    if that is killed. None elsewhere, where a child outlives a killed parent."""
     if platform.system() != "Linux":
         return None
     prctl, parent = ctypes.CDLL(None).prctl, os.getpid()

@@ -68,7 +68,7 @@ def test_eager_has_our_loss_gradients_and_updates(torch, inputs, ours, name):
 
 
 def test_eager_loses_no_item_gradient_in_bfloat16(torch):
-    """Those of targets and negatives nearly cancel: two calls of the item tower had an error of 0.016 here."""
+    """Those of targets and negatives nearly cancel; two calls of the item tower had an error of 0.016."""
     size = TINY._replace(width=64, item_dim=32, output_dim=32, users=64, positions=32, in_batch=1024)
     size = size._replace(random=2048, catalogue=50_000)
     inputs = problem.make_problem(size)

@@ -56,7 +56,7 @@ def parts(folder: Path, sizes: Sequence[int], seconds: float) -> list[Part]:
     trace = ("--trace", str(folder / "profile.xplane.pb.gz"))
     # XLA writes each choice here at once and reads it in the next run, even if this part is ended half-way.
     kept = f"--xla_gpu_per_fusion_autotune_cache_dir={folder / 'kernels'}"
-    # cuDNN's deterministic attention fails in a program with two equal layers (openxla/xla pull request 46500).
+    # XLA fails on cuDNN's deterministic attention in two equal layers (openxla/xla pull request 46500).
     deterministic = ("--model.attention", "blocks", "--training.deterministic", "true")
 
     def at(size: int) -> Part:
