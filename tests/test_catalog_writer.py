@@ -1,7 +1,5 @@
 """The item table is checked, items are numbered and described, vectors given or built."""
 
-from pathlib import Path
-
 import duckdb
 import numpy as np
 import pyarrow as pa
@@ -13,7 +11,12 @@ from pinnerformer_jax.config import ItemsConfig
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.timelines import EVALUATION, open_shard
 from pinnerformer_jax.ingestion import catalog_writer, item_vectors
-from pinnerformer_jax.ingestion.catalog_writer import number_items, read_item_table, write_catalog
+from pinnerformer_jax.ingestion.catalog_writer import (
+    number_items,
+    open_item_files,
+    read_item_table,
+    write_catalog,
+)
 
 SPLIT = 100
 
@@ -31,7 +34,8 @@ def read_items(connection, tmp_path, columns, kind="VARCHAR", suffix="parquet", 
     else:
         pq.write_table(pa.table(columns), path)
     config = ItemsConfig(table=str(path), **items)
-    read_item_table(connection, config, kind, tmp_path / "work")
+    open_item_files(connection, config, tmp_path / "work")
+    read_item_table(connection, config, kind)
     return config
 
 
@@ -48,7 +52,7 @@ def items(connection, columns):
 
 
 def test_items_of_the_training_period_come_first_by_frequency_then_id(connection):
-    read_item_table(connection, ItemsConfig(), "BIGINT", Path("unused"))
+    read_item_table(connection, ItemsConfig(), "BIGINT")
     seconds = {7: [1], 20: [1, 2, 3], 10: [1], 5: [SPLIT, SPLIT + 1, SPLIT + 2], 3: [SPLIT + 1] * 9}
     rows = [(item, second, None, None) for item, times in seconds.items() for second in times]
     add_events(connection, rows, "BIGINT")
@@ -72,7 +76,7 @@ def test_items_only_the_table_knows_come_last(connection, tmp_path):
 
 
 def test_the_first_title_of_the_log_is_kept(connection):
-    read_item_table(connection, ItemsConfig(), "VARCHAR", Path("unused"))
+    read_item_table(connection, ItemsConfig(), "VARCHAR")
     rows = [
         ("a", 3, "later", "t2"), ("a", 2, None, "t1"), ("a", 2, "first", None), ("a", SPLIT + 1, "new", "t3"),
         ("b", SPLIT + 2, "second", None), ("b", SPLIT + 1, "only later", None), ("b", SPLIT + 1, "tie", None),
@@ -191,7 +195,7 @@ def test_a_broken_line_of_the_item_table_is_an_error(connection, tmp_path):
 
 def test_a_missing_item_table(connection, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"items.table = 'none.parquet': no such file"):
-        read_item_table(connection, ItemsConfig(table="none.parquet"), "VARCHAR", tmp_path / "work")
+        open_item_files(connection, ItemsConfig(table="none.parquet"), tmp_path / "work")
 
 
 def prepared_shards(tmp_path):

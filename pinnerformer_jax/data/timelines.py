@@ -155,7 +155,9 @@ class Timelines:
         which = np.searchsorted(self.first_user, users, side="right") - 1
         for k in np.unique(which):
             rows = np.flatnonzero(which == k)
-            column = pq.read_table(self.shards[k].path / "users.parquet", columns=["user_id"])["user_id"]
+            column = pq.read_table(
+                self.shards[k].path / "users.parquet", columns=["user_id"], partitioning=None
+            )["user_id"]
             for row, value in zip(
                 rows, column.take(users[rows] - self.first_user[k]).to_pylist(), strict=True
             ):

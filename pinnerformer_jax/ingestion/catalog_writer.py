@@ -24,19 +24,21 @@ MAX_VECTOR_EVENTS = 25_000_000
 
 _BATCH = 1 << 14  # vectors written at a time
 
-_GIVEN = "__given"  # not the name of a column of anybody's table, which DuckDB would take instead
+_GIVEN = f"{FILE}_given"  # not the name of a column of anybody's table, which DuckDB would take instead
 
 
-def read_item_table(
-    connection: duckdb.DuckDBPyConnection, items: ItemsConfig, item_type: str, folder: Path
-) -> None:
+def open_item_files(connection: duckdb.DuckDBPyConnection, items: ItemsConfig, folder: Path) -> list[Path]:
+    """Create the view `item_files` of items.table, see `open_log`; its files, none if no table is named."""
+    return open_log(connection, "item_files", "items.table", [items.table], folder) if items.table else []
+
+
+def read_item_table(connection: duckdb.DuckDBPyConnection, items: ItemsConfig, item_type: str) -> None:
     """Create the view `item_vectors` (item_id, vector), and the table `item_table` (item_id, title, topic,
     text) of its items: those with a vector where vectors are given, else all. No table named: none.
 
-    A vector of zeros is none. Ids are cast to the type they have in the log.
+    A vector of zeros is none. Ids are cast to the type they have in the log. `open_item_files` comes first.
 
     Raises:
-        FileNotFoundError: no such file.
         ValueError: a column is missing, an id occurs twice, or vectors differ in length.
     """
     if not items.table:
@@ -44,7 +46,6 @@ def read_item_table(
             f"CREATE TABLE item_table (item_id {item_type}, title VARCHAR, topic VARCHAR, text VARCHAR)"
         )
         return
-    open_log(connection, "item_files", "items.table", [items.table], folder)
     broken = connection.execute(
         f"SELECT {FILE}, {ROW} FROM item_files WHERE {BROKEN} IS NOT NULL ORDER BY ALL LIMIT 1"
     ).fetchone()

@@ -13,10 +13,10 @@ from jaxtyping import Bool, Float32, Float64
 
 from pinnerformer_jax.config import Config, ItemsConfig
 from pinnerformer_jax.data.catalog import ITEMS, Catalog
-from pinnerformer_jax.ingestion.catalog_writer import read_item_table
+from pinnerformer_jax.ingestion.catalog_writer import open_item_files, read_item_table
 from pinnerformer_jax.ingestion.event_mapping import bind
 from pinnerformer_jax.ingestion.item_vectors import TextBasis, project_texts
-from pinnerformer_jax.ingestion.log_reader import literal
+from pinnerformer_jax.ingestion.log_reader import parquet_files, restrict
 
 if TYPE_CHECKING:
     import duckdb
@@ -127,11 +127,13 @@ def _item_table(
     """A connection with the item table, see `read_item_table`, and the view `catalogue`; the type of ids."""
     import duckdb
 
-    file = literal(catalog.path / ITEMS)
+    file = catalog.path / ITEMS
     with duckdb.connect() as connection, tempfile.TemporaryDirectory() as work:
         connection.execute(
-            f"CREATE VIEW catalogue AS SELECT * FROM read_parquet({file}, file_row_number = true)"
+            f"CREATE VIEW catalogue AS SELECT * FROM {parquet_files(file, 'file_row_number = true')}"
         )
         (kind,) = connection.execute("SELECT any_value(typeof(item_id)) FROM catalogue").fetchone()
-        read_item_table(connection, items, kind, Path(work))
+        files = open_item_files(connection, items, Path(work))
+        restrict(connection, [file, *files], [Path(work)])
+        read_item_table(connection, items, kind)
         yield connection, kind
