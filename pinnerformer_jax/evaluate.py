@@ -157,7 +157,7 @@ def evaluate_run(
     print_results(results, console)
     shown = examples(model.scorer, protocol, timelines, catalog, settings)
     for path in (write_results(results, workdir), write_page(results, shown, workdir)):
-        console.print(f"wrote {path}", highlight=False)
+        print(f"wrote {path}")
     return results.to_json()
 
 

@@ -84,6 +84,25 @@ def _only_writer(folder: Path, meant: Path) -> Generator[None, None, None]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def folder_lock(folder: Path) -> Generator[None, None, None]:
+    """Be the only writer of a folder, which is made if it does not exist. The lock, on its file LOCK, ends
+    with the process, even if that is killed.
+
+    Raises:
+        ValueError: another process holds it, or there is a file of this name.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: name a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "LOCK", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{folder}: another run is writing here; wait until it has ended") from None
+        yield
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` atomically."""
     with atomic_path(path) as temporary:

@@ -122,6 +122,8 @@ class ItemsConfig:
     """Item table (Parquet or CSV), one row an item; empty: items are those of the log."""
     id: str = "item"
     """Its item id column (or SQL expression), of the same kind as in the log."""
+    without_events: bool = False
+    """Items of the table that no stored event names are candidates too; False: they are left out."""
     vector: str = ""
     """Its column of given vectors (a list of numbers); empty: vectors are built."""
     title: str = ""

@@ -49,6 +49,8 @@ def prepare(config: Config, report: Callable[[str], None] = print) -> Manifest:
         Of the events: positives, unknown_actions, unknown_surfaces. Of users: small_users,
         users {role: users}, evaluated_users (evaluation users with events in the window).
         Of items: items, trained_items, unreachable_items (without a vector).
+        Of items.table, if one is named: item_table {rows, in_log (of items with stored events), unusable_ids,
+        unusable_id (an example)}.
 
     Raises:
         FileNotFoundError: there is no such log.
@@ -111,7 +113,11 @@ def _prepare(
     for kind in ("action", "surface"):
         query = f"SELECT count(*) FROM events ANTI JOIN {kind}_ids USING ({kind})"
         counts[f"unknown_{kind}s"] = _row(connection, query)[0]
-    catalog_writer.number_items(connection, split)
+    catalog_writer.number_items(connection, split, config.items.without_events)
+    if config.items.table:
+        counts["item_table"] = catalog_writer.item_table_counts(connection)
+        if warning := catalog_writer.check_overlap(connection, config.items.table):
+            report(warning)
     counts["items"], counts["trained_items"] = _row(
         connection, "SELECT count(*), count(*) FILTER (trained) FROM items"
     )

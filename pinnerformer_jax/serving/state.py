@@ -20,12 +20,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
 import shutil
 from collections.abc import Generator
 from pathlib import Path
 
-from pinnerformer_jax.files import sync, write_text
+from pinnerformer_jax.files import folder_lock, sync, write_text
 from pinnerformer_jax.serving.manifest import read_manifest, verify_state
 
 
@@ -62,12 +61,7 @@ def write_lock(root: Path) -> Generator[None, None, None]:
     Raises:
         ValueError: another process is writing.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    with open(root / "LOCK", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{root}: another run is writing here; wait until it has ended") from None
+    with folder_lock(root):
         for left in root.glob("model_version=*/ds=*/.run=*"):
             shutil.rmtree(left)
         for left in root.glob(".CURRENT.*"):

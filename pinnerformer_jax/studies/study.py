@@ -25,7 +25,7 @@ from pinnerformer_jax.studies.measure import Numbers, StudyData
 from pinnerformer_jax.studies.study_report import write_study
 from pinnerformer_jax.studies.study_summary import Outcomes, StudySummary, summarise_table
 from pinnerformer_jax.studies.study_table import StudyTable
-from pinnerformer_jax.training.checkpoint import check_ingested, data_digest
+from pinnerformer_jax.training.checkpoint import check_ingested, check_name, data_digest
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ def run(study: Study, workdir: Path) -> dict[str, str]:
     """
     if study.seeds < 1:
         raise ValueError(f"--seeds {study.seeds}: must be at least 1")
+    check_name(workdir)
     data = StudyData.open(study.base)
     check_ingested(data.timelines.manifest, study.base)
     cells = make_cells(study, workdir, data_digest(data.timelines.manifest))
