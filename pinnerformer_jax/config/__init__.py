@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pinnerformer_jax.config.checks import require_types
 from pinnerformer_jax.config.data import ColumnsConfig, DataConfig, ItemsConfig, PositiveRule
 from pinnerformer_jax.config.evaluation import EmbeddingConfig, EvaluationConfig, IndexConfig
 from pinnerformer_jax.config.model import Attention, Feature, ModelConfig
@@ -67,3 +68,6 @@ class Config:
     index: IndexConfig = field(default_factory=IndexConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     pinsage: PinSageConfig = field(default_factory=PinSageConfig)
+
+    def __post_init__(self) -> None:
+        require_types(self, "")

@@ -70,6 +70,9 @@ def item_numbers(config: Config, catalog: Catalog) -> Float64[np.ndarray, "n k"]
                 (SELECT TRY_CAST({item} AS {kind}) AS item_id, {columns} FROM item_files) AS t USING (item_id)
             ORDER BY file_row_number"""
         ).fetchnumpy()
+    for name, column in zip(wanted, found.values(), strict=True):
+        if not np.isfinite(np.ma.filled(column.astype(float), np.nan)).any():
+            raise ValueError(f"pinsage.numbers: {name!r} gives no item a number")
     values = np.stack([np.ma.filled(column.astype(float), np.nan) for column in found.values()], axis=1)
     return np.where(np.isfinite(values), values, np.nan)
 

@@ -43,9 +43,9 @@ def day_end(date: str) -> datetime.datetime:
         day = datetime.datetime.strptime(date, "%Y-%m-%d").date()
         if day.isoformat() != date:  # days are compared as texts
             raise ValueError
-    except ValueError:
+        return datetime.datetime.combine(day, datetime.time(), datetime.UTC) + datetime.timedelta(days=1)
+    except (ValueError, OverflowError):
         raise ValueError(f"--date {date!r}: write a day such as 2026-11-24") from None
-    return datetime.datetime.combine(day, datetime.time(), datetime.UTC) + datetime.timedelta(days=1)
 
 
 def current(root: Path) -> str | None:

@@ -7,7 +7,6 @@ has a folder for each cell, so that the next call does only what a stopped study
 from __future__ import annotations
 
 import contextlib
-import runpy
 import signal
 import sys
 import time
@@ -19,6 +18,7 @@ import jax
 from tqdm import tqdm
 
 from pinnerformer_jax.config import Config
+from pinnerformer_jax.config_files import run_file
 from pinnerformer_jax.evaluation.comparison import MODEL
 from pinnerformer_jax.studies.cells import Cell, Stopped, cell_key, finish, missing, read_cell
 from pinnerformer_jax.studies.measure import Numbers, StudyData
@@ -47,7 +47,7 @@ def load_tables(path: str, only: Sequence[str] | None = None) -> tuple[StudyTabl
     Raises:
         ValueError: it builds none, or has no table of that name.
     """
-    tables = runpy.run_path(path).get("tables")
+    tables = run_file(path).get("tables")
     if not tables or not all(isinstance(table, StudyTable) for table in tables):
         raise ValueError(f"{path}: must define `tables = (...)`, see those in configs/studies/")
     names = [table.name for table in tables]
