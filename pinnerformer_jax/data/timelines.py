@@ -180,7 +180,8 @@ def read_manifest(prepared: str | Path) -> Manifest:
     file = Path(prepared) / "manifest.json"
     if not file.is_file():
         raise FileNotFoundError(
-            f"{file}: no prepared data here; run python -m pinnerformer_jax.ingest with this config first"
+            f"{file}: no prepared data here (working folder {Path.cwd()}); run python -m "
+            "pinnerformer_jax.ingest with this config first"
         )
     values = json.loads(file.read_text(encoding="utf-8"))
     if values.pop("format", None) != FORMAT:

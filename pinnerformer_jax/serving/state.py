@@ -20,12 +20,15 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import re
 import shutil
 from collections.abc import Generator
 from pathlib import Path
 
 from pinnerformer_jax.files import folder_lock, sync, write_text
 from pinnerformer_jax.serving.manifest import read_manifest, verify_state
+
+_STATE = re.compile(r"model_version=[^/.][^/]*/ds=[^/.][^/]*/run=[^/.][^/]*")
 
 
 def state_name(model_version: str, date: str, run: str) -> str:
@@ -49,9 +52,21 @@ def day_end(date: str) -> datetime.datetime:
 
 
 def current(root: Path) -> str | None:
-    """Path, below SNAPSHOTS, of the served state; None: no state was published yet."""
+    """Path, below SNAPSHOTS, of the served state; None: no state was published yet.
+
+    Raises:
+        ValueError: the pointer names no state of this folder.
+    """
     file = root / "CURRENT"
-    return file.read_text(encoding="utf-8").strip() if file.is_file() else None
+    if not file.is_file():
+        return None
+    name = file.read_text(encoding="utf-8").strip()
+    if not _STATE.fullmatch(name):
+        raise ValueError(
+            f"{file}: names {name!r}, which is no state of this folder; write the path of one, below {root}, "
+            "into it"
+        )
+    return name
 
 
 @contextlib.contextmanager
