@@ -86,9 +86,9 @@ def test_a_link_in_the_way_is_not_followed(tmp_path):
     (tmp_path / "victim").mkdir()
     (tmp_path / "victim" / "mine").touch()
     (tmp_path / ".prepared.tmp").symlink_to(tmp_path / "victim")
-    with pytest.raises(ValueError, match=r"\.prepared\.tmp is a link, .* remove the link"):
-        with atomic_folder(tmp_path / "prepared"):
-            pass
+    refused = pytest.raises(ValueError, match=r"\.prepared\.tmp is a link, .* remove the link")
+    with refused, atomic_folder(tmp_path / "prepared"):
+        pass
     (tmp_path / ".prepared.tmp").unlink()
     (tmp_path / ".prepared.tmp").mkdir()
     (tmp_path / ".prepared.tmp" / "link").symlink_to(tmp_path / "victim")

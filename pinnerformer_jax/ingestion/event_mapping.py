@@ -69,12 +69,13 @@ def _not_one_expression(connection: duckdb.DuckDBPyConnection, text: str) -> str
         return json.loads(connection.execute(query).fetchone()[0])
 
     tree = parsed(text)
-    if tree["error"]:
-        kind = "Parser Error: " if tree["error_type"] == "parser" else ""
-        return f"{kind}{tree['error_message']}: write a column's name or one SQL expression."
+    if tree["error"] and tree["error_type"] == "parser":
+        return f"Parser Error: {tree['error_message']}: write a column's name or one SQL expression."
+    if tree["error"] or len(tree["statements"]) != 1:
+        return "this is more than one SQL expression."
     first, plain = (query["statements"][0]["node"] for query in (tree, parsed("1")))
     columns, _ = first.pop("select_list", ()), plain.pop("select_list")
-    if len(tree["statements"]) != 1 or len(columns) != 1 or first != plain:
+    if len(columns) != 1 or first != plain:
         return "this is more than one SQL expression."
     return None
 
