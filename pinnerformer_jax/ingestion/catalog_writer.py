@@ -65,7 +65,7 @@ def read_item_table(connection: duckdb.DuckDBPyConnection, items: ItemsConfig, i
         f"""
         CREATE VIEW item_rows AS SELECT
             {sql} AS {_RAW_ID},
-            {_exactly(sql, kind, item_type)} AS item_id,
+            {exact_id(sql, kind, item_type)} AS item_id,
             nullif(trim(CAST({column("items.title", items.title)} AS VARCHAR)), '') AS title,
             nullif(trim(CAST({column("items.topic", items.topic)} AS VARCHAR)), '') AS topic,
             concat_ws(' ', {", ".join([*texts, "''"])}) AS text,
@@ -100,7 +100,7 @@ def read_item_table(connection: duckdb.DuckDBPyConnection, items: ItemsConfig, i
         )
 
 
-def _exactly(sql: str, kind: str, wanted: str) -> str:
+def exact_id(sql: str, kind: str, wanted: str) -> str:
     """SQL of an id in another type; null where the type cannot hold it as it is."""
     if kind in ("FLOAT", "DOUBLE") and wanted not in ("FLOAT", "DOUBLE"):  # 7.0 is 7, 7.5 is none
         most = 2**24 if kind == "FLOAT" else 2**53  # beyond, neighbouring whole numbers are one
