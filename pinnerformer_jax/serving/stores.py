@@ -19,10 +19,7 @@ def open_store(url: str) -> Store:
     if scheme == "lmdb" and place:
         return LmdbStore(Path(place))
     if scheme in ("redis", "rediss", "unix"):
-        try:
-            return RedisStore(url)
-        except TypeError as error:  # an option in the URL that the client does not have
-            raise ValueError(f"--store: {error}") from None
+        return RedisStore(url)
     raise ValueError(
         "--store: write lmdb:DIR, redis://USER:PASSWORD@HOST:PORT/DB, rediss://... or unix://..."
     )
