@@ -36,7 +36,12 @@ config = Config(
         evaluation_share=0.2,
     ),
     items=ItemsConfig(
-        table="data/demo/raw/items.parquet", id="item", vector="vector", title="title", topic="topic"
+        table="data/demo/raw/items.parquet",
+        id="item",
+        vector="vector",
+        title="title",
+        topic="topic",
+        without_events=True,
     ),
     model=ModelConfig(layers=2, width=128, heads=4, max_length=64, output_dim=64, item_hidden=256),
     objective=ObjectiveConfig(

@@ -61,6 +61,7 @@ config = Config(
     items=ItemsConfig(
         table=f"{DATA}/item_features.parquet",
         id="video_id",
+        without_events=True,
         topic="tag",
         text=("'author' || author_id", "'music' || music_id", "video_type"),
     ),

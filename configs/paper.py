@@ -35,7 +35,7 @@ config = Config(
         ),
         shards=64,
     ),
-    items=ItemsConfig(table="data/paper/items.parquet", vector="vector"),
+    items=ItemsConfig(table="data/paper/items.parquet", vector="vector", without_events=True),
     model=ModelConfig(layers=6, width=768, heads=8, max_length=256, output_dim=256, compute_dtype="bfloat16"),
     objective=ObjectiveConfig(horizon_days=28, positions=32, random_negatives=8192, in_batch_negatives=5000),
     training=TrainingConfig(batch_size=512, steps=100_000, learning_rate=1e-3, checkpoint_every=2000),

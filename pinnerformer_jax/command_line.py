@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
+import signal
 import sys
 from collections.abc import Generator, Sequence
 
@@ -39,6 +41,7 @@ def parse(
         "--config", metavar="FILE", help="Python file that builds `config`, such as configs/demo.py"
     )
     if {"-h", "--help"} & set(argv):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head` ends quietly
         parser.print_help()
         tyro.cli(Config, default=Config(), args=["--help"], description="All settings, with their defaults:")
     values, overrides = parser.parse_known_args(argv)
@@ -55,5 +58,6 @@ def errors_as_messages() -> Generator[None, None, None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        full = "the disk is full: " if isinstance(error, OSError) and error.errno == errno.ENOSPC else ""
+        print(f"error: {full}{error}", file=sys.stderr)
         raise SystemExit(2) from None

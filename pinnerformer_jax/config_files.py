@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import json
+import re
 import runpy
+import traceback
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from pinnerformer_jax import config as config_module
 from pinnerformer_jax.config import Config, PositiveRule
 
 
@@ -17,16 +21,45 @@ def load_config(path: str | Path) -> Config:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file defines no `config`, or a field is out of range.
+        ValueError: the file cannot be run, defines no `config`, or a field is out of range or unknown.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"{path}: no such config file; those that come with the project are in configs/"
         )
-    config = runpy.run_path(str(path)).get("config")
+    config = run_file(path).get("config")
     if not isinstance(config, Config):
         raise ValueError(f"{path}: must define `config = Config(...)`, found {type(config).__name__}")
     return config
+
+
+def run_file(path: str | Path) -> dict[str, Any]:
+    """The names that a Python file defines. The file is run, so it may do whatever its writer may do.
+
+    Raises:
+        ValueError: it cannot be run. The message names file, line and, for an unknown setting, the nearest.
+    """
+    try:
+        return runpy.run_path(str(path))
+    except SyntaxError as error:
+        raise ValueError(f"{error.filename or path} line {error.lineno}: {error.msg}") from None
+    except Exception as error:  # whatever a file may raise
+        lines = [at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == str(path)]
+        where = f"{path} line {lines[-1]}" if lines else str(path)
+        if isinstance(error, ValueError):
+            raise ValueError(f"{where}: {error}") from None
+        raise ValueError(f"{where}: {type(error).__name__}: {error}{_nearest(error)}") from None
+
+
+def _nearest(error: Exception) -> str:
+    """The nearest setting, where a class of settings was given one that it does not have."""
+    found = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    section = getattr(config_module, found[1], None) if found else None
+    if not found or not dataclasses.is_dataclass(section):
+        return ""
+    known = [field.name for field in dataclasses.fields(section)]
+    near = difflib.get_close_matches(found[2], known, 1, 0.5)
+    return f". The nearest is {near[0]!r}" if near else f". There are: {known}"
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -91,6 +91,11 @@ def _parser() -> argparse.ArgumentParser:
         help="delete these users for good: ids, one a line. They are never served again; older states keep "
         "their rows until --keep removes those states",
     )  # fmt: skip
+    parser.add_argument(
+        "--strict", action="store_true",
+        help="an id in --tombstones that no data have is an error (code 2), and nothing is deleted; without "
+        "this such ids are named, and deleted should they come",
+    )  # fmt: skip
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="default: best")
     parser.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="default: float16")
     parser.add_argument(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,8 @@ def evaluate_run(
     console, workdir = Console(), Path(workdir)
     trained_with, graphdef, params, step, chosen_by = read_checkpoint(workdir, checkpoint)
     config = config or trained_with
+    with tempfile.TemporaryFile(dir=workdir):  # the results can be written there
+        pass
     timelines, catalog = open_data(workdir)
     data = EvaluationData(config, timelines, catalog)
     protocol, settings = data.protocol, config.evaluation
@@ -157,7 +160,7 @@ def evaluate_run(
     print_results(results, console)
     shown = examples(model.scorer, protocol, timelines, catalog, settings)
     for path in (write_results(results, workdir), write_page(results, shown, workdir)):
-        console.print(f"wrote {path}", highlight=False)
+        print(f"wrote {path}")
     return results.to_json()
 
 

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
@@ -20,7 +21,8 @@ Facts = dict[str, dict[str, Any]]
 def atomic_path(path: Path) -> Generator[Path, None, None]:
     """A temporary path beside `path`; moved onto it, synced, if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    # A name that nobody can know: a link of that name would be followed.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp{path.suffix}")
     try:
         yield temporary
         sync(temporary)
@@ -38,7 +40,7 @@ def atomic_folder(path: Path) -> Generator[Path, None, None]:
     what it left, and brings back an old folder that it had moved aside.
 
     Raises:
-        ValueError: another process is writing this folder.
+        ValueError: another process is writing this folder, or a link has the temporary name.
     """
     temporary, old = (path.with_name(f".{path.name}.{kind}") for kind in ("tmp", "old"))
     with _only_writer(temporary, path):
@@ -67,8 +69,10 @@ def atomic_folder(path: Path) -> Generator[Path, None, None]:
 @contextlib.contextmanager
 def _only_writer(folder: Path, meant: Path) -> Generator[None, None, None]:
     """Hold `folder`, empty, for this process; the lock ends with the process, even if that is killed."""
+    if folder.is_symlink():  # what it points at is not ours to empty
+        raise ValueError(f"{folder} is a link, in the way of writing {meant}: remove the link")
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -78,10 +82,29 @@ def _only_writer(folder: Path, meant: Path) -> Generator[None, None, None]:
         if not held:
             raise ValueError(f"{meant}: another process is writing it; wait until it has ended")
         for left in folder.iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
         yield
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path) -> Generator[None, None, None]:
+    """Be the only writer of a folder, which is made if it does not exist. The lock, on its file LOCK, ends
+    with the process, even if that is killed.
+
+    Raises:
+        ValueError: another process holds it, or there is a file of this name.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: name a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "LOCK", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{folder}: another run is writing here; wait until it has ended") from None
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

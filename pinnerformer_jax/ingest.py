@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def summary(manifest: Manifest) -> Table:
     """What became of every row, who is who, and what the catalogue holds, for the terminal."""
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title="Ingest", show_header=False)
@@ -40,7 +41,7 @@ def summary(manifest: Manifest) -> Table:
     table.add_column(justify="right")
     for section in (_rows(manifest), _people(manifest), _names(manifest)):
         for name, value in section:
-            table.add_row(name, value if isinstance(value, str) else f"{value:,}")
+            table.add_row(escape(name), escape(value if isinstance(value, str) else f"{value:,}"))
         table.add_section()
     return table
 
@@ -73,6 +74,11 @@ def _names(manifest: Manifest) -> Iterator[tuple[str, int | str]]:
     yield "items", counts["items"]
     yield "  of the training period", counts["trained_items"]
     yield "  out of reach: no vector", counts["unreachable_items"]
+    if table := counts.get("item_table"):
+        yield "rows of items.table", table["rows"]
+        yield "  of items with stored events", table["in_log"]
+        if table["unusable_ids"]:
+            yield f"  without a usable id, such as {table['unusable_id']!r}", table["unusable_ids"]
     yield "actions", ", ".join(manifest.actions[1:5]) + (" ..." if len(manifest.actions) > 5 else "")
     yield "surfaces", len(manifest.surfaces) - 1
 

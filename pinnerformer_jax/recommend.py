@@ -8,6 +8,7 @@ A user without a vector (unknown, deleted, or with too few events) gets the most
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,9 @@ from pinnerformer_jax.serving.stores import open_store
 if TYPE_CHECKING:
     import pyarrow as pa
     from rich.table import Table
+
+
+_FLAGS = ("--snapshots", "--user", "-k", "--hide-seen", "--store", "-h", "--help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--store", metavar="URL",
         help="look the vector up in this feature store (the URL that embed got), not in the snapshot",
     )  # fmt: skip
-    values = parser.parse_args(argv)
+    values = parser.parse_args(_with_joined_id(sys.argv[1:] if argv is None else argv))
     with errors_as_messages():
         store = open_store(values.store) if values.store else None
         recommender = Recommender.open(values.snapshots, store)
@@ -54,6 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"user {values.user}: {origin} (model {found.model_version}, {found.date})")
     Console().print(_table(found))
     return 0
+
+
+def _with_joined_id(argv: Sequence[str]) -> list[str]:
+    """The arguments with `--user -x` as `--user=-x`: the parser takes an id that starts with - for a flag."""
+    joined = list(argv)
+    for k, (flag, value) in enumerate(itertools.pairwise(argv)):
+        if flag == "--user" and value.startswith("-") and value.partition("=")[0] not in _FLAGS:
+            return [*joined[:k], f"--user={value}", *joined[k + 2 :]]
+    return joined
 
 
 def _user_id(text: str, user_type: pa.DataType) -> Any:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pinnerformer_jax.command_line import errors_as_messages, parse
+from pinnerformer_jax.files import folder_lock
 from pinnerformer_jax.runtime import set_up_process
 from pinnerformer_jax.studies.study import Study, load_tables, run
 
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     values, config = parse(__doc__, argv, flags)
     workdir = values.workdir or Path("runs/studies") / Path(values.config).stem
     set_up_process()
-    with errors_as_messages():
+    with errors_as_messages(), folder_lock(workdir):
         failed = run(Study(config, load_tables(values.config, values.only), values.seeds), workdir)
     return 1 if failed else 0
 

@@ -22,6 +22,7 @@ from pinnerformer_jax.command_line import errors_as_messages, parse
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.config_files import differences, to_dict
 from pinnerformer_jax.evaluation.validation_recall import validation_recall
+from pinnerformer_jax.files import folder_lock
 from pinnerformer_jax.objective.targets import Objective
 from pinnerformer_jax.runtime import set_up_process
 from pinnerformer_jax.training.loop import TrainingError, open_run, train
@@ -37,10 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{config.name} in {values.workdir}; settings that are not the defaults:")
     for line in differences(to_dict(Config()), to_dict(config)):
         print(f"  {line}")
-    with errors_as_messages():
-        run, state = open_run(config, values.workdir, recall=validation_recall(config))
     try:
-        train(run, state)
+        with errors_as_messages(), folder_lock(values.workdir):
+            train(*open_run(config, values.workdir, recall=validation_recall(config)))
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -64,10 +64,12 @@ def fit(config: Config, workdir: str | Path, *, objective: Objective | None = No
 
     Raises:
         FileNotFoundError: the data were never prepared.
-        ValueError: data, config and workdir do not fit each other. The message says what to change.
+        ValueError: data, config and workdir do not fit each other, or another process is training in this
+            workdir. The message says what to change.
         TrainingError: the training cannot go on: a loss that is not finite, or no pair to train on.
     """
-    return train(*open_run(config, Path(workdir), objective, validation_recall(config)))
+    with folder_lock(Path(workdir)):
+        return train(*open_run(config, Path(workdir), objective, validation_recall(config)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """The item table is checked, items are numbered and described, vectors given or built."""
 
-from pathlib import Path
-
 import duckdb
 import numpy as np
 import pyarrow as pa
@@ -13,7 +11,14 @@ from pinnerformer_jax.config import ItemsConfig
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.timelines import EVALUATION, open_shard
 from pinnerformer_jax.ingestion import catalog_writer, item_vectors
-from pinnerformer_jax.ingestion.catalog_writer import number_items, read_item_table, write_catalog
+from pinnerformer_jax.ingestion.catalog_writer import (
+    check_overlap,
+    item_table_counts,
+    number_items,
+    open_item_files,
+    read_item_table,
+    write_catalog,
+)
 
 SPLIT = 100
 
@@ -31,7 +36,8 @@ def read_items(connection, tmp_path, columns, kind="VARCHAR", suffix="parquet", 
     else:
         pq.write_table(pa.table(columns), path)
     config = ItemsConfig(table=str(path), **items)
-    read_item_table(connection, config, kind, tmp_path / "work")
+    open_item_files(connection, config, tmp_path / "work")
+    read_item_table(connection, config, kind)
     return config
 
 
@@ -48,7 +54,7 @@ def items(connection, columns):
 
 
 def test_items_of_the_training_period_come_first_by_frequency_then_id(connection):
-    read_item_table(connection, ItemsConfig(), "BIGINT", Path("unused"))
+    read_item_table(connection, ItemsConfig(), "BIGINT")
     seconds = {7: [1], 20: [1, 2, 3], 10: [1], 5: [SPLIT, SPLIT + 1, SPLIT + 2], 3: [SPLIT + 1] * 9}
     rows = [(item, second, None, None) for item, times in seconds.items() for second in times]
     add_events(connection, rows, "BIGINT")
@@ -62,17 +68,25 @@ def test_items_of_the_training_period_come_first_by_frequency_then_id(connection
     ]
 
 
-def test_items_only_the_table_knows_come_last(connection, tmp_path):
+def test_items_that_no_event_names_are_left_out(connection, tmp_path):
     read_items(connection, tmp_path, {"item": ["b", "x", "a", "y"]})
     add_events(connection, [("b", 1, None, None), ("c", SPLIT + 1, None, None)])
     number_items(connection, SPLIT)
+    assert items(connection, "item_id, trained, seen") == [("b", True, True), ("c", False, True)]
+    assert item_table_counts(connection) == {"rows": 4, "in_log": 1, "unusable_ids": 0, "unusable_id": None}
+
+
+def test_items_only_the_table_knows_come_last_if_asked_for(connection, tmp_path):
+    read_items(connection, tmp_path, {"item": ["b", "x", "a", "y"]})
+    add_events(connection, [("b", 1, None, None), ("c", SPLIT + 1, None, None)])
+    number_items(connection, SPLIT, without_events=True)
     assert items(connection, "item_id, trained") == [
         ("b", True), ("a", False), ("c", False), ("x", False), ("y", False),
     ]  # fmt: skip
 
 
 def test_the_first_title_of_the_log_is_kept(connection):
-    read_item_table(connection, ItemsConfig(), "VARCHAR", Path("unused"))
+    read_item_table(connection, ItemsConfig(), "VARCHAR")
     rows = [
         ("a", 3, "later", "t2"), ("a", 2, None, "t1"), ("a", 2, "first", None), ("a", SPLIT + 1, "new", "t3"),
         ("b", SPLIT + 2, "second", None), ("b", SPLIT + 1, "only later", None), ("b", SPLIT + 1, "tie", None),
@@ -130,7 +144,7 @@ def test_given_vectors_become_unit_rows(connection, tmp_path, vectors):
     config = read_items(connection, tmp_path, {"item": ["a", "b", "zero", "none"], "v": vectors}, vector="v")
     assert connection.execute("SELECT item_id FROM item_table ORDER BY 1").fetchall() == [("a",), ("b",)]
     add_events(connection, [("b", 1, None, None)])
-    number_items(connection, SPLIT)
+    number_items(connection, SPLIT, without_events=True)
     reachable = write_catalog(connection, config, [], tmp_path / "catalog", print)
     catalog = Catalog.open(tmp_path)
     assert catalog.item_ids == ["b", "a"]
@@ -148,7 +162,7 @@ def test_given_vectors_of_any_size_of_number(connection, tmp_path):
     vectors = [[3e30, 4e30], [3e-30, 4e-30]]
     config = read_items(connection, tmp_path, {"item": ["a", "b"], "v": vectors}, vector="v")
     add_events(connection, [])
-    number_items(connection, SPLIT)
+    number_items(connection, SPLIT, without_events=True)
     write_catalog(connection, config, [], tmp_path / "catalog", print)
     np.testing.assert_allclose(Catalog.open(tmp_path).features, [[0.6, 0.8]] * 2, atol=1e-3)
 
@@ -189,9 +203,50 @@ def test_a_broken_line_of_the_item_table_is_an_error(connection, tmp_path):
         read_items(connection, tmp_path, "item,title\na,A\nb\n", suffix="csv")
 
 
+@pytest.mark.parametrize(
+    ("ids", "kind", "expected"),
+    [
+        (["1", "x", "7.5", "3.0", "007"], "BIGINT", [1, None, None, 3, 7]),
+        (pa.array([1.0, 7.5, 2.0**60, 9.0]), "BIGINT", [1, None, None, 9]),
+        (pa.array([1.0, 7.5, 3.0]), "VARCHAR", ["1", None, "3"]),
+        (pa.array([2**53 + 1, 5, 6]), "DOUBLE", [None, 5.0, 6.0]),
+        (pa.array([300, 5, 6]), "TINYINT", [None, 5, 6]),
+    ],
+)
+def test_an_id_that_the_logs_type_cannot_hold_is_unusable(connection, tmp_path, ids, kind, expected):
+    """A table of other ids is added, so that most are usable."""
+    read_items(connection, tmp_path, {"item": ids}, kind)
+    found = connection.execute("SELECT item_id FROM item_rows").fetchall()
+    assert [row[0] for row in found] == expected
+    assert item_table_counts(connection)["unusable_ids"] == expected.count(None)
+
+
+def test_mostly_unusable_ids_are_an_error_with_an_example(connection, tmp_path):
+    with pytest.raises(ValueError, match=r"2 of 3 rows have no usable id, such as 'SKU-1': .* type BIGINT"):
+        read_items(connection, tmp_path, {"item": ["1", "SKU-2", "SKU-1"]}, "BIGINT")
+
+
+def test_no_overlap_with_the_log_is_an_error_with_an_id_of_each(connection, tmp_path):
+    read_items(connection, tmp_path, {"item": ["7", "8"]})
+    add_events(connection, [("007", 1, None, None), ("008", 1, None, None)])
+    number_items(connection, SPLIT)
+    with pytest.raises(ValueError, match=r"none of the 2 items of the log is in it: .* '007', .* '7'"):
+        check_overlap(connection, "items.parquet")
+
+
+@pytest.mark.parametrize(("table", "line"), [(["a"], "only 1 of the 3 items of the log"), (["a", "b"], "")])
+def test_little_overlap_is_said(connection, tmp_path, table, line):
+    read_items(connection, tmp_path, {"item": table})
+    add_events(connection, [(item, 1, None, None) for item in "abc"])
+    number_items(connection, SPLIT)
+    said = check_overlap(connection, "items.parquet")
+    assert line in said
+    assert bool(line) == bool(said)
+
+
 def test_a_missing_item_table(connection, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"items.table = 'none.parquet': no such file"):
-        read_item_table(connection, ItemsConfig(table="none.parquet"), "VARCHAR", tmp_path / "work")
+        open_item_files(connection, ItemsConfig(table="none.parquet"), tmp_path / "work")
 
 
 def prepared_shards(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -181,6 +182,35 @@ def test_a_damaged_checkpoint_is_named_with_the_way_out(tmp_path, state):
     damaged = pytest.raises(ValueError, match=r"checkpoints/2: this checkpoint is damaged.*back to step 1")
     with Checkpoints(tmp_path) as checkpoints, damaged:
         checkpoints.restore(abstract(), replicated())
+
+
+@pytest.mark.parametrize("name", ["run[1]", "run*", "a?/run", "a\\run"])
+def test_a_folder_whose_checkpoints_could_not_be_read_is_refused_by_its_sign(tmp_path, state, name):
+    sign = next(sign for sign in "[*?\\" if sign in name)
+    with pytest.raises(ValueError, match=f"with {re.escape(sign)} in its name; rename the folder"):
+        Checkpoints(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_was_moved_to_a_name_with_brackets_is_read(tmp_path, state):
+    claim(tmp_path / "run", RECORD)
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        checkpoints.save(at(state, 2, 0.5))
+    (tmp_path / "run").rename(tmp_path / "run[1]")
+    _, _, params = load_for_inference(tmp_path / "run[1]")
+    assert all((leaf == 0.5).all() for leaf in jax.tree.leaves(params))
+
+
+def test_what_was_saved_is_read_back(tmp_path, state):
+    """Every file that has the arrays is emptied once the checkpoint is on disk."""
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(at(state, 1))
+    checkpoints._manager.wait_until_finished()
+    for file in (tmp_path / "checkpoints" / "1" / "rest").rglob("*"):
+        if file.is_file() and file.parent.name == "d":
+            file.write_bytes(b"")
+    with pytest.raises(ValueError, match="checkpoints/1: this checkpoint is damaged"):
+        checkpoints.close()
 
 
 def test_a_damaged_record_is_named(tmp_path):

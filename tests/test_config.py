@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import pytest
 
 from pinnerformer_jax.config import (
+    ColumnsConfig,
     Config,
     DataConfig,
     EmbeddingConfig,
@@ -39,7 +42,10 @@ from pinnerformer_jax.config import (
             lambda: ObjectiveConfig(target_actions="like"),
             r"objective.target_actions = 'like': must be a tuple",
         ),
-        (lambda: ModelConfig(drop_features=("items",)), r"model.drop_features = \('items',\): a tuple of"),
+        (
+            lambda: ModelConfig(drop_features=("items",)),
+            r"model.drop_features = \('items',\): must be a tuple, and",
+        ),
         (
             lambda: ModelConfig(
                 drop_features=("item", "action", "surface", "duration", "absolute_time", "relative_time")
@@ -82,6 +88,42 @@ from pinnerformer_jax.config import (
         (lambda: ModelConfig(dropout=50), r"model.dropout = 50: a share"),
         (lambda: ModelConfig(compute_dtype="float16"), r"model.compute_dtype = 'float16': must be one of"),
         (lambda: DataConfig(time_unit="minutes"), r"data.time_unit = 'minutes': must be one of"),
+        (lambda: TrainingConfig(batch_size=True), r"training.batch_size = True: must be a whole number"),
+        (lambda: TrainingConfig(learning_rate=True), r"training.learning_rate = True: must be a finite"),
+        (
+            lambda: TrainingConfig(deterministic="yes"),
+            r"training.deterministic = 'yes': must be True or False",
+        ),
+        (
+            lambda: TrainingConfig(batch_size=2**32),
+            r"training.batch_size = 4294967296: must be <= 16,777,216",
+        ),
+        (lambda: TrainingConfig(steps=10**13), r"training.steps = 10000000000000: must be <= 1,000,000,000"),
+        (lambda: TrainingConfig(future_events=2 * 10**9), r"training.future_events = 2000000000: must be <="),
+        (lambda: ModelConfig(width=10**9), r"model.width = 1000000000: must be <= 65,536"),
+        (lambda: ObjectiveConfig(positions=10**11), r"objective.positions = 100000000000: must be <= 65,536"),
+        (lambda: ObjectiveConfig(sketch_width=2**32), r"objective.sketch_width = 4294967296: must be <="),
+        (lambda: PinSageConfig(walkers=2 * 10**9), r"pinsage.walkers = 2000000000: must be <= 10,000"),
+        (lambda: PinSageConfig(seed=-1), r"pinsage.seed = -1: must be in 0..2\^32 - 1"),
+        (lambda: EvaluationConfig(cutoffs=(10, 10**8)), r"evaluation.cutoffs = .*: must be <= 10,000"),
+        (lambda: EvaluationConfig(cutoffs=(10, "50")), r"evaluation.cutoffs = .*each of it a whole number"),
+        (lambda: EvaluationConfig(seed=10**20), r"evaluation.seed = 1\d*: must be in 0..2\^32 - 1"),
+        (lambda: DataConfig(shards=100_000), r"data.shards = 100000: must be <= 4,096"),
+        (lambda: DataConfig(evaluation_days=1e308), r"data.evaluation_days = 1e\+308: must be <= 36,500"),
+        (
+            lambda: DataConfig(events=(Path("a"),)),
+            r"data.events = .*: must be a tuple, and each of it a text, 'a'",
+        ),
+        (lambda: DataConfig(prepared=Path("p")), r"data.prepared = PosixPath\('p'\): must be a text, 'p'"),
+        (lambda: DataConfig(columns={"user": "u"}), r"data.columns = .*: must be a ColumnsConfig\(...\)"),
+        (lambda: DataConfig(positives=("like",)), r"data.positives = .*each of it a PositiveRule\(...\)"),
+        (lambda: DataConfig(memory_limit="-1GB"), r"data.memory_limit = '-1GB': must be a size, such as 2GB"),
+        (lambda: DataConfig(memory_limit="0.0GB"), r"data.memory_limit = '0.0GB': must be a size"),
+        (lambda: ColumnsConfig(user=3), r"data.columns.user = 3: must be a text"),
+        (lambda: ColumnsConfig(user=" "), r"data.columns.user = ' ': name the log's column"),
+        (lambda: ItemsConfig(id=""), r"items.id = '': name the item table's column"),
+        (lambda: Config(data={}), r"data = {}: must be a DataConfig\(...\)"),
+        (lambda: Config(name=3), r"name = 3: must be a text"),
         (lambda: TrainingConfig(steps=1e4), r"training.steps = 10000.0: must be a whole number"),
         (lambda: TrainingConfig(weight_decay=-1), r"training.weight_decay"),
         (lambda: TrainingConfig(learning_rate="fast"), r"training.learning_rate = 'fast': must be a finite"),
@@ -90,3 +132,8 @@ from pinnerformer_jax.config import (
 def test_errors_name_the_field_and_the_cure(build, names):
     with pytest.raises(ValueError, match=names):
         build()
+
+
+@pytest.mark.parametrize("limit", ["2GB", "0.5 GiB", "100mb", "80%"])
+def test_sizes_of_memory(limit):
+    assert DataConfig(memory_limit=limit).memory_limit == limit

@@ -50,3 +50,27 @@ def test_missing_and_empty_config_files(tmp_path):
     (tmp_path / "empty.py").write_text("x = 1\n")
     with pytest.raises(ValueError, match="must define `config = Config"):
         load_config(tmp_path / "empty.py")
+
+
+HEAD = "from pinnerformer_jax.config import *\n\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("config = Config(\n", "c.py line 3: .* was never closed"),
+        ("import no_such_module\n", "c.py line 3: ModuleNotFoundError: No module named 'no_such_module'"),
+        (
+            "config = Config(model=ModelConfig(layer=3))\n",
+            "c.py line 3: TypeError: .*The nearest is 'layers'",
+        ),
+        ("config = Config(zzz=3)\n", r"c.py line 3: .*There are: \['name', 'data'"),
+        ("config = Config(\n    data={'shards': 2})\n", r"c.py line 3: data = .*: must be a DataConfig"),
+        ("config = Config(data=DataConfig(shards=0))\n", "c.py line 3: data.shards = 0: must be >= 1"),
+        ("config = 1 / 0\n", "c.py line 3: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_file_that_cannot_be_run_is_named_with_its_line(tmp_path, text, message):
+    (tmp_path / "c.py").write_text(HEAD + text)
+    with pytest.raises(ValueError, match=message):
+        load_config(tmp_path / "c.py")

@@ -115,6 +115,7 @@ def test_wrong_input_changes_nothing(copied_state):
          "data.columns.user = 'user' is of type BIGINT, in the data .* it was VARCHAR"),
         ({"events": ("tfds:movielens",)}, "a day's log is files"),
         ({"date": "yesterday"}, "--date 'yesterday': write a day such as"),
+        ({"date": "9999-12-31"}, "--date '9999-12-31': write a day such as"),
         ({"users": folder / "none.txt"}, "none.txt"),
         ({"date": day(0), "tombstones": folder / "empty.txt"}, "of a later day is served"),
     ):  # fmt: skip

@@ -95,3 +95,8 @@ def test_spread_draws_ours_and_the_papers():
 )
 def test_labels_are_for_people(method, name):
     assert figures.label(method) == name
+
+
+def test_a_name_with_a_dollar_is_no_mathematics():
+    svg = figures.recall_bars([("a $x^{ b$ c", bars([0.2, 0.01, 0.3]))])
+    assert ">a $x^{ b$ c<" in svg

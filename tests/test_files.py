@@ -12,6 +12,7 @@ from pinnerformer_jax.files import (
     check_contents,
     check_files,
     facts_of,
+    folder_lock,
     sha256,
     write_json,
     write_text,
@@ -79,6 +80,35 @@ def test_what_a_killed_run_left_is_removed(tmp_path):
     with atomic_folder(path) as temporary:
         fill(temporary, "new")
     assert [file.name for file in path.iterdir()] == ["inner"]
+
+
+def test_a_link_in_the_way_is_not_followed(tmp_path):
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "mine").touch()
+    (tmp_path / ".prepared.tmp").symlink_to(tmp_path / "victim")
+    refused = pytest.raises(ValueError, match=r"\.prepared\.tmp is a link, .* remove the link")
+    with refused, atomic_folder(tmp_path / "prepared"):
+        pass
+    (tmp_path / ".prepared.tmp").unlink()
+    (tmp_path / ".prepared.tmp").mkdir()
+    (tmp_path / ".prepared.tmp" / "link").symlink_to(tmp_path / "victim")
+    with atomic_folder(tmp_path / "prepared") as folder:
+        assert not list(folder.iterdir())
+    assert [file.name for file in (tmp_path / "victim").iterdir()] == ["mine"]
+
+
+def test_one_writer_holds_a_folder(tmp_path):
+    with (
+        folder_lock(tmp_path / "a" / "run"),
+        pytest.raises(ValueError, match="another run is writing here"),
+        folder_lock(tmp_path / "a" / "run"),
+    ):
+        pass
+    with folder_lock(tmp_path / "a" / "run"):
+        pass
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="file is a file: name a folder"), folder_lock(tmp_path / "file"):
+        pass
 
 
 def test_a_folder_that_a_killed_run_had_moved_aside_comes_back(tmp_path):

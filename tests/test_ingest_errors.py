@@ -39,6 +39,23 @@ def a_folder_in_the_way(tmp_path):
     (tmp_path / "prepared" / "thesis.tex").touch()
 
 
+def damage(path):
+    """Change the first page of a Parquet file."""
+    data = bytearray(path.read_bytes())
+    data[4:64] = bytes(byte ^ 255 for byte in data[4:64])
+    path.write_bytes(data)
+
+
+def damaged(tmp_path):
+    write_parquet(tmp_path / "log.parquet", make_events())
+    damage(tmp_path / "log.parquet")
+
+
+def damaged_items(tmp_path):
+    write_items(tmp_path / "items.parquet")
+    damage(tmp_path / "items.parquet")
+
+
 def other_items(tmp_path):
     write_items(tmp_path / "items.parquet", item=[f"x{k}" for k in range(15)])
 
@@ -71,6 +88,12 @@ def other_items(tmp_path):
         (None, {"memory_limit": "lots"}, "data.memory_limit = 'lots'"),
         (None, {"memory_limit": "5MB"}, "ran out of memory .data.memory_limit = 5MB. or of disk"),
         (None, {"time_zone": "Nowhere"}, "data.time_zone = 'Nowhere': no such zone"),
+        (damaged, {}, "log.parquet cannot be read, it is damaged: .*; copy or write it again"),
+        (damaged_items, {}, "items.parquet cannot be read, it is damaged: .*; copy or write it again"),
+        (None, {"where": f"(SELECT count(*) FROM read_text('{__file__}')) > 0"},
+         "data.where .*Permission Error"),
+        (None, {"columns": ColumnsConfig(action=f"(SELECT content FROM read_text('{__file__}'))")},
+         "data.columns.action .*Permission Error"),
         (other_items, {}, r"480 of 480 rows .*\n.*item without a feature vector: items.table has no vector"),
     ],
 )  # fmt: skip

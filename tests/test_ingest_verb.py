@@ -1,7 +1,10 @@
 """The verb `ingest` as a user runs it."""
 
+import io
+
 import pytest
 from logs import given
+from rich.console import Console
 
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import format_time
@@ -56,3 +59,16 @@ def test_the_summary_names_every_count(tmp_path):
     assert cells["  rejected: missing user"] == "1,234,567"
     assert cells["rows read"] == "480"
     assert cells["split"] == format_time(manifest.split_time)
+
+
+def test_names_of_the_log_are_printed_as_they_are(tmp_path):
+    """The terminal's library takes words in brackets for markup, and fails at a closing one."""
+    manifest = prepare(given(tmp_path), lambda line: None)
+    manifest.actions[1:] = ["[/view]", "[buy]"]
+    manifest.counts["item_table"] |= {"unusable_ids": 1, "unusable_id": "[/red] x"}
+    console = Console(file=io.StringIO(), width=120)
+    console.print(summary(manifest))
+    printed = console.file.getvalue()
+    assert "[/view], [buy]" in printed
+    assert "such as '[/red] x'" in printed
+    assert "of items with stored events" in printed

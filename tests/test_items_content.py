@@ -61,6 +61,14 @@ def test_numbers_of_the_item_table_in_the_order_of_the_catalogue(tmp_path):
     assert item_numbers(Config(), catalog(tmp_path / "without")).shape == (3, 0)
 
 
+def test_a_text_is_no_number(tmp_path):
+    pq.write_table(pa.table({"item": ["item-2", "item-0"], "title": ["a", "b"]}), tmp_path / "items.parquet")
+    items = ItemsConfig(table=str(tmp_path / "items.parquet"))
+    config = Config(items=items, pinsage=PinSageConfig(numbers=("title",)))
+    with pytest.raises(ValueError, match=r"pinsage.numbers = .*'title' is a text, and no item's is a number"):
+        item_numbers(config, catalog(tmp_path))
+
+
 def test_numbers_need_the_table_and_its_columns(tmp_path):
     config = Config(pinsage=PinSageConfig(numbers=("price",)))
     with pytest.raises(ValueError, match=r"pinsage\.numbers = \('price',\): name items\.table"):

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pinnerformer_jax.ingestion import tfds_in
-from pinnerformer_jax.ingestion.log_reader import open_log
+from pinnerformer_jax.ingestion.log_reader import BROKEN, FILE, ROW, open_log, parquet_files, restrict
 
 HEADER = "user,item,time\n"
 LONG = "x" * 3_000_000  # more than either reader takes for one line
@@ -24,8 +24,8 @@ def read(connection, tmp_path, *patterns):
     """(file, row, broken, the columns...) of every row, in order."""
     open_log(connection, "log", "data.events", patterns, tmp_path / "work")
     columns = [name for (name, *_) in connection.execute("DESCRIBE log").fetchall()]
-    assert columns[:3] == ["__file", "__row", "__broken"]
-    return connection.execute("FROM log ORDER BY __file, __row").fetchall()
+    assert columns[:3] == [FILE, ROW, BROKEN]
+    return connection.execute(f"FROM log ORDER BY {FILE}, {ROW}").fetchall()
 
 
 def write_csv(path, text):
@@ -167,7 +167,6 @@ def bad_parquet(path, cut):
         (lambda d: [str((d / "a.csv").rename(d / "a.csv.gz"))], ValueError, "a.csv.gz cannot .* gzip"),
         (lambda d: [str(cut_gz(d / "b.csv.gz"))], ValueError, "b.csv.gz cannot be read"),
         (lambda d: ["tfds:"], ValueError, "write tfds:NAME or tfds:NAME:SPLIT"),
-        (lambda d: [own_column(d / "a.parquet")], ValueError, "data.events: the files cannot be read"),
     ],
 )  # fmt: skip
 def test_unreadable_logs(connection, tmp_path, make, error, message):
@@ -183,9 +182,81 @@ def cut_gz(path):
     return path
 
 
-def own_column(path):
-    pq.write_table(pa.table({"__file": [1]}), path)
-    return str(path)
+@pytest.mark.parametrize("name", ["log[1]", "a*", "b?", "[!c]", "d[e"])
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".csv.gz", ".tsv"])
+def test_a_name_with_signs_of_a_pattern_is_a_name(connection, tmp_path, name, suffix):
+    """Beside it lies a file that the name would match as a pattern, and its folder has such a name too."""
+    folder = tmp_path / name
+    folder.mkdir()
+    for file in (name, "log1", "ab", "bb", "d"):
+        if suffix == ".parquet":
+            pq.write_table(pa.table({"user": [file]}), folder / f"{file}{suffix}")
+        else:
+            write_csv(folder / f"{file}{suffix}", f"user\n{file}\n")
+    path = str(folder / f"{name}{suffix}")
+    [(file, *_, user)] = read(connection, tmp_path / name, path)
+    assert (file, user) == (path, name)
+
+
+def test_a_backslash_beside_a_sign_of_a_pattern_is_refused(connection, tmp_path):
+    pq.write_table(pa.table({"user": ["a"]}), tmp_path / "a\\[1].parquet")
+    with pytest.raises(ValueError, match=r"backslash beside any of .* rename it"):
+        read(connection, tmp_path, str(tmp_path / "a\\[1].parquet"))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "broken.csv"])
+def test_a_folder_gives_a_column_only_where_the_files_have_none(connection, tmp_path, kind):
+    for day, user in (("2024-01-01", "a"), ("2024-01-02", "b")):
+        folder = tmp_path / f"Time={day}" / "shop=007" / "n=12" / "of=__HIVE_DEFAULT_PARTITION__" / f"d={day}"
+        folder.mkdir(parents=True)
+        if kind == "parquet":
+            pq.write_table(pa.table({"user": [user], "time": [f"{day} 10:00"]}), folder / f"x.{kind}")
+        else:  # the last one is read by the slow reader
+            write_csv(folder / f"x.{kind}", f"user,time\n{user},{day} 10:00\n" + "z\n" * (kind != "csv"))
+    open_log(connection, "log", "data.events", [f"{tmp_path}/Time=*/**/*.{kind}"], tmp_path / "work")
+    query = "SELECT user, time, shop, n, of, CAST(d AS VARCHAR), typeof(d) FROM log WHERE user IS NOT NULL"
+    assert connection.execute(f"{query} ORDER BY ALL").fetchall() == [
+        ("a", "2024-01-01 10:00", "007", 12, None, "2024-01-01", "DATE"),
+        ("b", "2024-01-02 10:00", "007", 12, None, "2024-01-02", "DATE"),
+    ]
+
+
+def test_a_folder_gives_no_column_to_a_log_that_has_it_in_another_file(connection, tmp_path):
+    (tmp_path / "shop=1").mkdir()
+    pq.write_table(pa.table({"user": ["a"]}), tmp_path / "shop=1" / "x.parquet")
+    pq.write_table(pa.table({"user": ["b"], "shop": ["s"]}), tmp_path / "y.parquet")
+    rows = read(connection, tmp_path, str(tmp_path / "shop=1" / "x.parquet"), str(tmp_path / "y.parquet"))
+    assert [row[3:] for row in rows] == [("a", None), ("b", "s")]
+
+
+def test_columns_named_like_the_engines_are_the_logs(connection, tmp_path):
+    names = ["__file", "__row", "__broken", "__in_scope", "filename", "file_row_number", "file_index", "file"]
+    for file in ("a", "b"):
+        pq.write_table(
+            pa.table({name: [f"{file} {name}"] * 2 for name in names}), tmp_path / f"{file}.parquet"
+        )
+    rows = read(connection, tmp_path, str(tmp_path / "*.parquet"))
+    assert [row[:3] for row in rows] == [
+        (str(tmp_path / f"{file}.parquet"), number, None) for file in ("a", "b") for number in (1, 2)
+    ]
+    assert [row[3:] for row in rows][1:3] == [
+        tuple(f"{file} {name}" for name in names) for file in ("a", "b")
+    ]
+
+
+def test_a_restricted_engine_reads_the_log_and_nothing_else(connection, tmp_path):
+    for name in ("log[1]", "log1"):
+        pq.write_table(pa.table({"user": [name]}), tmp_path / f"{name}.parquet")
+    folder = tmp_path / "work[2]"
+    files = open_log(connection, "log", "data.events", [str(tmp_path / "log[1].parquet")], folder)
+    restrict(connection, files, [folder])
+    assert connection.execute("SELECT user FROM log").fetchall() == [("log[1]",)]
+    connection.execute(f"COPY (FROM log) TO '{folder}/copy.parquet'")
+    assert connection.execute(f"SELECT user FROM {parquet_files(folder / 'copy.parquet')}").fetchall()
+    with pytest.raises(duckdb.PermissionException):
+        connection.execute(f"FROM '{tmp_path}/log1.parquet'")
+    with pytest.raises(duckdb.PermissionException):
+        connection.execute(f"COPY (SELECT 1) TO '{tmp_path}/out.csv'")
 
 
 def test_a_failed_download_is_the_inputs_fault(connection, tmp_path, monkeypatch):

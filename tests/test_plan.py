@@ -1,11 +1,12 @@
 """From a job to what the state is made of."""
 
-import pyarrow as pa
+import dataclasses
+
 import pytest
 from daily_run import ROWS, TRAINED, day, make_first_state, write_log
 
 from pinnerformer_jax.serving import state
-from pinnerformer_jax.serving.plan import Job, make_plan, read_ids
+from pinnerformer_jax.serving.plan import Job, make_plan
 from pinnerformer_jax.serving.trained_model import TrainedModel
 
 
@@ -46,12 +47,20 @@ def test_the_day_is_the_served_one_if_there_is_no_log(world):
     assert make_plan(Job(workdir, snapshots), model).date == day(TRAINED - 1)
 
 
-def test_ids_have_the_type_of_the_data(tmp_path):
-    (tmp_path / "ids.txt").write_text("\ufeff7\r\n\n-1\n", encoding="utf-8")
-    assert read_ids(tmp_path / "ids.txt", pa.int64()).to_pylist() == [7, -1]
-    assert read_ids(tmp_path / "ids.txt", pa.string()).to_pylist() == ["7", "-1"]
-    (tmp_path / "ids.txt").write_text("seven\n")
-    with pytest.raises(ValueError, match=r"ids\.txt: user ids are of type int64, one a line"):
-        read_ids(tmp_path / "ids.txt", pa.int64())
+def test_at_least_two_states_are_kept(tmp_path):
     with pytest.raises(ValueError, match="--keep 1: at least 2"):
         Job(tmp_path, tmp_path, keep=1)
+
+
+def test_users_to_delete_who_are_in_no_data_are_named_and_refused_if_strict(world, tmp_path):
+    _, workdir, model, _ = world
+    (tmp_path / "list.txt").write_text("u003 \nu004\t\nnobody\n", encoding="utf-8")
+    job = Job(workdir, tmp_path / "snapshots", day(3), tombstones=tmp_path / "list.txt")
+    with pytest.raises(ValueError, match=r"list.txt: of 3 users 1 are in no data: 'nobody'; nothing was del"):
+        make_plan(dataclasses.replace(job, strict=True), model)
+    assert not list(tmp_path.rglob("*.parquet"))
+    job.snapshots.mkdir()
+    plan = make_plan(job, model)
+    assert plan.unknown == ["nobody"]
+    assert sorted(plan.deleted.to_pylist()) == ["nobody", "u003", "u004"]
+    assert make_plan(job, model).unknown == []  # who was deleted is known

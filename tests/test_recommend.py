@@ -43,6 +43,20 @@ def test_a_cold_user_is_told(snapshots, capsys):
     assert capsys.readouterr().out.startswith("user nobody: no vector, so the most popular items")
 
 
+@pytest.mark.parametrize("user", ["-003abc", "--x", "-"])
+@pytest.mark.parametrize("joined", [True, False])
+def test_an_id_may_start_with_a_dash(snapshots, capsys, user, joined):
+    flags = [f"--user={user}"] if joined else ["--user", user]
+    assert recommend.main(["--snapshots", str(snapshots), *flags, "-k", "1"]) == 0
+    assert capsys.readouterr().out.startswith(f"user {user}: no vector")
+
+
+def test_a_forgotten_id_is_said(snapshots, capsys):
+    with pytest.raises(SystemExit):
+        recommend.main(["--user", "-k", "1", "--snapshots", str(snapshots)])
+    assert "argument --user: expected one argument" in capsys.readouterr().err
+
+
 def test_nothing_there_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         recommend.main(["--snapshots", str(tmp_path), "--user", "u001"])

@@ -95,6 +95,16 @@ def test_a_protocol_without_users_has_no_table(results):
     assert "New items" not in text(results)
 
 
+def test_names_of_the_log_are_printed_as_they_are(results):
+    """The terminal's library takes words in brackets for markup, and fails at a closing one."""
+    results.methods.rows.append(row("pinnerformer", "by_action", "recall@10 [buy]", 0.5))
+    results.methods.rows.append(row("pinnerformer", "by_action", "recall@10 [/view]", 0.5))
+    results = dataclasses.replace(results, verdict=["Of [all] items [/view] leads."], priors_fit="by [/fit]")
+    printed = text(results)
+    for name in ("[buy]", "[/view]", "Of [all] items [/view] leads.", "by [/fit]"):
+        assert name in printed
+
+
 def test_terminal_states_the_protocol(results):
     printed = " ".join(text(results).split())
     assert "12 of 15 unseen users" in printed

@@ -182,3 +182,12 @@ def test_a_day_ends_at_midnight():
 def test_a_day_is_written_in_one_way(text):
     with pytest.raises(ValueError, match=f"--date '{text}': write a day such as"):
         state.day_end(text)
+
+
+@pytest.mark.parametrize(
+    "name", ["../../elsewhere/st", "/abs/model_version=a/ds=b/run=c", "model_version=a/ds=../run=c", ""]
+)
+def test_a_pointer_to_what_is_no_state_is_refused(tmp_path, name):
+    (tmp_path / "CURRENT").write_text(f"{name}\n")
+    with pytest.raises(ValueError, match=r"CURRENT: names .* no state of this folder"):
+        state.current(tmp_path)

@@ -14,6 +14,7 @@ import small_run
 
 from pinnerformer_jax import train
 from pinnerformer_jax.config_files import to_dict
+from pinnerformer_jax.files import folder_lock
 from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.training.checkpoint import Checkpoints
 from pinnerformer_jax.training.state import create
@@ -175,6 +176,15 @@ def test_wrong_input_exits_with_2_and_says_what(program, project, capsys, overri
         program.main([*command, *overrides])
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_second_training_in_the_same_workdir_is_refused(program, project, capsys):
+    workdir = project.folder / "locked"
+    with folder_lock(workdir), pytest.raises(SystemExit) as ended:
+        program.main(["--config", str(project.config_file), "--workdir", str(workdir)])
+    assert ended.value.code == 2
+    assert f"error: {workdir}: another run is writing here" in capsys.readouterr().err
+    assert [file.name for file in workdir.iterdir()] == ["LOCK"]
 
 
 def test_without_a_workdir_it_says_so(program, project, capsys):

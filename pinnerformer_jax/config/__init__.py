@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pinnerformer_jax.config.checks import require
+from pinnerformer_jax.config.checks import require, require_types
 from pinnerformer_jax.config.data import ColumnsConfig, DataConfig, ItemsConfig, PositiveRule
 from pinnerformer_jax.config.evaluation import EmbeddingConfig, EvaluationConfig, IndexConfig
 from pinnerformer_jax.config.model import Attention, Feature, ModelConfig
@@ -70,6 +70,7 @@ class Config:
     pinsage: PinSageConfig = field(default_factory=PinSageConfig)
 
     def __post_init__(self) -> None:
+        require_types(self, "")
         require(
             not self.training.deterministic or self.model.attention in ("blocks", "xla"),
             "training.deterministic", True,

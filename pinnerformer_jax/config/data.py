@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pinnerformer_jax.config.checks import require, require_types
+from pinnerformer_jax.config.checks import require, require_at_most, require_types
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,12 @@ class ColumnsConfig:
     """Item text, if the log has it; the first of the training period is kept."""
     topic: str = ""
     """Item topic, if the log has it."""
+
+    def __post_init__(self) -> None:
+        require_types(self, "data.columns")
+        for name in ("user", "item", "time"):
+            value = getattr(self, name)
+            require(bool(value.strip()), f"data.columns.{name}", value, "name the log's column")
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,12 @@ class DataConfig:
         require(self.evaluation_days > 0, "data.evaluation_days", self.evaluation_days, "must be > 0 days")
         require(self.min_user_events >= 1, "data.min_user_events", self.min_user_events, "must be >= 1")
         require(self.shards >= 1, "data.shards", self.shards, "must be >= 1")
+        require_at_most(self, "data", evaluation_days=36_500, shards=4_096)
+        size = r"\s*(?=[\d.]*[1-9])\d+(\.\d+)?\s*([kmgt]i?b|bytes?|%)\s*"
+        require(
+            bool(re.fullmatch(size, self.memory_limit, re.IGNORECASE)),
+            "data.memory_limit", self.memory_limit, "must be a size, such as 2GB",
+        )  # fmt: skip
         require(len(self.positives) > 0, "data.positives", self.positives, "needs at least one rule")
 
 
@@ -122,6 +135,8 @@ class ItemsConfig:
     """Item table (Parquet or CSV), one row an item; empty: items are those of the log."""
     id: str = "item"
     """Its item id column (or SQL expression), of the same kind as in the log."""
+    without_events: bool = False
+    """Items of the table that no stored event names are candidates too; False: they are left out."""
     vector: str = ""
     """Its column of given vectors (a list of numbers); empty: vectors are built."""
     title: str = ""
@@ -136,6 +151,8 @@ class ItemsConfig:
     def __post_init__(self) -> None:
         require_types(self, "items")
         require(self.built_dim >= 2, "items.built_dim", self.built_dim, "must be >= 2")
+        require_at_most(self, "items", built_dim=65_536)
+        require(bool(self.id.strip()), "items.id", self.id, "name the item table's column")
         columns = (self.vector, self.title, self.topic, *self.text)
         require(
             bool(self.table) or not any(columns),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pinnerformer_jax.config.checks import require, require_types
+from pinnerformer_jax.config.checks import require, require_at_most, require_types
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class EmbeddingConfig:
     def __post_init__(self) -> None:
         require_types(self, "embedding")
         require(self.batch_size >= 1, "embedding.batch_size", self.batch_size, "must be >= 1")
+        require_at_most(self, "embedding", batch_size=2**20)
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class IndexConfig:
         for name in ("leaves", "leaves_searched"):
             require(getattr(self, name) >= 0, f"index.{name}", getattr(self, name), "must be >= 0")
         require(self.reorder >= 1, "index.reorder", self.reorder, "must be >= 1")
+        require_at_most(self, "index", leaves=2**24, leaves_searched=2**24, reorder=2**24)
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,9 @@ class EvaluationConfig:
             self.cutoffs,
             "needs k >= 1",
         )
+        require(max(self.cutoffs) <= 10_000, "evaluation.cutoffs", self.cutoffs, "must be <= 10,000")
+        require_at_most(self, "evaluation", batch_size=2**20, topics=10**6)
+        require(0 <= self.seed < 2**32, "evaluation.seed", self.seed, "must be in 0..2^32 - 1")
         for name in ("index_size", "batch_size", "topics"):
             require(getattr(self, name) >= 1, f"evaluation.{name}", getattr(self, name), "must be >= 1")
         require(self.max_users >= 0, "evaluation.max_users", self.max_users, "must be >= 0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from pinnerformer_jax.config.checks import require, require_types
+from pinnerformer_jax.config.checks import require, require_at_most, require_types
 
 Feature = Literal["item", "action", "surface", "duration", "absolute_time", "relative_time", "position"]
 Attention = Literal["auto", "cudnn", "xla", "blocks"]
@@ -72,6 +72,10 @@ class ModelConfig:
             "item_hidden",
         ):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "must be >= 1")
+        require_at_most(
+            self, "model", layers=1_000, width=65_536, heads=65_536, max_length=65_536, output_dim=65_536,
+            action_dim=65_536, surface_dim=65_536, item_hidden=65_536,
+        )  # fmt: skip
         require(
             self.width % self.heads == 0,
             "model.width",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pinnerformer_jax.config.checks import require, require_types
+from pinnerformer_jax.config.checks import require, require_at_most, require_types
 
 PinSageLoss = Literal["sampled_softmax", "max_margin"]
 
@@ -70,6 +70,12 @@ class PinSageConfig:
             require(getattr(self, name) >= 1, f"pinsage.{name}", getattr(self, name), "must be >= 1")
         for name in ("restart", "isolated_share"):
             require(0 <= getattr(self, name) < 1, f"pinsage.{name}", getattr(self, name), "must be in [0, 1)")
+        require_at_most(
+            self, "pinsage", walkers=10_000, hops=1_000, neighbours=1_024, width=65_536, reach=65_536,
+            hard_ranks=65_536, batch_size=2**24, steps=10**9, random_negatives=2**24, hard_negatives=65_536,
+            window_days=36_500, session_hours=876_000,
+        )  # fmt: skip
+        require(0 <= self.seed < 2**32, "pinsage.seed", self.seed, "must be in 0..2^32 - 1")
         require(0 <= self.whitening <= 1, "pinsage.whitening", self.whitening, "must be in [0, 1]")
         for name in ("window_days", "temperature", "margin", "learning_rate"):
             require(getattr(self, name) > 0, f"pinsage.{name}", getattr(self, name), "must be > 0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pinnerformer_jax.config.checks import require, require_types
+from pinnerformer_jax.config.checks import require, require_at_most, require_types
 
 ObjectiveName = Literal["dense_all_action", "all_action", "next_action", "sasrec", "sasrec_plain"]
 LossName = Literal["sampled_softmax", "binary_cross_entropy"]
@@ -57,6 +57,11 @@ class ObjectiveConfig:
             "objective.horizon_days", self.horizon_days, "a second at least, at most 24,855 days",
         )  # fmt: skip
         require(self.positions >= 1, "objective.positions", self.positions, "must be >= 1")
+        most = 2**24
+        require_at_most(
+            self, "objective", positions=65_536, random_negatives=most, in_batch_negatives=most,
+            sketch_width=2**28,
+        )  # fmt: skip
         require(
             self.logq or not self.refined_logq, "objective.refined_logq", True, "needs objective.logq = True"
         )
@@ -149,6 +154,11 @@ class TrainingConfig:
             "length_parts",
         ):
             require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "must be >= 1")
+        require_at_most(
+            self, "training", batch_size=2**24, steps=10**9, log_every=10**9, checkpoint_every=10**9,
+            validation_batches=10**6, future_events=65_536, length_parts=1_024, patience=10**9,
+            input_workers=1_024,
+        )  # fmt: skip
         require(0 <= self.warmup_share < 1, "training.warmup_share", self.warmup_share, "must be in [0, 1)")
         require(self.learning_rate > 0, "training.learning_rate", self.learning_rate, "must be > 0")
         require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "must be >= 0")

@@ -52,7 +52,7 @@ class Catalog:
         import pyarrow.parquet as pq
 
         path = catalog_path(prepared)
-        flags = pq.read_table(path / ITEMS, columns=["trained", "reachable"])
+        flags = pq.read_table(path / ITEMS, columns=["trained", "reachable"], partitioning=None)
         trained = flags["trained"].to_numpy()
         features = np.load(path / FEATURES, mmap_mode="r", allow_pickle=False)
         return cls(path, features, int(trained.sum()), flags["reachable"].to_numpy())
@@ -86,4 +86,4 @@ class Catalog:
     def _column(self, name: str) -> pa.Array:
         import pyarrow.parquet as pq
 
-        return pq.read_table(self.path / ITEMS, columns=[name])[name].combine_chunks()
+        return pq.read_table(self.path / ITEMS, columns=[name], partitioning=None)[name].combine_chunks()

@@ -155,7 +155,9 @@ class Timelines:
         which = np.searchsorted(self.first_user, users, side="right") - 1
         for k in np.unique(which):
             rows = np.flatnonzero(which == k)
-            column = pq.read_table(self.shards[k].path / "users.parquet", columns=["user_id"])["user_id"]
+            column = pq.read_table(
+                self.shards[k].path / "users.parquet", columns=["user_id"], partitioning=None
+            )["user_id"]
             for row, value in zip(
                 rows, column.take(users[rows] - self.first_user[k]).to_pylist(), strict=True
             ):
@@ -178,7 +180,8 @@ def read_manifest(prepared: str | Path) -> Manifest:
     file = Path(prepared) / "manifest.json"
     if not file.is_file():
         raise FileNotFoundError(
-            f"{file}: no prepared data here; run python -m pinnerformer_jax.ingest with this config first"
+            f"{file}: no prepared data here (working folder {Path.cwd()}); run python -m "
+            "pinnerformer_jax.ingest with this config first"
         )
     values = json.loads(file.read_text(encoding="utf-8"))
     if values.pop("format", None) != FORMAT:

@@ -197,11 +197,14 @@ def _legend(figure: Figure) -> None:
 
 def _svg(figure: Figure, salt: str) -> str:
     from matplotlib import rc_context
+    from matplotlib.text import Text
 
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a name with $ in it is a name
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    text = file.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)  # HTML knows them, and a page names no address
-    return re.sub("#00000[1-9a]", lambda match: f"var(--{VARIABLES[match[0]]})", text)
+    svg = file.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)  # HTML knows them, and a page names no address
+    return re.sub("#00000[1-9a]", lambda match: f"var(--{VARIABLES[match[0]]})", svg)

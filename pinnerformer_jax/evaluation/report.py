@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pinnerformer_jax.config_files import to_dict
@@ -68,22 +69,23 @@ def print_results(results: Results, console: Console) -> None:
     """Print the verdict; then a table for each protocol, with the best value of each column in bold; then the
     protocol in words."""
     for sentence in results.verdict:
-        console.print(f"[bold]{sentence}[/bold]", highlight=False)
+        console.print(f"[bold]{escape(sentence)}[/bold]", highlight=False)
     for table in tables(results.methods.rows):
         shown = Table(
-            title=f"\n{table.title}", title_justify="left", title_style="bold",
+            title=f"\n{escape(table.title)}", title_justify="left", title_style="bold",
             box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim",
         )  # fmt: skip
         shown.add_column("method")
         for metric in table.metrics:
             # A table has to fit 80 columns; all intervals are in results.json and on the page.
-            shown.add_column(metric.replace("hit_rate", "hit").replace("interest_", ""), justify="right")
+            name = metric.replace("hit_rate", "hit").replace("interest_", "")
+            shown.add_column(escape(name), justify="right")
         for line in table.lines:
             cells = []
             for metric, cell in zip(table.metrics, line.cells, strict=True):
                 text = cell.value + (cell.interval if metric == "recall@10" else "")
                 cells.append(f"[bold]{text}[/bold]" if cell.best else text)
-            shown.add_row(line.name, *cells, style="cyan" if line.method in (SERVED, MODEL) else "")
+            shown.add_row(escape(line.name), *cells, style="cyan" if line.method in (SERVED, MODEL) else "")
         console.print(shown)
     console.print()
     for sentence in (
@@ -94,7 +96,7 @@ def print_results(results: Results, console: Console) -> None:
         staleness_sentence(results.staleness),
     ):
         if sentence:
-            console.print(sentence, highlight=False)
+            console.print(escape(sentence), highlight=False)
 
 
 def write_results(results: Results, workdir: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib.format import open_memmap
@@ -13,7 +13,7 @@ from pinnerformer_jax.config import ItemsConfig
 from pinnerformer_jax.data.catalog import FEATURES, ITEMS
 from pinnerformer_jax.data.ragged import flat_ranges
 from pinnerformer_jax.data.timelines import TRAIN, Shard
-from pinnerformer_jax.ingestion.event_mapping import bind_optional
+from pinnerformer_jax.ingestion.event_mapping import bind, bind_optional
 from pinnerformer_jax.ingestion.log_reader import BROKEN, FILE, ROW, literal, open_log
 
 if TYPE_CHECKING:
@@ -22,29 +22,34 @@ if TYPE_CHECKING:
 MAX_VECTOR_EVENTS = 25_000_000
 """Vectors are built from so many events at most; of a larger log from every k-th user."""
 
+_RAW_ID = f"{FILE}_item"  # likewise
+
 _BATCH = 1 << 14  # vectors written at a time
 
-_GIVEN = "__given"  # not the name of a column of anybody's table, which DuckDB would take instead
+_GIVEN = f"{FILE}_given"  # not the name of a column of anybody's table, which DuckDB would take instead
 
 
-def read_item_table(
-    connection: duckdb.DuckDBPyConnection, items: ItemsConfig, item_type: str, folder: Path
-) -> None:
+def open_item_files(connection: duckdb.DuckDBPyConnection, items: ItemsConfig, folder: Path) -> list[Path]:
+    """Create the view `item_files` of items.table, see `open_log`; its files, none if no table is named."""
+    return open_log(connection, "item_files", "items.table", [items.table], folder) if items.table else []
+
+
+def read_item_table(connection: duckdb.DuckDBPyConnection, items: ItemsConfig, item_type: str) -> None:
     """Create the view `item_vectors` (item_id, vector), and the table `item_table` (item_id, title, topic,
     text) of its items: those with a vector where vectors are given, else all. No table named: none.
 
-    A vector of zeros is none. Ids are cast to the type they have in the log.
+    A vector of zeros is none. Ids are cast to the type they have in the log, and are unusable if that would
+    change them. `open_item_files` comes first.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a column is missing, an id occurs twice, or vectors differ in length.
+        ValueError: a column is missing, an id occurs twice, more than half of the ids are unusable, or
+            vectors differ in length.
     """
     if not items.table:
         connection.execute(
             f"CREATE TABLE item_table (item_id {item_type}, title VARCHAR, topic VARCHAR, text VARCHAR)"
         )
         return
-    open_log(connection, "item_files", "items.table", [items.table], folder)
     broken = connection.execute(
         f"SELECT {FILE}, {ROW} FROM item_files WHERE {BROKEN} IS NOT NULL ORDER BY ALL LIMIT 1"
     ).fetchone()
@@ -54,11 +59,13 @@ def read_item_table(
     def column(setting: str, expression: str) -> str:
         return bind_optional(connection, "item_files", setting, expression)
 
+    sql, kind = bind(connection, "item_files", "items.id", items.id)
     texts = [column("items.text", expression) for expression in items.text]
     connection.execute(
         f"""
         CREATE VIEW item_rows AS SELECT
-            TRY_CAST({column("items.id", items.id)} AS {item_type}) AS item_id,
+            {sql} AS {_RAW_ID},
+            {exact_id(sql, kind, item_type)} AS item_id,
             nullif(trim(CAST({column("items.title", items.title)} AS VARCHAR)), '') AS title,
             nullif(trim(CAST({column("items.topic", items.topic)} AS VARCHAR)), '') AS topic,
             concat_ws(' ', {", ".join([*texts, "''"])}) AS text,
@@ -66,6 +73,13 @@ def read_item_table(
             TRY_CAST({_GIVEN} AS FLOAT[]) AS vector
         FROM item_files"""
     )
+    count = item_table_counts(connection)
+    if 2 * count["unusable_ids"] > count["rows"]:
+        raise ValueError(
+            f"items.table = {items.table!r}: {count['unusable_ids']:,} of {count['rows']:,} rows have no "
+            f"usable id, such as {count['unusable_id']!r}: items.id = {items.id!r} must give ids of type "
+            f"{item_type}, as in the log"
+        )
     _refuse(
         connection,
         "SELECT item_id FROM item_rows WHERE item_id IS NOT NULL GROUP BY item_id HAVING count(*) > 1",
@@ -84,6 +98,59 @@ def read_item_table(
             f"items.table = {items.table!r} has no item: are items.id = {items.id!r} "
             f"({item_type} in the log) and items.vector = {items.vector!r} the right columns?"
         )
+
+
+def exact_id(sql: str, kind: str, wanted: str) -> str:
+    """SQL of an id in another type; null where the type cannot hold it as it is."""
+    if kind in ("FLOAT", "DOUBLE") and wanted not in ("FLOAT", "DOUBLE"):  # 7.0 is 7, 7.5 is none
+        most = 2**24 if kind == "FLOAT" else 2**53  # beyond, neighbouring whole numbers are one
+        whole = f"isfinite({sql}) AND {sql} = trunc({sql}) AND abs({sql}) <= {most}"
+        return f"CASE WHEN {whole} THEN TRY_CAST(TRY_CAST({sql} AS BIGINT) AS {wanted}) END"
+    if kind == wanted:
+        return sql
+    cast = f"TRY_CAST({sql} AS {wanted})"
+    if kind == "VARCHAR" and "INT" in wanted:  # the engine rounds '7.5' to 8
+        return f"CASE WHEN {cast} = TRY_CAST({sql} AS DECIMAL(38, 10)) THEN {cast} END"
+    return cast if kind == "VARCHAR" else f"CASE WHEN TRY_CAST({cast} AS {kind}) = {sql} THEN {cast} END"
+
+
+def item_table_counts(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
+    """Of the item table: "rows", "unusable_ids", and "unusable_id", the text of the least of them; once
+    `number_items` has run also "in_log", rows of items that a stored event names."""
+    known = {row[0] for row in connection.execute("SHOW TABLES").fetchall()}
+    if "item_rows" not in known:
+        return {}
+    in_log = "item_id IN (SELECT item_id FROM items WHERE seen)" if "items" in known else "false"
+    rows, unusable, example, found = connection.execute(
+        f"SELECT count(*), count(*) FILTER (item_id IS NULL), "
+        f"min(CAST({_RAW_ID} AS VARCHAR)) FILTER (item_id IS NULL), count(*) FILTER ({in_log}) FROM item_rows"
+    ).fetchone()
+    counts = {"rows": rows, "unusable_ids": unusable, "unusable_id": example}
+    return counts | ({"in_log": found} if "items" in known else {})
+
+
+def check_overlap(connection: duckdb.DuckDBPyConnection, table: str) -> str:
+    """A line to show if fewer than half of the log's items are in the item table; "" if there are enough.
+
+    Raises:
+        ValueError: none is. The message has an id of each.
+    """
+    [(items, matched)] = connection.execute(
+        "SELECT count(*), count(*) FILTER (t.item_id IS NOT NULL) FROM items AS i LEFT JOIN item_table AS t "
+        "USING (item_id) WHERE seen"
+    ).fetchall()
+    ids = [
+        connection.execute(f"SELECT min(CAST(item_id AS VARCHAR)) FROM {query}").fetchone()[0]
+        for query in ("items WHERE seen", "item_table ANTI JOIN (FROM items WHERE seen) USING (item_id)")
+    ]
+    if not matched:
+        raise ValueError(
+            f"items.table = {table!r}: none of the {items:,} items of the log is in it: the log has ids such "
+            f"as {ids[0]!r}, the table such as {ids[1]!r}; make items.id give the log's ids"
+        )
+    if 2 * matched >= items:
+        return ""
+    return f"WARNING: only {matched:,} of the {items:,} items of the log are in items.table = {table!r}"
 
 
 def _check_vectors(connection: duckdb.DuckDBPyConnection, setting: str) -> None:
@@ -110,9 +177,10 @@ def _refuse(connection: duckdb.DuckDBPyConnection, query: str, message: str) -> 
         raise ValueError(message.format(found[0]))
 
 
-def number_items(connection: duckdb.DuckDBPyConnection, split: int) -> None:
-    """Create the table `items` (number, item_id, title, topic, text, trained) from `events` and
+def number_items(connection: duckdb.DuckDBPyConnection, split: int, without_events: bool = False) -> None:
+    """Create the table `items` (number, item_id, title, topic, text, trained, seen) from `events` and
     `item_table`: items with events up to the split first, the most frequent first, ties by the id's text.
+    Items without any event, which are not `seen`, are among them if asked for.
 
     The item table's title and topic win. Those of the log are the first by time; of an item with events up to
     the split they are of these alone, as later ones must not feed its vector.
@@ -130,14 +198,14 @@ def number_items(connection: duckdb.DuckDBPyConnection, split: int) -> None:
             SELECT item_id, count(*) FILTER ({early}) AS events, {firsts}
             FROM events GROUP BY item_id
         ), known AS (
-            SELECT item_id, coalesce(events, 0) AS events,
+            SELECT item_id, coalesce(events, 0) AS events, events IS NOT NULL AS seen,
                 coalesce(t.title, CASE WHEN events > 0 THEN early_title ELSE any_title END) AS title,
                 coalesce(t.topic, CASE WHEN events > 0 THEN early_topic ELSE any_topic END) AS topic,
                 t.text AS text
-            FROM seen AS s FULL JOIN item_table AS t USING (item_id)
+            FROM seen AS s {"FULL" if without_events else "LEFT"} JOIN item_table AS t USING (item_id)
         )
         SELECT row_number() OVER (ORDER BY events DESC, CAST(item_id AS VARCHAR)) - 1 AS number, item_id,
-            title, topic, trim(concat_ws(' ', title, topic, text)) AS text, events > 0 AS trained
+            title, topic, trim(concat_ws(' ', title, topic, text)) AS text, events > 0 AS trained, seen
         FROM known"""
     )
 

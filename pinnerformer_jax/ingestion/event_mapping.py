@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pinnerformer_jax.config import DataConfig
 from pinnerformer_jax.data.contracts import parse_time, to_device_time
 from pinnerformer_jax.ingestion import rejects
-from pinnerformer_jax.ingestion.log_reader import BROKEN, FILE, ROW, first_line, literal
+from pinnerformer_jax.ingestion.log_reader import (
+    BROKEN,
+    FILE,
+    IN_SCOPE,
+    ROW,
+    check_readable,
+    first_line,
+    literal,
+)
 
 if TYPE_CHECKING:
     import duckdb
@@ -32,7 +41,7 @@ def bind(
     import duckdb
 
     names = [row[0] for row in connection.execute(f"DESCRIBE {relation}").fetchall()]
-    names = [name for name in names if name not in (FILE, ROW, BROKEN)]
+    names = [name for name in names if name not in (FILE, ROW, BROKEN, IN_SCOPE)]
     named = [name for name in names if name.lower() == expression.lower()]
     if named:
         expression = '"' + named[0].replace('"', '""') + '"'
@@ -40,6 +49,8 @@ def bind(
         near = difflib.get_close_matches(expression.lower(), [name.lower() for name in names], 1, 0.5)
         nearest = f" The nearest is {near[0]!r}." if near else ""
         raise ValueError(f"{setting} = {expression!r}: there is no such column.{nearest} There are: {names}")
+    elif wrong := _not_one_expression(connection, expression):
+        raise ValueError(f"{setting} = {expression!r}: {wrong} The columns are: {names}")
     try:  # beside a column, so that an aggregate is refused
         described = connection.execute(f"DESCRIBE SELECT ({expression}), {ROW} FROM {relation}").fetchall()
     except duckdb.Error as error:
@@ -47,6 +58,26 @@ def bind(
             f"{setting} = {expression!r}: {first_line(error)} The columns are: {names}"
         ) from None
     return f"({expression})", described[0][1]
+
+
+def _not_one_expression(connection: duckdb.DuckDBPyConnection, text: str) -> str | None:
+    """Why the text, in brackets, is not one expression for the engine's parser; None: it is one, and no
+    second column, clause or statement follows."""
+
+    def parsed(expression: str) -> dict[str, Any]:
+        query = f"SELECT json_serialize_sql({literal(f'SELECT ({expression})')})"
+        return json.loads(connection.execute(query).fetchone()[0])
+
+    tree = parsed(text)
+    if tree["error"] and tree["error_type"] == "parser":
+        return f"Parser Error: {tree['error_message']}: write a column's name or one SQL expression."
+    if tree["error"] or len(tree["statements"]) != 1:
+        return "this is more than one SQL expression."
+    first, plain = (query["statements"][0]["node"] for query in (tree, parsed("1")))
+    columns, _ = first.pop("select_list", ()), plain.pop("select_list")
+    if len(columns) != 1 or first != plain:
+        return "this is more than one SQL expression."
+    return None
 
 
 def bind_optional(
@@ -107,7 +138,7 @@ def stage(
         sql = bind_optional(connection, relation, f"data.columns.{name}", getattr(columns, name), default)
         raw[name] = f"nullif(trim(CAST({sql} AS VARCHAR)), '')"
     # A CASE evaluates only the rows it is for: an expression need not make sense out of scope.
-    mapped = ", ".join(f"CASE WHEN __in_scope THEN {sql} END AS {name}" for name, sql in raw.items())
+    mapped = ", ".join(f"CASE WHEN {IN_SCOPE} THEN {sql} END AS {name}" for name, sql in raw.items())
     micros = _micros("time", time_type, data)
     first, last = (_bound(getattr(data, name), f"data.{name}") for name in ("time_min", "time_max"))
     vector_check = (
@@ -118,10 +149,10 @@ def stage(
     query = f"""
         CREATE TABLE staged AS
         WITH scoped AS (
-            SELECT *, {BROKEN} IS NOT NULL OR coalesce(CAST({where} AS BOOLEAN), false) AS __in_scope
+            SELECT *, {BROKEN} IS NOT NULL OR coalesce(CAST({where} AS BOOLEAN), false) AS {IN_SCOPE}
             FROM {relation}
         ), mapped AS (
-            SELECT {FILE} AS file, {ROW} AS row, {BROKEN} AS broken, __in_scope AS in_scope, {mapped}
+            SELECT {FILE} AS file, {ROW} AS row, {BROKEN} AS broken, {IN_SCOPE} AS in_scope, {mapped}
             FROM scoped
         ), parsed AS (
             SELECT *, {micros} AS micros, TRY_CAST(duration AS FLOAT) AS seconds FROM mapped
@@ -161,6 +192,7 @@ def stage(
     try:
         connection.execute(query)
     except (duckdb.ProgrammingError, duckdb.DataError, duckdb.NotSupportedError) as error:
+        check_readable(connection, relation)
         raise ValueError(
             f"the log cannot be read with these settings: {first_line(error)} "
             "(an expression in data.columns or data.where may need TRY_CAST)"

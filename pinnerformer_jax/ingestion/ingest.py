@@ -29,7 +29,7 @@ from pinnerformer_jax.data.timelines import (
 )
 from pinnerformer_jax.files import atomic_folder, facts_of
 from pinnerformer_jax.ingestion import catalog_writer, event_mapping, rejects, timeline_writer
-from pinnerformer_jax.ingestion.log_reader import first_line, literal, open_log
+from pinnerformer_jax.ingestion.log_reader import engine_errors, first_line, literal, open_log, restrict
 
 if TYPE_CHECKING:
     import duckdb
@@ -49,6 +49,8 @@ def prepare(config: Config, report: Callable[[str], None] = print) -> Manifest:
         Of the events: positives, unknown_actions, unknown_surfaces. Of users: small_users,
         users {role: users}, evaluated_users (evaluation users with events in the window).
         Of items: items, trained_items, unreachable_items (without a vector).
+        Of items.table, if one is named: item_table {rows, in_log (of items with stored events), unusable_ids,
+        unusable_id (an example)}.
 
     Raises:
         FileNotFoundError: there is no such log.
@@ -61,15 +63,10 @@ def prepare(config: Config, report: Callable[[str], None] = print) -> Manifest:
     with atomic_folder(prepared) as folder:
         work = folder / "work"
         work.mkdir()
-        try:
-            with duckdb.connect(work / "log.duckdb") as connection:
-                set_up_engine(connection, config.data.memory_limit, work)
-                manifest = _prepare(connection, config, folder, work, failed, _timed(report))
-        except duckdb.OperationalError as error:
-            raise ValueError(
-                f"the engine ran out of memory (data.memory_limit = {config.data.memory_limit}) or of disk, "
-                f"or cannot write beside {prepared}: {first_line(error)}"
-            ) from None
+        limit = config.data.memory_limit
+        with duckdb.connect(work / "log.duckdb") as connection, engine_errors(connection, limit, prepared):
+            set_up_engine(connection, limit, work)
+            manifest = _prepare(connection, config, folder, work, failed, _timed(report))
         shutil.rmtree(work)
         manifest = dataclasses.replace(manifest, files=facts_of(folder))
         write_manifest(folder, manifest)
@@ -86,9 +83,11 @@ def _prepare(
     report: Callable[[str], None],
 ) -> Manifest:
     data, counts = config.data, {}
-    open_log(connection, "log", "data.events", data.events, work / "events")
+    files = open_log(connection, "log", "data.events", data.events, work / "events")
+    files += catalog_writer.open_item_files(connection, config.items, work / "items")
+    restrict(connection, files, [folder])
     item_type = event_mapping.bind_id(connection, "log", "data.columns.item", data.columns.item)[1]
-    catalog_writer.read_item_table(connection, config.items, item_type, work / "items")
+    catalog_writer.read_item_table(connection, config.items, item_type)
     event_mapping.stage(connection, "log", data, "item_table" if config.items.vector else None)
     rejects.mark_duplicates(connection)
     counts["rows"], in_scope = _row(connection, "SELECT count(*), count(*) FILTER (in_scope) FROM staged")
@@ -114,7 +113,11 @@ def _prepare(
     for kind in ("action", "surface"):
         query = f"SELECT count(*) FROM events ANTI JOIN {kind}_ids USING ({kind})"
         counts[f"unknown_{kind}s"] = _row(connection, query)[0]
-    catalog_writer.number_items(connection, split)
+    catalog_writer.number_items(connection, split, config.items.without_events)
+    if config.items.table:
+        counts["item_table"] = catalog_writer.item_table_counts(connection)
+        if warning := catalog_writer.check_overlap(connection, config.items.table):
+            report(warning)
     counts["items"], counts["trained_items"] = _row(
         connection, "SELECT count(*), count(*) FILTER (trained) FROM items"
     )

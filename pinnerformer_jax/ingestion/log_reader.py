@@ -10,32 +10,40 @@ lines are broken and carries on after them.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import glob
 import gzip
 import itertools
 import re
+import secrets
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
     import duckdb
 
-FILE, ROW, BROKEN = "__file", "__row", "__broken"
+_PROCESS = secrets.token_hex(8)
+FILE, ROW, BROKEN, IN_SCOPE = (f"__{name}_{_PROCESS}" for name in ("file", "row", "broken", "in_scope"))
 """Columns added to those of the log: the file's name; the row's number in it (in Parquet from 1, in CSV
-the line, of which the header is 1); the text of a broken CSV line, whose other columns are null."""
+the line, of which the header is 1); the text of a broken CSV line, whose other columns are null; and whether
+`data.where` holds. Each process draws their names, so that no log has a column of the same name."""
 
 _PARQUET, _CSV = (".parquet",), (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 _TFDS = re.compile(r"tfds:(?P<name>[^:]+(:\d+\.\d+\.\d+)?)(:(?P<split>.+))?")
 _BATCH = 1 << 16  # rows copied at a time
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # in a folder's name: null
 
 
 def open_log(
     connection: duckdb.DuckDBPyConnection, relation: str, setting: str, patterns: Sequence[str], folder: Path
-) -> None:
+) -> list[Path]:
     """Create the view `relation` over all files that the patterns name.
+
+    A folder KEY=VALUE on a file's path gives a column KEY if no file has a column of that name.
 
     Args:
         connection: where the view is made.
@@ -44,6 +52,9 @@ def open_log(
         patterns: files, globs, or `tfds:NAME[:SPLIT]`.
         folder: for Parquet copies of other formats; it must exist as long as the view.
 
+    Returns:
+        The files.
+
     Raises:
         FileNotFoundError: a pattern matches no file.
         ValueError: a file is of no known kind or cannot be read; names it.
@@ -51,25 +62,145 @@ def open_log(
     import duckdb
 
     folder.mkdir(parents=True, exist_ok=True)
-    parquet, copies = [], []
-    for number, file in enumerate(log_files(setting, patterns, folder)):
-        if file.name.lower().endswith(_PARQUET):
-            parquet.append(file)
-        else:
+    files = log_files(setting, patterns, folder)
+    parquet = [file for file in files if file.name.lower().endswith(_PARQUET)]
+    copies = []
+    for number, file in enumerate(files):
+        if file not in parquet:
             copies.append(folder / f"{number:05d}.parquet")
             _copy_csv(connection, setting, file, copies[-1])
-    parts = []
-    if parquet:
-        parts.append(
-            f"SELECT {FILE}, file_row_number + 1 AS {ROW}, NULL::VARCHAR AS {BROKEN}, * EXCLUDE ({FILE}) "
-            f"FROM read_parquet({literal(parquet)}, union_by_name = true, filename = '{FILE}')"
-        )
-    if copies:
-        parts.append(f"FROM read_parquet({literal(copies)}, union_by_name = true, hive_partitioning = false)")
     try:
-        connection.execute(f"CREATE VIEW {relation} AS {' UNION ALL BY NAME '.join(parts)}")
+        if parquet and "file_row_number" in _names(connection, parquet_files(parquet)):
+            # The engine would take the log's column for its own number of the row.
+            for number, file in enumerate(parquet):
+                copies.append(folder / f"renumbered{number:05d}.parquet")
+                connection.execute(
+                    f"COPY (SELECT {literal(file)} AS {FILE}, row_number() OVER () AS {ROW}, "
+                    f"NULL::VARCHAR AS {BROKEN}, * FROM {parquet_files(file)}) "
+                    f"TO {literal(copies[-1])} (FORMAT parquet)"
+                )
+            parquet = []
+        parts = []
+        if parquet:
+            scan = parquet_files(parquet, f"filename = '{FILE}'")
+            parts.append(
+                f"SELECT {FILE}, file_row_number + 1 AS {ROW}, NULL::VARCHAR AS {BROKEN}, "
+                f"* EXCLUDE ({FILE}) FROM {scan}"
+            )
+        if copies:
+            parts.append(f"FROM {parquet_files(copies)}")
+        rows = " UNION ALL BY NAME ".join(parts)
+        of_path = _path_columns(connection, files, _names(connection, f"({rows})"))
+        connection.execute(f"CREATE VIEW {relation} AS SELECT *{of_path} FROM ({rows})")
+    except duckdb.OutOfMemoryException:
+        raise
     except duckdb.Error as error:
         raise ValueError(f"{setting}: the files cannot be read together: {first_line(error)}") from None
+    return files
+
+
+def _names(connection: duckdb.DuckDBPyConnection, source: str) -> set[str]:
+    """Column names of a relation in small letters: the engine does not tell their case apart."""
+    return {row[0].lower() for row in connection.execute(f"DESCRIBE FROM {source}").fetchall()}
+
+
+def _path_columns(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], taken: set[str]) -> str:
+    """SQL of a column for each KEY of the folders KEY=VALUE on the files' paths, but for names that are
+    `taken`. It is a date, a moment or a whole number if all values are written as one, else a text."""
+    found: dict[str, tuple[str, set[str]]] = {}  # by the name in small letters: as it is spelled, and values
+    for file in files:
+        for part in file.parts[:-1]:
+            key, equals, value = part.partition("=")
+            if equals and key and key.lower() not in taken:
+                found.setdefault(key.lower(), (key, set()))[1].add(unquote(value))
+    columns = ""
+    for key, values in found.values():
+        texts = literal(sorted(values - {"", _NO_VALUE}))
+        for kind in ("DATE", "TIMESTAMP", "BIGINT", "VARCHAR"):
+            same = f"bool_and(CAST(TRY_CAST(v AS {kind}) AS VARCHAR) IS NOT DISTINCT FROM v)"  # 007 is a text
+            if connection.execute(f"SELECT {same} FROM (SELECT unnest({texts}) AS v)").fetchone()[0]:
+                break
+        value = f"url_decode(regexp_extract({FILE}, {literal(f'(?:^|/){re.escape(key)}=([^/]*)/')}, 1, 'i'))"
+        value = f"nullif(nullif({value}, ''), '{_NO_VALUE}')"
+        columns += f""", CAST({value} AS {kind}) AS "{key.replace('"', '""')}\""""
+    return columns
+
+
+def parquet_files(files: Path | Sequence[Path], options: str = "") -> str:
+    """SQL that reads Parquet files: these and no others, and no column from their paths."""
+    options = f", {options}" if options else ""
+    return f"read_parquet({_scanned(files)}, union_by_name = true, hive_partitioning = false{options})"
+
+
+def _scanned(files: Path | Sequence[Path]) -> str:
+    """SQL literal of files to read, whose names the engine does not take for patterns."""
+    if not isinstance(files, Path):
+        return "[" + ", ".join(_scanned(file) for file in files) + "]"
+    name = re.sub(r"[*?[]", r"[\g<0>]", str(files))
+    if name != str(files) and "\\" in name:
+        raise ValueError(f"{files}: a name with a backslash beside any of * ? [ cannot be read: rename it")
+    return literal(name)
+
+
+def restrict(
+    connection: duckdb.DuckDBPyConnection, files: Sequence[Path], folders: Sequence[Path | None]
+) -> None:
+    """Bar the engine from all files but these and those below these folders. Settings are SQL expressions,
+    and a run's are read back from its workdir: they must reach no further than the log."""
+    for setting, paths in (("paths", files), ("directories", [folder for folder in folders if folder])):
+        allowed = [literal(path) for path in paths] + [_scanned(Path(path)) for path in paths]
+        connection.execute(f"SET allowed_{setting} = [{', '.join(allowed)}]")
+    connection.execute("SET enable_external_access = false")
+
+
+@contextlib.contextmanager
+def engine_errors(
+    connection: duckdb.DuckDBPyConnection, limit: str, folder: Path
+) -> Generator[None, None, None]:
+    """What the engine cannot do is a ValueError. It names a damaged file of the log or of the item table.
+
+    Args:
+        connection: where the relations of `open_log` are.
+        limit: data.memory_limit, for the message.
+        folder: where the engine writes, for the message.
+    """
+    import duckdb
+
+    try:
+        yield
+    except duckdb.Error as error:
+        full = isinstance(error, duckdb.OutOfMemoryException) or "No space left" in str(error)
+        if not full:
+            check_readable(connection, "log", "item_files")
+        what = f"ran out of memory (data.memory_limit = {limit}) or of disk" if full else "failed"
+        raise ValueError(f"the engine {what}, beside {folder}: {first_line(error)}") from None
+
+
+def check_readable(connection: duckdb.DuckDBPyConnection, *relations: str) -> None:
+    """Read every Parquet file of the relations from end to end, to name the one that an error came from.
+
+    Raises:
+        ValueError: a file is damaged.
+    """
+    import duckdb
+
+    for relation in relations:
+        try:
+            files = connection.execute(f"SELECT DISTINCT {FILE} FROM {relation} ORDER BY ALL").fetchall()
+        except duckdb.Error:  # there is no such relation
+            continue
+        for (file,) in files:
+            if file.lower().endswith(_PARQUET):
+                try:
+                    connection.execute(
+                        f"SELECT max(hash(f)) FROM {parquet_files(Path(file))} AS f"
+                    ).fetchall()
+                except duckdb.OutOfMemoryException:
+                    return
+                except duckdb.Error as error:
+                    raise ValueError(
+                        f"{file} cannot be read, it is damaged: {first_line(error)}; copy or write it again"
+                    ) from None
 
 
 def literal(value: str | Path | Sequence[str | Path]) -> str:
@@ -131,9 +262,9 @@ def _copy_csv(connection: duckdb.DuckDBPyConnection, setting: str, file: Path, t
         try:
             (rows,) = connection.execute(
                 f"COPY (SELECT {literal(file)} AS {FILE}, row_number() OVER () + 1 AS {ROW}, "
-                f"NULL::VARCHAR AS {BROKEN}, * FROM read_csv({literal(file)}, auto_detect = false, "
-                f"header = true, delim = {literal(delimiter)}, quote = '\"', escape = '\"', "
-                f"columns = {columns})) TO {literal(target)} (FORMAT parquet)"
+                f"NULL::VARCHAR AS {BROKEN}, * FROM read_csv({_scanned(file)}, auto_detect = false, "
+                f"hive_partitioning = false, header = true, delim = {literal(delimiter)}, quote = '\"', "
+                f"escape = '\"', columns = {columns})) TO {literal(target)} (FORMAT parquet)"
             ).fetchone()
         except duckdb.OperationalError:  # no space, no memory: another reader would not do better
             raise

@@ -110,4 +110,8 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 def _text(path: Path, column: str) -> pa.Array:
     # One chunk: a take from many chunks would join them again for every user.
-    return pq.read_table(path, columns=[column])[column].cast(pa.large_string()).combine_chunks()
+    return (
+        pq.read_table(path, columns=[column], partitioning=None)[column]
+        .cast(pa.large_string())
+        .combine_chunks()
+    )

@@ -13,10 +13,10 @@ from jaxtyping import Bool, Float32, Float64
 
 from pinnerformer_jax.config import Config, ItemsConfig
 from pinnerformer_jax.data.catalog import ITEMS, Catalog
-from pinnerformer_jax.ingestion.catalog_writer import read_item_table
+from pinnerformer_jax.ingestion.catalog_writer import exact_id, open_item_files, read_item_table
 from pinnerformer_jax.ingestion.event_mapping import bind
 from pinnerformer_jax.ingestion.item_vectors import TextBasis, project_texts
-from pinnerformer_jax.ingestion.log_reader import literal
+from pinnerformer_jax.ingestion.log_reader import parquet_files, restrict
 
 if TYPE_CHECKING:
     import duckdb
@@ -57,19 +57,22 @@ def item_numbers(config: Config, catalog: Catalog) -> Float64[np.ndarray, "n k"]
         raise ValueError(f"pinsage.numbers = {wanted}: name items.table, which they are columns of")
     with _item_table(config.items, catalog) as (connection, kind):
         item, *numbers = (
-            bind(connection, "item_files", setting, expression)[0]
+            bind(connection, "item_files", setting, expression)
             for setting, expression in [
                 ("items.id", config.items.id),
                 *[("pinsage.numbers", n) for n in wanted],
             ]
         )
-        columns = ", ".join(f"TRY_CAST({sql} AS DOUBLE) AS number_{k}" for k, sql in enumerate(numbers))
+        columns = ", ".join(f"TRY_CAST({sql} AS DOUBLE) AS number_{k}" for k, (sql, _) in enumerate(numbers))
         found = connection.execute(
             f"""
             SELECT t.* EXCLUDE item_id FROM catalogue AS c LEFT JOIN
-                (SELECT TRY_CAST({item} AS {kind}) AS item_id, {columns} FROM item_files) AS t USING (item_id)
+                (SELECT {exact_id(*item, kind)} AS item_id, {columns} FROM item_files) AS t USING (item_id)
             ORDER BY file_row_number"""
         ).fetchnumpy()
+    for name, (_, of), column in zip(wanted, numbers, found.values(), strict=True):
+        if of == "VARCHAR" and np.isnan(np.ma.filled(column.astype(float), np.nan)).all():
+            raise ValueError(f"pinsage.numbers = {wanted}: {name!r} is a text, and no item's is a number")
     values = np.stack([np.ma.filled(column.astype(float), np.nan) for column in found.values()], axis=1)
     return np.where(np.isfinite(values), values, np.nan)
 
@@ -127,11 +130,13 @@ def _item_table(
     """A connection with the item table, see `read_item_table`, and the view `catalogue`; the type of ids."""
     import duckdb
 
-    file = literal(catalog.path / ITEMS)
+    file = catalog.path / ITEMS
     with duckdb.connect() as connection, tempfile.TemporaryDirectory() as work:
         connection.execute(
-            f"CREATE VIEW catalogue AS SELECT * FROM read_parquet({file}, file_row_number = true)"
+            f"CREATE VIEW catalogue AS SELECT * FROM {parquet_files(file, 'file_row_number = true')}"
         )
         (kind,) = connection.execute("SELECT any_value(typeof(item_id)) FROM catalogue").fetchone()
-        read_item_table(connection, items, kind, Path(work))
+        files = open_item_files(connection, items, Path(work))
+        restrict(connection, [file, *files], [Path(work)])
+        read_item_table(connection, items, kind)
         yield connection, kind

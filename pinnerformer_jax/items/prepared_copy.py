@@ -61,7 +61,7 @@ def write_copy(
         catalog = catalog_path(folder)
         catalog.mkdir(exist_ok=True)
         reachable = vectors.any(axis=1)
-        items = pq.read_table(catalog_path(source) / ITEMS)
+        items = pq.read_table(catalog_path(source) / ITEMS, partitioning=None)
         column = items.column_names.index("reachable")
         items = items.set_column(column, items.schema.field(column), pa.array(reachable))
         np.save(catalog / FEATURES, vectors.astype(np.float16))

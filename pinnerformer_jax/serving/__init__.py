@@ -16,6 +16,7 @@ The job, in the order in which it happens:
 What the job writes to:
   state.py            states and the pointer to the served one
   tombstones.py       deleted users
+  user_lists.py       lists of users that a person writes
   snapshot.py         tables of user and item vectors
   store.py            feature store: interface, values, publishing the users of a state;
                       lmdb_store.py (files), redis_store.py (a server), stores.py (one of them by its URL)

@@ -25,6 +25,7 @@ from pinnerformer_jax.serving.plan import Job, Plan, make_plan
 from pinnerformer_jax.serving.stores import open_store
 from pinnerformer_jax.serving.summary import summary
 from pinnerformer_jax.serving.trained_model import TrainedModel
+from pinnerformer_jax.serving.user_lists import names
 from pinnerformer_jax.serving.users import write_users
 
 
@@ -49,6 +50,10 @@ def run(job: Job, report: Callable[[str], None] = print) -> str:
     model = TrainedModel.load(job.workdir, job.checkpoint)
     with state.write_lock(job.snapshots):
         plan = make_plan(job, model)
+        if plan.unknown:
+            report(
+                f"WARNING: users to delete who are in no data: {len(plan.unknown):,}: {names(plan.unknown)}"
+            )
         if feature_store:
             feature_store.delete([store.key(user_id) for user_id in plan.deleted.to_pylist()])
         if is_whole(job.snapshots, plan.name):

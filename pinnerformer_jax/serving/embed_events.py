@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pinnerformer_jax.ingestion.ingest import set_up_engine
+from pinnerformer_jax.ingestion.log_reader import restrict
 from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.serving import event_store, snapshot
 from pinnerformer_jax.serving.day_log import load_log
@@ -74,6 +75,7 @@ def _read(connection: duckdb.DuckDBPyConnection, work: Path, model: TrainedModel
     event_store.load_catalogue(connection, model.timelines, pa.array([]))
     event_store.load_empty_store(connection, model.timelines)
     no_users = connection.sql("SELECT user_id FROM stored").to_arrow_table()["user_id"].combine_chunks()
+    restrict(connection, [], [work])
     failed = work.with_name(f"{work.name}-rejects.parquet")  # outside `work`, which is removed
     counts = load_log(
         connection,

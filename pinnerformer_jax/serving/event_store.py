@@ -31,7 +31,7 @@ from pinnerformer_jax.data.positives import positive_sql
 from pinnerformer_jax.data.ragged import flat_ranges
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.data.windows import bisect_right
-from pinnerformer_jax.ingestion.log_reader import literal
+from pinnerformer_jax.ingestion.log_reader import literal, parquet_files
 from pinnerformer_jax.serving.event_file import GROUP, merge_event_file
 from pinnerformer_jax.serving.manifest import EventCounts, TimelineCounts
 
@@ -59,11 +59,8 @@ def load_catalogue(connection: duckdb.DuckDBPyConnection, timelines: Timelines, 
     """
     import pyarrow as pa
 
-    file = literal(catalog_path(timelines.path) / ITEMS)
-    connection.execute(
-        f"CREATE TABLE items AS SELECT item_id, file_row_number AS number FROM read_parquet({file}, "
-        "file_row_number = true)"
-    )
+    catalogue = parquet_files(catalog_path(timelines.path) / ITEMS, "file_row_number = true")
+    connection.execute(f"CREATE TABLE items AS SELECT item_id, file_row_number AS number FROM {catalogue}")
     if len(new):
         connection.register("new_ids", pa.table({"item_id": new, "place": np.arange(len(new))}))
         connection.execute(
@@ -84,10 +81,10 @@ def load_empty_store(connection: duckdb.DuckDBPyConnection, timelines: Timelines
         connection: where `items` is.
         timelines: of the run.
     """
-    users = literal(timelines.shards[0].path / "users.parquet")
+    users = parquet_files(timelines.shards[0].path / "users.parquet")
     connection.execute(
         "CREATE TABLE stored AS SELECT user_id, item_id, '' AS action, '' AS surface, 0::BIGINT AS micros, "
-        f"0::FLOAT AS duration FROM read_parquet({users}), items LIMIT 0"
+        f"0::FLOAT AS duration FROM {users}, items LIMIT 0"
     )
 
 
@@ -118,7 +115,7 @@ def load_stored(
     elif timelines is not None:
         later = _load_timelines(connection, timelines, kept, end)
         if base:
-            events = f"read_parquet({literal(base / 'events.parquet')}, hive_partitioning = false)"
+            events = parquet_files(base / "events.parquet")
             connection.execute(
                 f"INSERT INTO prepared SELECT {FACTS} FROM {events} AS a ANTI JOIN prepared AS b ON {_SAME}"
             )
@@ -129,9 +126,7 @@ def load_stored(
             f"ORDER BY user_id, {', '.join(_ORDER)}) TO {literal(file)} (FORMAT parquet)"
         )
         connection.execute("DROP TABLE prepared")
-    connection.execute(
-        f"CREATE VIEW stored AS SELECT {FACTS} FROM read_parquet({literal(file)}, hive_partitioning = false)"
-    )
+    connection.execute(f"CREATE VIEW stored AS SELECT {FACTS} FROM {parquet_files(file)}")
     return file, counts
 
 
@@ -140,7 +135,9 @@ def _load_timelines(connection: duckdb.DuckDBPyConnection, timelines: Timelines,
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    ids = pq.read_table(catalog_path(timelines.path) / ITEMS, columns=["item_id"])["item_id"]
+    ids = pq.read_table(catalog_path(timelines.path) / ITEMS, columns=["item_id"], partitioning=None)[
+        "item_id"
+    ]
     names = {kind: pa.array(getattr(timelines.manifest, f"{kind}s")) for kind in ("action", "surface")}
     later = 0
     for number, shard in enumerate(timelines.shards):
@@ -150,7 +147,7 @@ def _load_timelines(connection: duckdb.DuckDBPyConnection, timelines: Timelines,
         later += len(shard.time) - int(count.sum())
         kept = np.minimum(count, most)
         owner, event = flat_ranges(shard.offsets[:-1] + count - kept, kept)
-        users = pq.read_table(shard.path / "users.parquet", columns=["user_id"])["user_id"]
+        users = pq.read_table(shard.path / "users.parquet", columns=["user_id"], partitioning=None)["user_id"]
         part = pa.table(
             {
                 "user_id": users.take(pa.array(owner)),

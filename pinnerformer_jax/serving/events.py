@@ -10,7 +10,7 @@ import numpy as np
 
 from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.ingestion.ingest import set_up_engine
-from pinnerformer_jax.ingestion.log_reader import first_line
+from pinnerformer_jax.ingestion.log_reader import engine_errors, restrict
 from pinnerformer_jax.serving import event_store
 from pinnerformer_jax.serving.day_log import load_log
 from pinnerformer_jax.serving.histories import Histories, write_histories
@@ -63,47 +63,43 @@ def write_events(plan: Plan, model: TrainedModel, items: ItemSet, folder: Path, 
     from_timelines = previous is None or previous.kept_events != kept
     all_users = plan.job.everyone or not plan.same_model
     failed = root / "rejects.parquet"
-    try:
-        with duckdb.connect(work / "events.duckdb") as connection:
-            set_up_engine(connection, data.memory_limit, work)
-            event_store.load_catalogue(connection, model.timelines, items.new["item_id"].combine_chunks())
-            stored, timelines = event_store.load_stored(
-                connection, plan.base_folder, model.timelines if from_timelines else None, kept, end, work
-            )
-            log = load_log(
-                connection,
-                plan.log,
-                data,
-                end,
-                work / "log",
-                folder / "rejects.parquet",
-                failed,
-                plan.deleted,
-            )
-            failed.unlink(missing_ok=True)  # of an earlier attempt
-            counts = event_store.merge_events(connection, plan.deleted, kept)
-            stored_events = event_store.write_kept(
-                connection, stored, plan.deleted, folder / "events.parquet"
-            )
-            histories = write_histories(
-                connection,
-                model.timelines.manifest,
-                None if all_users else plan.requested,
-                min(data.min_user_events, kept),  # the store has no more events of a user
-                length,
-                work / "timelines",
-            )
-            since = (plan.end - POPULAR_DAYS * DAY) * 10**6
-            popular = event_store.popular_items(connection, data.positives, since)
-            priors, popularity = model.priors, None
-            if priors.popularity_weight:
-                life, count = priors.popularity_half_life_days, len(items.features)
-                popularity = event_store.popularity(connection, data.positives, plan.end, life, count)
-                popularity *= priors.popularity_share
-    except duckdb.OperationalError as error:
-        raise ValueError(
-            f"the engine ran out of memory (data.memory_limit = {data.memory_limit}) or of disk, or cannot "
-            f"write to {root}: {first_line(error)}; nothing was published"
-        ) from None
+    with (
+        duckdb.connect(work / "events.duckdb") as connection,
+        engine_errors(connection, data.memory_limit, root),
+    ):
+        set_up_engine(connection, data.memory_limit, work)
+        event_store.load_catalogue(connection, model.timelines, items.new["item_id"].combine_chunks())
+        stored, timelines = event_store.load_stored(
+            connection, plan.base_folder, model.timelines if from_timelines else None, kept, end, work
+        )
+        restrict(connection, plan.log, [folder, work, plan.base_folder])
+        log = load_log(
+            connection,
+            plan.log,
+            data,
+            end,
+            work / "log",
+            folder / "rejects.parquet",
+            failed,
+            plan.deleted,
+        )
+        failed.unlink(missing_ok=True)  # of an earlier attempt
+        counts = event_store.merge_events(connection, plan.deleted, kept)
+        stored_events = event_store.write_kept(connection, stored, plan.deleted, folder / "events.parquet")
+        histories = write_histories(
+            connection,
+            model.timelines.manifest,
+            None if all_users else plan.requested,
+            min(data.min_user_events, kept),  # the store has no more events of a user
+            length,
+            work / "timelines",
+        )
+        since = (plan.end - POPULAR_DAYS * DAY) * 10**6
+        popular = event_store.popular_items(connection, data.positives, since)
+        priors, popularity = model.priors, None
+        if priors.popularity_weight:
+            life, count = priors.popularity_half_life_days, len(items.features)
+            popularity = event_store.popularity(connection, data.positives, plan.end, life, count)
+            popularity *= priors.popularity_share
     counts = dataclasses.replace(counts, stored_events=stored_events)
     return DayEvents(histories, popular, popularity, timelines, log, counts)

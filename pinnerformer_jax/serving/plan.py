@@ -20,6 +20,7 @@ from pinnerformer_jax.serving import state
 from pinnerformer_jax.serving.manifest import FORMAT, Manifest, read_manifest, verify_state
 from pinnerformer_jax.serving.tombstones import add_tombstones, deleted_users, tombstone_files
 from pinnerformer_jax.serving.trained_model import TrainedModel
+from pinnerformer_jax.serving.user_lists import names, read_list
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,6 +38,7 @@ class Job:
     users: Path | None = None  # ids, one a line, of users to embed whether they are active or not
     everyone: bool = False  # embed all users
     tombstones: Path | None = None  # ids, one a line, of users to delete for good
+    strict: bool = False  # an unknown user in `tombstones` is an error
     checkpoint: Literal["best", "last"] = "best"
     dtype: Literal["float16", "float32"] = "float16"  # of the user vectors
     max_reject_share: float | None = None  # of the log; None: the run's
@@ -59,6 +61,7 @@ class Plan:
     previous: Manifest | None  # of that state, whose files were verified
     log: list[Path]
     deleted: pa.Array  # ids of all deleted users
+    unknown: list[str]  # of the ids in --tombstones, those that no data have
     requested: pa.Array  # ids in --users
     inputs: dict[str, str]  # checksums
     same_data: bool  # the base was made with this run's prepared data
@@ -110,12 +113,23 @@ def make_plan(job: Job, model: TrainedModel) -> Plan:
     inputs = {f"events {number}": sha256(file) for number, file in enumerate(log)}
     if job.items:
         inputs["items"] = _checksum_of_items(job.items)
-    requested = read_ids(job.users, user_type) if job.users else pa.array([], user_type)
+    deleted = deleted_users(root, user_type)
+    known = [shard.path / "users.parquet" for shard in model.timelines.shards]
+    known += [root / base / "events.parquet"] if base else []
+    requested = pa.array([], user_type)
     if job.users:
+        requested = read_list(job.users, user_type, known, deleted).ids
         inputs["users"] = sha256(job.users)
     inputs |= {"everyone": "yes"} if job.everyone else {}
+    unknown: list[str] = []
     if job.tombstones:
-        add_tombstones(root, read_ids(job.tombstones, user_type))
+        listed, unknown = read_list(job.tombstones, user_type, known, deleted)
+        if unknown and job.strict:
+            raise ValueError(
+                f"--tombstones {job.tombstones}: of {len(listed):,} users {len(unknown):,} are in no data: "
+                f"{names(unknown)}; nothing was deleted"
+            )
+        add_tombstones(root, listed)
     inputs |= {f"tombstones {file.stem}": file.stem for file in tombstone_files(root)}
     if not model.priors.none:
         inputs["priors"] = json.dumps(dataclasses.asdict(model.priors))
@@ -130,6 +144,7 @@ def make_plan(job: Job, model: TrainedModel) -> Plan:
         previous=previous,
         log=log,
         deleted=deleted_users(root, user_type),
+        unknown=unknown,
         requested=requested,
         inputs=inputs,
         kept_events=model.kept_events,
@@ -137,23 +152,6 @@ def make_plan(job: Job, model: TrainedModel) -> Plan:
         same_model=previous is not None
         and (previous.model_version, previous.dtype) == (model.version, job.dtype),
     )
-
-
-def read_ids(file: Path, user_type: pa.DataType) -> pa.Array:
-    """User ids, one a line, in the type that they have in the data; blank lines do not count.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a line is no id of that type.
-    """
-    import pyarrow as pa
-
-    text = file.read_text(encoding="utf-8-sig")
-    lines = [line for line in (line.rstrip("\r") for line in text.split("\n")) if line.strip()]
-    try:
-        return pa.array(lines, pa.string()).cast(user_type)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ValueError(f"{file}: user ids are of type {user_type}, one a line: {error}") from None
 
 
 def _date(job: Job) -> str:

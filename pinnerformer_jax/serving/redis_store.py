@@ -85,6 +85,10 @@ class RedisStore(Store):
                 settings["password"] = os.environ["REDISCLI_AUTH"]
             self._place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
             self._client = redis.Redis.from_url(url, **settings)
+            self._client.connection_pool.make_connection()  # checks the URL's options; connects to nothing
+        except TypeError:
+            options = urlsplit(url).query
+            raise ValueError(f"--store: redis-py does not know an option of the URL, {options!r}") from None
         except ValueError:  # its message may show the password
             raise ValueError(
                 "--store: not the URL of a Redis server; write redis://USER:PASSWORD@HOST:PORT/DB, special "

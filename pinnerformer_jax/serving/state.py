@@ -21,13 +21,15 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
+import re
 import shutil
 from collections.abc import Generator
 from pathlib import Path
 
-from pinnerformer_jax.files import sync, write_text
+from pinnerformer_jax.files import folder_lock, sync, write_text
 from pinnerformer_jax.serving.manifest import read_manifest, verify_state
+
+_STATE = re.compile(r"model_version=[^/.][^/]*/ds=[^/.][^/]*/run=[^/.][^/]*")
 
 
 def state_name(model_version: str, date: str, run: str) -> str:
@@ -45,15 +47,27 @@ def day_end(date: str) -> datetime.datetime:
         day = datetime.datetime.strptime(date, "%Y-%m-%d").date()
         if day.isoformat() != date:  # days are compared as texts
             raise ValueError
-    except ValueError:
+        return datetime.datetime.combine(day, datetime.time(), datetime.UTC) + datetime.timedelta(days=1)
+    except (ValueError, OverflowError):
         raise ValueError(f"--date {date!r}: write a day such as 2026-11-24") from None
-    return datetime.datetime.combine(day, datetime.time(), datetime.UTC) + datetime.timedelta(days=1)
 
 
 def current(root: Path) -> str | None:
-    """Path, below SNAPSHOTS, of the served state; None: no state was published yet."""
+    """Path, below SNAPSHOTS, of the served state; None: no state was published yet.
+
+    Raises:
+        ValueError: the pointer names no state of this folder.
+    """
     file = root / "CURRENT"
-    return file.read_text(encoding="utf-8").strip() if file.is_file() else None
+    if not file.is_file():
+        return None
+    name = file.read_text(encoding="utf-8").strip()
+    if not _STATE.fullmatch(name):
+        raise ValueError(
+            f"{file}: names {name!r}, which is no state of this folder; write the path of one, below {root}, "
+            "into it"
+        )
+    return name
 
 
 @contextlib.contextmanager
@@ -63,12 +77,7 @@ def write_lock(root: Path) -> Generator[None, None, None]:
     Raises:
         ValueError: another process is writing.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    with open(root / "LOCK", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{root}: another run is writing here; wait until it has ended") from None
+    with folder_lock(root):
         for left in root.glob("model_version=*/ds=*/.run=*"):
             shutil.rmtree(left)
         for left in root.glob(".CURRENT.*"):

@@ -53,7 +53,7 @@ def deleted_users(root: Path, user_type: pa.DataType) -> pa.Array:
     parts = [pa.array([], user_type)]
     for file in tombstone_files(root):
         check_contents(file, file.stem, "delete the users again")
-        ids = pq.read_table(file)["user_id"].combine_chunks()
+        ids = pq.read_table(file, partitioning=None)["user_id"].combine_chunks()
         if ids.type != user_type:
             raise ValueError(f"{file}: user ids of type {ids.type}, in the data they are {user_type}")
         parts.append(ids)

@@ -17,7 +17,7 @@ import jax
 from pinnerformer_jax.config import Config, DataConfig
 from pinnerformer_jax.config_files import differences, in_sections_of_today, to_dict
 from pinnerformer_jax.evaluation.comparison import MODEL
-from pinnerformer_jax.files import write_json
+from pinnerformer_jax.files import folder_lock, write_json
 from pinnerformer_jax.studies.measure import Numbers, StudyData, measure_run
 from pinnerformer_jax.studies.study_table import Part
 from pinnerformer_jax.training.loop import TrainingError, open_run, train
@@ -113,7 +113,7 @@ def finish(cell: Cell, data: StudyData) -> str:
     record, started = read_cell(cell), time.perf_counter()
     cell.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with _output_to(cell.folder / "log.txt"):
+        with folder_lock(cell.folder), _output_to(cell.folder / "log.txt"):
             loop, state = open_run(cell.config, cell.folder)
             if int(train(loop, state).step) < cell.config.training.steps:
                 raise Stopped

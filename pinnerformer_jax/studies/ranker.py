@@ -28,7 +28,7 @@ from pinnerformer_jax.data.positives import positive_sql
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.ingestion import event_mapping, rejects
 from pinnerformer_jax.ingestion.ingest import set_up_engine
-from pinnerformer_jax.ingestion.log_reader import open_log
+from pinnerformer_jax.ingestion.log_reader import open_log, restrict
 
 NO_VECTOR = "no_vector"
 METRICS = ("auc", "log_loss", "normalised_entropy")
@@ -80,7 +80,8 @@ def read_impressions(
     )
     with tempfile.TemporaryDirectory() as folder, duckdb.connect(Path(folder) / "log.duckdb") as connection:
         set_up_engine(connection, data.memory_limit, Path(folder))
-        open_log(connection, "log", "data.events", data.events, Path(folder) / "events")
+        files = open_log(connection, "log", "data.events", data.events, Path(folder) / "events")
+        restrict(connection, files, [Path(folder)])
         event_mapping.stage(connection, "log", data, None)
         rejects.mark_duplicates(connection)
         connection.register("wanted_users", wanted_users)

@@ -24,7 +24,7 @@ from pinnerformer_jax.data.positives import positive_sql
 from pinnerformer_jax.files import atomic_path
 from pinnerformer_jax.ingestion import event_mapping
 from pinnerformer_jax.ingestion.ingest import set_up_engine
-from pinnerformer_jax.ingestion.log_reader import BROKEN, FILE, ROW, literal, open_log
+from pinnerformer_jax.ingestion.log_reader import BROKEN, FILE, ROW, literal, open_log, restrict
 from pinnerformer_jax.retrieval import exact
 from pinnerformer_jax.serving import snapshot, state
 from pinnerformer_jax.serving.daily import run
@@ -125,7 +125,7 @@ def _cut(
 ) -> list[Path]:
     """Write the unchanged rows of each day, and create the table `positives` (user_id, item_id, micros)."""
     data = config.data
-    open_log(connection, "log", "--events", events, folder / "log")
+    restrict(connection, open_log(connection, "log", "--events", events, folder / "log"), [folder])
     event_mapping.stage(connection, "log", data, None)
     connection.execute(
         f"""

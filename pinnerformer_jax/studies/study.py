@@ -7,7 +7,6 @@ has a folder for each cell, so that the next call does only what a stopped study
 from __future__ import annotations
 
 import contextlib
-import runpy
 import signal
 import sys
 import time
@@ -19,13 +18,14 @@ import jax
 from tqdm import tqdm
 
 from pinnerformer_jax.config import Config
+from pinnerformer_jax.config_files import run_file
 from pinnerformer_jax.evaluation.comparison import MODEL
 from pinnerformer_jax.studies.cells import Cell, Stopped, cell_key, finish, missing, read_cell
 from pinnerformer_jax.studies.measure import Numbers, StudyData
 from pinnerformer_jax.studies.study_report import write_study
 from pinnerformer_jax.studies.study_summary import Outcomes, StudySummary, summarise_table
 from pinnerformer_jax.studies.study_table import StudyTable
-from pinnerformer_jax.training.checkpoint import check_ingested, data_digest
+from pinnerformer_jax.training.checkpoint import check_ingested, check_name, data_digest
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def load_tables(path: str, only: Sequence[str] | None = None) -> tuple[StudyTabl
     Raises:
         ValueError: it builds none, or has no table of that name.
     """
-    tables = runpy.run_path(path).get("tables")
+    tables = run_file(path).get("tables")
     if not tables or not all(isinstance(table, StudyTable) for table in tables):
         raise ValueError(f"{path}: must define `tables = (...)`, see those in configs/studies/")
     names = [table.name for table in tables]
@@ -68,6 +68,7 @@ def run(study: Study, workdir: Path) -> dict[str, str]:
     """
     if study.seeds < 1:
         raise ValueError(f"--seeds {study.seeds}: must be at least 1")
+    check_name(workdir)
     data = StudyData.open(study.base)
     check_ingested(data.timelines.manifest, study.base)
     cells = make_cells(study, workdir, data_digest(data.timelines.manifest))

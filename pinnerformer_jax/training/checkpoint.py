@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 from jax.sharding import Sharding, SingleDeviceSharding
@@ -44,6 +45,7 @@ _MAY_CHANGE = (
     "training.patience:",
     "training.input_workers:",
     "training.shard_items:",
+    "items.without_events:",  # the digest of the data says whether they are the same
 )
 """Likewise: settings that may differ when a run is resumed."""
 
@@ -71,6 +73,7 @@ def check_ingested(manifest: Manifest, config: Config) -> None:
     wanted = to_dict(config)
     changed = differences(manifest.config, {name: wanted[name] for name in manifest.config})
     changed = [line for line in changed if not line.startswith((*_WHERE, "data.positives:"))]
+    changed = [line for line in changed if ": None -> " not in line]  # there was no such setting then
     if changed:
         raise ValueError(
             f"{config.data.prepared} was prepared with other settings; run python -m "
@@ -117,6 +120,21 @@ def read_record(workdir: Path) -> RunRecord:
         raise ValueError(f"{file}: not the record of a run: {error}") from error
 
 
+def check_name(workdir: Path, *, read_only: bool = False) -> None:
+    """Check that checkpoints can be written, or read, below a folder of this name.
+
+    Raises:
+        ValueError: TensorStore takes a sign of the path for part of a pattern. The message names the sign.
+    """
+    path = str(workdir.absolute())
+    found = [sign for sign in ("\\" if read_only else "*?[\\") if sign in path]
+    if found:
+        raise ValueError(
+            f"{path}: no checkpoint can be kept below a folder with {' '.join(found)} in its name; "
+            "rename the folder, or choose another --workdir"
+        )
+
+
 class Checkpoints:
     """The checkpoints of a run: the last and the best.
 
@@ -132,6 +150,8 @@ class Checkpoints:
             workdir: of the run.
             read_only: leave the folder as it is: another process may be writing to it.
         """
+        check_name(workdir, read_only=read_only)
+        self._unread: tuple[int, dict[str, Any]] | None = None  # a step that was saved, shapes of its items
         self._measured: dict[int, dict[str, float]] = {}  # by step; Orbax writes them later
         best = BestN(get_metric_fn=_order, reverse=False, n=1)
         self._manager = ocp.CheckpointManager(
@@ -163,13 +183,18 @@ class Checkpoints:
         self, state: TrainState, validation_loss: float = math.inf, recall: tuple[float, float] | None = None
     ) -> None:
         """Copy the state to the host, then write it in the background. A step that is already saved is
-        skipped.
+        skipped. What was saved before is read back first.
 
         Args:
             state: of the run.
             validation_loss: infinity: not known; such a checkpoint is the best only while all are.
             recall: of validation users, and its standard error; None: not measured.
+
+        Raises:
+            OSError: the checkpoint before could not be written, such as on a full disk.
+            ValueError: it cannot be read.
         """
+        self._read_back()
         step = int(jax.device_get(state.step))
         if step == self.step():
             return
@@ -181,6 +206,25 @@ class Checkpoints:
         # The training loop forbids implicit transfers; Orbax may need some.
         with jax.transfer_guard_device_to_host("allow"):
             self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), _items(state))
+        self._unread = step, shapes
+
+    def _read_back(self) -> None:
+        """Wait for the last `save`, and read what it wrote."""
+        if self._unread is None:
+            return
+        (step, shapes), self._unread = self._unread, None
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:  # Orbax and TensorStore raise many kinds
+            kept = [other for other in self._manager.all_steps() if other < step]
+            raise OSError(
+                f"{self._manager.directory}: the checkpoint of step {step} could not be written "
+                f"({' '.join(str(error).split())[:400]}); "
+                + (f"that of step {kept[-1]} is kept, and the same command goes on from it" if kept else "")
+            ) from error
+        with jax.transfer_guard("allow"):
+            self._restore(step, jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes))
 
     def _order_of(self, loss: float, recall: float, error: float) -> float:
         """A number above that of the best checkpoint if this one is better, else below it."""
@@ -202,7 +246,7 @@ class Checkpoints:
         Raises:
             ValueError: the checkpoint cannot be read.
         """
-        items = self._restore(self.step("last"), _items(abstract), sharding)
+        items = self._restore(self.step("last"), _placed(_items(abstract), sharding))
         return TrainState(params=items["params"], **items["rest"])
 
     def restore_params(self, abstract: Any, sharding: Sharding, step: int) -> Any:
@@ -211,13 +255,10 @@ class Checkpoints:
         Raises:
             ValueError: the checkpoint cannot be read.
         """
-        return self._restore(step, {"params": abstract}, sharding)["params"]
+        return self._restore(step, _placed({"params": abstract}, sharding))["params"]
 
-    def _restore(self, step: int | None, items: dict[str, Any], sharding: Sharding) -> dict[str, Any]:
-        def placed(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-        wanted = {n: ocp.args.StandardRestore(jax.tree.map(placed, tree)) for n, tree in items.items()}
+    def _restore(self, step: int | None, items: dict[str, Any]) -> dict[str, Any]:
+        wanted = {name: ocp.args.StandardRestore(tree) for name, tree in items.items()}
         try:
             return dict(self._manager.restore(step, args=ocp.args.Composite(**wanted)).items())
         except Exception as error:  # Orbax and TensorStore raise many kinds
@@ -229,8 +270,16 @@ class Checkpoints:
             raise ValueError(f"{folder}: {what} ({reason}); {cure}") from error
 
     def close(self) -> None:
-        """Wait until all checkpoints are on disk."""
-        self._manager.close()
+        """Wait until all checkpoints are on disk, and read the last one back.
+
+        Raises:
+            OSError: it could not be written.
+            ValueError: it cannot be read.
+        """
+        try:
+            self._read_back()
+        finally:
+            self._manager.close()
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -238,6 +287,8 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None:
+            self._unread = None  # the error that is on its way says more
         self.close()
 
 
@@ -292,6 +343,7 @@ def load_for_inference(
 def read_checkpoint(workdir: str | Path, which: Literal["last", "best"] = "best") -> Checkpoint:
     """`load_for_inference`, with the step of the checkpoint."""
     workdir = Path(workdir)
+    check_name(workdir, read_only=True)
     run = read_record(workdir)
     graphdef, abstract = jax.eval_shape(lambda: PinnerFormer(run.config, run.sizes).split())
     with Checkpoints(workdir, read_only=True) as checkpoints:
@@ -310,6 +362,11 @@ def _record_path(workdir: Path) -> Path:
 def _items(state: TrainState) -> dict[str, Any]:
     rest = state._asdict()
     return {"params": rest.pop("params"), "rest": rest}
+
+
+def _placed(items: dict[str, Any], sharding: Sharding) -> dict[str, Any]:
+    """Shapes of arrays that go there."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), items)
 
 
 def _order(metrics: dict[str, float]) -> float:

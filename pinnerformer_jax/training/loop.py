@@ -27,7 +27,7 @@ from pinnerformer_jax.data.timelines import VALIDATION, Timelines
 from pinnerformer_jax.data.windows import Windows, training_batches
 from pinnerformer_jax.objective.targets import Objective
 from pinnerformer_jax.runtime import keep_heap
-from pinnerformer_jax.training.checkpoint import Checkpoints, RunRecord, claim, data_digest
+from pinnerformer_jax.training.checkpoint import Checkpoints, RunRecord, check_name, claim, data_digest
 from pinnerformer_jax.training.inputs import open_training_data
 from pinnerformer_jax.training.metrics_log import Meter, MetricsLog
 from pinnerformer_jax.training.sharding import make_mesh, replicate, shard_batch
@@ -91,6 +91,7 @@ def open_run(
         FileNotFoundError: the data were never prepared.
         ValueError: something does not fit, or the checkpoint is damaged. The message says what to change.
     """
+    check_name(workdir)
     mesh = make_mesh()
     if config.training.batch_size % mesh.size:
         raise ValueError(
