@@ -12,7 +12,8 @@ from pinnerformer_jax.config.checks import require, require_types
 class ColumnsConfig:
     """Where the event log has each fact. Each value is a column's name or any DuckDB SQL
     expression over the columns, such as `CASE WHEN is_like = 1 THEN 'like' ELSE 'view' END`. In CSV every
-    column is text: ids keep their leading zeros, and numbers need a cast, `try_cast(stars AS INT) > 3`."""
+    column is text: ids keep their leading zeros, and numbers need a cast, `try_cast(stars AS DOUBLE) > 3`
+    (AS INT would round 3.5 to 4)."""
 
     user: str = "user"
     """Who: any type; comes out of the system as it went in."""

@@ -208,7 +208,7 @@ def _set_rejects_aside(
 
 def _accept(connection: duckdb.DuckDBPyConnection, data: DataConfig) -> int:
     """Create the view `accepted`: good rows of an action that enters the sequence; how many there are."""
-    good = "staged ANTI JOIN duplicates USING (file, row) WHERE in_scope AND reason IS NULL"
+    good = "staged WHERE in_scope AND reason IS NULL"
     chosen = ", ".join(literal(action) for action in data.sequence_actions)
     connection.execute(
         f"CREATE VIEW accepted AS FROM {good}" + (f" AND action IN ({chosen})" if chosen else "")

@@ -83,7 +83,7 @@ def load_log(
             shutil.move(rejected, failed)
             raise
     chosen = ", ".join(literal(action) for action in data.sequence_actions)
-    good = "FROM staged ANTI JOIN duplicates USING (file, row) WHERE in_scope AND reason IS NULL"
+    good = "FROM staged WHERE in_scope AND reason IS NULL"
     taken = f"action IN ({chosen})" if chosen else "true"
     [(accepted, after)] = connection.execute(
         f"SELECT count(*) FILTER ({taken}), count(*) FILTER ({taken} AND micros >= {end}) {good}"

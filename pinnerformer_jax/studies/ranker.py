@@ -111,7 +111,7 @@ def read_impressions(
 _QUERY = """
     WITH shown AS (
         SELECT user_id, item_id, micros // 1000000 AS time, surface, {positive} AS positive
-        FROM staged ANTI JOIN duplicates USING (file, row) WHERE in_scope AND reason IS NULL
+        FROM staged WHERE in_scope AND reason IS NULL
     ), past AS (FROM shown WHERE time <= {t}
     ), everyone AS (SELECT count_if(positive) / count(*) AS rate FROM past
     ), items AS (

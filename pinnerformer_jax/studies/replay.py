@@ -140,8 +140,9 @@ def _cut(
             f"""
             COPY (
                 SELECT log.* EXCLUDE ({FILE}, {ROW}, {BROKEN})
-                FROM log JOIN staged ON log.{FILE} = staged.file AND log.{ROW} = staged.row
-                WHERE micros >= {(end - DAY) * 10**6} AND micros < {end * 10**6}
+                FROM log SEMI JOIN (
+                    FROM staged WHERE micros >= {(end - DAY) * 10**6} AND micros < {end * 10**6}
+                ) AS day ON log.{FILE} = day.file AND log.{ROW} = day.row
                 ORDER BY log.{FILE}, log.{ROW}
             ) TO {literal(logs[-1])} (FORMAT parquet)"""
         ).fetchall()
