@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -51,6 +52,24 @@ class PositiveRule:
 
 
 @dataclass(frozen=True)
+class CsvConfig:
+    """How CSV files are written. Fields may be quoted with ", and a quote within is doubled."""
+
+    delimiter: str = ""
+    """Character between fields; empty: comma, tab, semicolon or bar, whichever the header has most of."""
+    encoding: str = "utf-8"
+    """Encoding of the text, by Python's name of it: utf-8, latin-1, cp1252, utf-16 ..."""
+
+    def __post_init__(self) -> None:
+        alone = len(self.delimiter) <= 1 and self.delimiter not in ('"', "\r", "\n")
+        require(alone, "csv.delimiter", self.delimiter, "must be one character, no quote or line break")
+        try:
+            codecs.lookup(self.encoding)
+        except LookupError:
+            raise ValueError(f"csv.encoding = {self.encoding!r}: Python knows no such encoding") from None
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """From the event log to timelines."""
 
@@ -59,6 +78,7 @@ class DataConfig:
     prepared: str = ""
     """Folder of the prepared timelines and catalogue: ingest writes it, all else reads it."""
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    csv: CsvConfig = field(default_factory=CsvConfig)
     where: str = ""
     """SQL condition on the log; rows that do not meet it are out of scope (counted, not rejected)."""
     time_unit: Literal["s", "ms", "us", "ns", "timestamp"] = "s"
@@ -121,6 +141,7 @@ class ItemsConfig:
 
     table: str = ""
     """Item table (Parquet or CSV), one row an item; empty: items are those of the log."""
+    csv: CsvConfig = field(default_factory=CsvConfig)
     id: str = "item"
     """Its item id column (or SQL expression), of the same kind as in the log."""
     vector: str = ""

@@ -44,7 +44,7 @@ def read_item_table(
             f"CREATE TABLE item_table (item_id {item_type}, title VARCHAR, topic VARCHAR, text VARCHAR)"
         )
         return
-    open_log(connection, "item_files", "items.table", [items.table], folder)
+    open_log(connection, "item_files", "items.table", [items.table], folder, items.csv)
     broken = connection.execute(
         f"SELECT {FILE}, {ROW} FROM item_files WHERE {BROKEN} IS NOT NULL ORDER BY ALL LIMIT 1"
     ).fetchone()

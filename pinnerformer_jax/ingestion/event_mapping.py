@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,8 @@ import numpy as np
 from pinnerformer_jax.config import DataConfig
 from pinnerformer_jax.data.contracts import parse_time, to_device_time
 from pinnerformer_jax.ingestion import rejects
+from pinnerformer_jax.ingestion.csv_reader import NOT_UTF8
+from pinnerformer_jax.ingestion.log_columns import resolve
 from pinnerformer_jax.ingestion.log_reader import BROKEN, FILE, ROW, first_line, literal
 
 if TYPE_CHECKING:
@@ -29,24 +30,8 @@ def bind(
     Raises:
         ValueError: there is no such column (names the nearest), or the expression is wrong.
     """
-    import duckdb
-
-    names = [row[0] for row in connection.execute(f"DESCRIBE {relation}").fetchall()]
-    names = [name for name in names if name not in (FILE, ROW, BROKEN)]
-    named = [name for name in names if name.lower() == expression.lower()]
-    if named:
-        expression = '"' + named[0].replace('"', '""') + '"'
-    elif re.fullmatch(r"[^\W\d]\w*", expression):
-        near = difflib.get_close_matches(expression.lower(), [name.lower() for name in names], 1, 0.5)
-        nearest = f" The nearest is {near[0]!r}." if near else ""
-        raise ValueError(f"{setting} = {expression!r}: there is no such column.{nearest} There are: {names}")
-    try:  # beside a column, so that an aggregate is refused
-        described = connection.execute(f"DESCRIBE SELECT ({expression}), {ROW} FROM {relation}").fetchall()
-    except duckdb.Error as error:
-        raise ValueError(
-            f"{setting} = {expression!r}: {first_line(error)} The columns are: {names}"
-        ) from None
-    return f"({expression})", described[0][1]
+    found = resolve(connection, relation, setting, expression)
+    return found.sql, found.kind
 
 
 def bind_optional(
@@ -128,6 +113,7 @@ def stage(
         ), judged AS (
             SELECT *, CASE
                 WHEN NOT in_scope THEN NULL
+                WHEN broken LIKE '{NOT_UTF8 % "%"}%' THEN '{rejects.NOT_UTF8}'
                 WHEN broken IS NOT NULL THEN '{rejects.BROKEN_LINE}'
                 WHEN {_missing("user_id", user_type)} THEN '{rejects.NO_USER}'
                 WHEN {_missing("item_id", item_type)} THEN '{rejects.NO_ITEM}'

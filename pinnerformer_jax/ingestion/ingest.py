@@ -86,7 +86,7 @@ def _prepare(
     report: Callable[[str], None],
 ) -> Manifest:
     data, counts = config.data, {}
-    open_log(connection, "log", "data.events", data.events, work / "events")
+    open_log(connection, "log", "data.events", data.events, work / "events", data.csv)
     item_type = event_mapping.bind_id(connection, "log", "data.columns.item", data.columns.item)[1]
     catalog_writer.read_item_table(connection, config.items, item_type, work / "items")
     event_mapping.stage(connection, "log", data, "item_table" if config.items.vector else None)

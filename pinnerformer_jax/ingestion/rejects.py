@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import duckdb
 
 BROKEN_LINE = "broken CSV line"
+NOT_UTF8 = "line that is not UTF-8"
 NO_USER = "missing user"
 NO_ITEM = "missing item"
 NO_TIME = "missing time"
@@ -22,7 +23,8 @@ NO_VECTOR = "item without a feature vector"
 DUPLICATE = "exact duplicate"
 
 REASONS = {
-    BROKEN_LINE: "mend the line: fields, quotes (a quote within a quoted field is doubled), UTF-8",
+    BROKEN_LINE: "mend the line: fields, quotes (one within a quoted field is doubled), 2 MB a line at most",
+    NOT_UTF8: "if all of the file is in another encoding, set data.csv.encoding; rejects name each byte",
     NO_USER: "is data.columns.user the right column? To leave such rows out, use data.where",
     NO_ITEM: "is data.columns.item the right column? To leave such rows out, use data.where",
     NO_TIME: "is data.columns.time the right column?",
@@ -39,8 +41,8 @@ REASONS = {
 def mark_duplicates(connection: duckdb.DuckDBPyConnection) -> None:
     """Set the reason, and the raw values, of usable rows of `staged` that repeat an earlier one.
 
-    Equal rows have equal hashes, so only rows whose hash is not alone, few in most logs, are compared. Rows are
-    told apart by the engine's number of the row, as `unnest` makes many of one row of a file.
+    Equal rows have equal hashes, so only rows whose hash is not alone, few in most logs, are compared. Rows
+    are told apart by the engine's own number, as `unnest` makes many rows of one row of a file.
     """
     facts = "user_id, item_id, micros, action, surface, duration, title, topic"
     connection.execute(

@@ -61,7 +61,7 @@ def load_log(
     connection.execute("CREATE TABLE arrived AS FROM stored LIMIT 0")
     if not files:
         return None
-    open_log(connection, "log", "--events", [str(file) for file in files], work)
+    open_log(connection, "log", "--events", [str(file) for file in files], work, data.csv)
     columns = data.columns
     for kind in ("user", "item"):
         expression = _as_stored(connection, kind, getattr(columns, kind))

@@ -80,7 +80,7 @@ def read_impressions(
     )
     with tempfile.TemporaryDirectory() as folder, duckdb.connect(Path(folder) / "log.duckdb") as connection:
         set_up_engine(connection, data.memory_limit, Path(folder))
-        open_log(connection, "log", "data.events", data.events, Path(folder) / "events")
+        open_log(connection, "log", "data.events", data.events, Path(folder) / "events", data.csv)
         event_mapping.stage(connection, "log", data, None)
         rejects.mark_duplicates(connection)
         connection.register("wanted_users", wanted_users)

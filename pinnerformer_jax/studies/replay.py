@@ -125,7 +125,7 @@ def _cut(
 ) -> list[Path]:
     """Write the unchanged rows of each day, and create the table `positives` (user_id, item_id, micros)."""
     data = config.data
-    open_log(connection, "log", "--events", events, folder / "log")
+    open_log(connection, "log", "--events", events, folder / "log", data.csv)
     event_mapping.stage(connection, "log", data, None)
     connection.execute(
         f"""

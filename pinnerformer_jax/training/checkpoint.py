@@ -68,8 +68,9 @@ def check_ingested(manifest: Manifest, config: Config) -> None:
     Raises:
         ValueError: they differ. The message lists what differs.
     """
-    wanted = to_dict(config)
-    changed = differences(manifest.config, {name: wanted[name] for name in manifest.config})
+    wanted, old = to_dict(config), to_dict(from_dict(manifest.config))  # with settings that are new since
+    sections = [{name: part[name] for name in manifest.config} for part in (old, wanted)]
+    changed = differences(*sections)
     changed = [line for line in changed if not line.startswith((*_WHERE, "data.positives:"))]
     if changed:
         raise ValueError(
