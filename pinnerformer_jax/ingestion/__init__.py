@@ -3,6 +3,7 @@
 log_reader.py        the log as a table, each row with its file and number
 csv_reader.py        a CSV file as Parquet, broken lines marked
 log_columns.py       the columns as the files have them, and what a setting makes of them
+kinds.py             ids, times and durations by their types
 tfds_in.py           a TFDS data set as such a log
 tfds_prepare.py      TFDS without TensorFlow
 event_mapping.py     rows of the log as events, by the config's columns and rules

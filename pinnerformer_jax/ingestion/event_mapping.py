@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,15 +10,14 @@ from pinnerformer_jax.config import DataConfig
 from pinnerformer_jax.data.contracts import parse_time, to_device_time
 from pinnerformer_jax.ingestion import rejects
 from pinnerformer_jax.ingestion.csv_reader import NOT_UTF8
-from pinnerformer_jax.ingestion.log_columns import resolve
+from pinnerformer_jax.ingestion.kinds import bind_id, duration_in_seconds, find_id, time_in_micros
+from pinnerformer_jax.ingestion.log_columns import Column, resolve
 from pinnerformer_jax.ingestion.log_reader import BROKEN, FILE, ROW, first_line, literal
 
 if TYPE_CHECKING:
     import duckdb
 
-_NUMBER = re.compile(r"U?(TINY|SMALL|BIG)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL\(.*")
-_MOMENT = re.compile(r"TIMESTAMP.*|DATE")
-_MICROS = {"s": 10**6, "ms": 10**3, "us": 1}
+__all__ = ["bind", "bind_id", "bind_optional", "stage"]
 
 
 def bind(
@@ -39,20 +37,6 @@ def bind_optional(
 ) -> str:
     """`bind`, only the SQL; the default where the setting is empty."""
     return bind(connection, relation, setting, expression)[0] if expression else default
-
-
-def bind_id(
-    connection: duckdb.DuckDBPyConnection, relation: str, setting: str, expression: str
-) -> tuple[str, str]:
-    """`bind`, for an id.
-
-    Raises:
-        ValueError: also if it is of a type that Parquet cannot give back or that has parts.
-    """
-    sql, kind = bind(connection, relation, setting, expression)
-    if kind.endswith("]") or kind.startswith(("STRUCT", "MAP", "UNION", "HUGEINT", "UHUGEINT", '"NULL"')):
-        raise ValueError(f"{setting} = {expression!r} is of type {kind}: cast it to BIGINT or VARCHAR")
-    return sql, kind
 
 
 def stage(
@@ -82,23 +66,36 @@ def stage(
     import duckdb
 
     columns = data.columns
-    user, user_type = bind_id(connection, relation, "data.columns.user", columns.user)
-    item, item_type = bind_id(connection, relation, "data.columns.item", columns.item)
-    time, time_type = bind(connection, relation, "data.columns.time", columns.time)
-    duration = bind_optional(connection, relation, "data.columns.duration", columns.duration)
+    user = find_id(connection, relation, "data.columns.user", columns.user)
+    item = find_id(connection, relation, "data.columns.item", columns.item)
+    time = resolve(connection, relation, "data.columns.time", columns.time)
+    micros = time_in_micros("data.columns.time", time, "time", data)
+    duration = "NULL"
+    if columns.duration:
+        found = resolve(connection, relation, "data.columns.duration", columns.duration)
+        duration = duration_in_seconds("data.columns.duration", found)
     where = bind_optional(connection, relation, "data.where", data.where, "true")
-    raw = {"user_id": user, "item_id": item, "time": time, "duration": duration}
+    raw = {"user_id": user.sql, "item_id": item.sql, "time": time.sql, "duration": duration}
+    raw |= {"rounded_user": user.rounded, "rounded_item": item.rounded}
     for name, default in (("action", "'event'"), ("surface", "''"), ("title", "NULL"), ("topic", "NULL")):
         sql = bind_optional(connection, relation, f"data.columns.{name}", getattr(columns, name), default)
         raw[name] = f"nullif(trim(CAST({sql} AS VARCHAR)), '')"
     # A CASE evaluates only the rows it is for: an expression need not make sense out of scope.
     mapped = ", ".join(f"CASE WHEN __in_scope THEN {sql} END AS {name}" for name, sql in raw.items())
-    micros = _micros("time", time_type, data)
     first, last = (_bound(getattr(data, name), f"data.{name}") for name in ("time_min", "time_max"))
     vector_check = (
         f"WHEN item_id NOT IN (SELECT item_id FROM {with_vector}) THEN '{rejects.NO_VECTOR}'"
         if with_vector
         else ""
+    )
+    raw_values = ", ".join(
+        f"CASE WHEN reason IS NOT NULL THEN CAST({sql} AS VARCHAR) END AS raw_{name}"
+        for name, sql in (
+            ("user", "coalesce(CAST(user_id AS VARCHAR), rounded_user)"),
+            ("item", "coalesce(CAST(item_id AS VARCHAR), rounded_item)"),
+            ("time", "time"),
+            ("duration", "duration"),
+        )
     )
     query = f"""
         CREATE TABLE staged AS
@@ -115,9 +112,10 @@ def stage(
                 WHEN NOT in_scope THEN NULL
                 WHEN broken LIKE '{NOT_UTF8 % "%"}%' THEN '{rejects.NOT_UTF8}'
                 WHEN broken IS NOT NULL THEN '{rejects.BROKEN_LINE}'
-                WHEN {_missing("user_id", user_type)} THEN '{rejects.NO_USER}'
-                WHEN {_missing("item_id", item_type)} THEN '{rejects.NO_ITEM}'
-                WHEN {_missing("time", time_type)} THEN '{rejects.NO_TIME}'
+                WHEN coalesce(rounded_user, rounded_item) IS NOT NULL THEN '{rejects.ROUNDED}'
+                WHEN {_missing("user_id", user.kind)} THEN '{rejects.NO_USER}'
+                WHEN {_missing("item_id", item.kind)} THEN '{rejects.NO_ITEM}'
+                WHEN {_missing("time", time.kind)} THEN '{rejects.NO_TIME}'
                 WHEN micros IS NULL OR NOT isfinite(micros) THEN '{rejects.BAD_TIME}'
                 WHEN micros NOT BETWEEN {first} AND {last} THEN '{rejects.TIME_RANGE}'
                 WHEN trim(CAST(duration AS VARCHAR)) <> '' AND seconds IS NULL THEN '{rejects.BAD_DURATION}'
@@ -130,12 +128,7 @@ def stage(
             CASE WHEN reason IS NULL THEN CAST(micros AS BIGINT) END AS micros,
             coalesce(action, '') AS action, coalesce(surface, '') AS surface,
             coalesce(seconds, 0) AS duration, title, topic, reason,
-            {
-        ", ".join(
-            f"CASE WHEN reason IS NOT NULL THEN CAST({a} AS VARCHAR) END AS raw_{b}"
-            for a, b in (("user_id", "user"), ("item_id", "item"), ("time", "time"), ("duration", "duration"))
-        )
-    },
+            {raw_values},
             broken
         FROM judged"""
     try:
@@ -151,6 +144,24 @@ def stage(
             f"the log cannot be read with these settings: {first_line(error)} "
             "(an expression in data.columns or data.where may need TRY_CAST)"
         ) from None
+    for kind, found in (("user", user), ("item", item)):
+        if found.mixed:
+            _refuse_rounded(connection, kind, found.mixed)
+
+
+def _refuse_rounded(connection: duckdb.DuckDBPyConnection, kind: str, column: Column) -> None:
+    """Raise ValueError if ids became floating point numbers, because they are that in some files, and one of
+    them may be rounded."""
+    name, is_rounded = column.names[0], f"reason = '{rejects.ROUNDED}' AND {kind}_id IS NULL"
+    [(example, rows)] = connection.execute(
+        f"SELECT min(raw_{kind}), count(*) FROM staged WHERE {is_rounded}"
+    ).fetchall()
+    if rows:
+        raise ValueError(
+            f"data.columns.{kind}: {name!r} is {column.where()}. Read together they are floating point "
+            f"numbers, which may be rounded in {rows:,} rows, such as {example}: write {name!r} as whole "
+            "numbers in all files (in pandas: Int64)"
+        )
 
 
 def _missing(name: str, kind: str) -> str:
@@ -170,18 +181,3 @@ def _bound(text: str, setting: str) -> int:
     except ValueError as error:
         raise ValueError(f"{setting} = {text!r}: {error}") from None
     return seconds * 10**6
-
-
-def _micros(time: str, kind: str, data: DataConfig) -> str:
-    """SQL of the microseconds since 1970, as a float64 (exact for 1684..2255) that is null if unparsable."""
-    if _MOMENT.fullmatch(kind) or (kind == "VARCHAR" and data.time_unit == "timestamp"):
-        # A moment without a zone is taken in the connection's, which `stage` sets to data.time_zone.
-        return f"CAST(epoch_us(TRY_CAST({time} AS TIMESTAMPTZ)) AS DOUBLE)"
-    if data.time_unit == "timestamp" or not (_NUMBER.fullmatch(kind) or kind == "VARCHAR"):
-        raise ValueError(
-            f"data.columns.time = {data.columns.time!r} is of type {kind}: for numbers set data.time_unit "
-            "to s, ms, us or ns; otherwise write an expression that gives a number, a timestamp or a text"
-        )
-    if data.time_unit == "ns":  # more digits than a float64 has
-        return f"CAST(TRY_CAST({time} AS BIGINT) // 1000 AS DOUBLE)"
-    return f"floor(TRY_CAST({time} AS DOUBLE) * {_MICROS[data.time_unit]})"

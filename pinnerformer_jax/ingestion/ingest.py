@@ -28,7 +28,7 @@ from pinnerformer_jax.data.timelines import (
     write_manifest,
 )
 from pinnerformer_jax.files import atomic_folder, facts_of
-from pinnerformer_jax.ingestion import catalog_writer, event_mapping, rejects, timeline_writer
+from pinnerformer_jax.ingestion import catalog_writer, event_mapping, kinds, rejects, timeline_writer
 from pinnerformer_jax.ingestion.log_reader import first_line, literal, open_log
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def _prepare(
 ) -> Manifest:
     data, counts = config.data, {}
     open_log(connection, "log", "data.events", data.events, work / "events", data.csv)
+    kinds.check_ids(connection, "log", data)
     item_type = event_mapping.bind_id(connection, "log", "data.columns.item", data.columns.item)[1]
     catalog_writer.read_item_table(connection, config.items, item_type, work / "items")
     event_mapping.stage(connection, "log", data, "item_table" if config.items.vector else None)

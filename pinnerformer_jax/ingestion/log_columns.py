@@ -35,8 +35,13 @@ class Column(NamedTuple):
     """A column of a relation."""
 
     names: tuple[str, ...]  # as the files spell it
-    sql: str  # the engine's name, quoted
+    called: str  # the engine's name
     kinds: dict[str, str]  # {type: the first file that has it so}; empty for a column of no file
+
+    @property
+    def sql(self) -> str:
+        """The engine's name, quoted."""
+        return '"' + self.called.replace('"', '""') + '"'
 
     def where(self) -> str:
         """Each type, and a file that has it."""
@@ -167,14 +172,16 @@ def _columns(connection: duckdb.DuckDBPyConnection, relation: str) -> list[Colum
         for _, _, kind, file in own:
             kinds.setdefault(kind, file)
         spelled = tuple(dict.fromkeys(name for _, name, _, _ in own)) or (called,)
-        columns.append(Column(spelled, '"' + called.replace('"', '""') + '"', kinds))
+        columns.append(Column(spelled, called, kinds))
     return columns
 
 
 def _fitting(columns: list[Column], setting: str, name: str) -> list[Column]:
     """The column of this name, or none."""
+    lower = name.lower()
     exact = [column for column in columns if name in column.names]
-    fitting = exact or [c for c in columns if name.lower() in [other.lower() for other in c.names]]
+    fitting = exact or [c for c in columns if lower in [other.lower() for other in c.names]]
+    fitting = fitting or [c for c in columns if lower == c.called.lower()]
     if len(fitting) > 1:
         several = [other for column in fitting for other in column.names]
         raise ValueError(
@@ -204,9 +211,8 @@ def _parse(
         for place, part in enumerate(reference):
             for column in _fitting(columns, setting, part):
                 used[column.sql] = column
-                called = column.sql[1:-1].replace('""', '"')
-                if called.lower() != part.lower():
-                    reference[place], renamed = called, True
+                if column.called.lower() != part.lower():
+                    reference[place], renamed = column.called, True
     if renamed:
         [(text,)] = connection.execute("SELECT json_deserialize_sql($1::JSON)", [json.dumps(tree)]).fetchall()
         expression = text.removeprefix("SELECT ")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 BROKEN_LINE = "broken CSV line"
 NOT_UTF8 = "line that is not UTF-8"
+ROUNDED = "id that may be rounded"
 NO_USER = "missing user"
 NO_ITEM = "missing item"
 NO_TIME = "missing time"
@@ -25,6 +26,7 @@ DUPLICATE = "exact duplicate"
 REASONS = {
     BROKEN_LINE: "mend the line: fields, quotes (one within a quoted field is doubled), 2 MB a line at most",
     NOT_UTF8: "if all of the file is in another encoding, set data.csv.encoding; rejects name each byte",
+    ROUNDED: "a floating point number holds whole ids below 2^53 (float32: 2^24) only: write them as int64",
     NO_USER: "is data.columns.user the right column? To leave such rows out, use data.where",
     NO_ITEM: "is data.columns.item the right column? To leave such rows out, use data.where",
     NO_TIME: "is data.columns.time the right column?",
