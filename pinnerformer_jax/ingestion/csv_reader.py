@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from pinnerformer_jax.config import CsvConfig
+from pinnerformer_jax.ingestion.engine import BROKEN, FILE, ROW, first_line, literal
 from pinnerformer_jax.ingestion.log_columns import engine_names
-from pinnerformer_jax.ingestion.log_reader import BROKEN, FILE, ROW, first_line, literal
 
 if TYPE_CHECKING:
     import duckdb

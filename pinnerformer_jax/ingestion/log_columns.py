@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pinnerformer_jax.ingestion.log_reader import BROKEN, FILE, ROW, first_line
+from pinnerformer_jax.ingestion.engine import BROKEN, FILE, ROW, first_line
 
 if TYPE_CHECKING:
     import duckdb

@@ -17,13 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pinnerformer_jax.config import CsvConfig
+from pinnerformer_jax.ingestion import csv_reader, log_columns
+from pinnerformer_jax.ingestion.engine import BROKEN, FILE, ROW, first_line, literal
 
 if TYPE_CHECKING:
     import duckdb
-
-FILE, ROW, BROKEN = "__file", "__row", "__broken"
-"""Columns added to those of the log: the file's name; the row's number in it (in Parquet from 1, in CSV
-the line, of which the header is 1); the text of a broken CSV line, whose other columns are null."""
 
 _PARQUET, _CSV = (".parquet",), (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 _TFDS = re.compile(r"tfds:(?P<name>[^:]+(:\d+\.\d+\.\d+)?)(:(?P<split>.+))?")
@@ -55,8 +53,6 @@ def open_log(
     """
     import duckdb
 
-    from pinnerformer_jax.ingestion import csv_reader, log_columns
-
     folder.mkdir(parents=True, exist_ok=True)
     parquet, copies, columns = [], [], {}
     for number, file in enumerate(log_files(setting, patterns, folder)):
@@ -80,18 +76,6 @@ def open_log(
         connection.execute(f"CREATE VIEW {relation} AS {' UNION ALL BY NAME '.join(parts)}")
     except duckdb.Error as error:
         raise ValueError(f"{setting}: the files cannot be read together: {first_line(error)}") from None
-
-
-def literal(value: str | Path | Sequence[str | Path]) -> str:
-    """SQL literal of a text or of a list of texts."""
-    if isinstance(value, str | Path):
-        return "'" + str(value).replace("'", "''") + "'"
-    return "[" + ", ".join(literal(part) for part in value) + "]"
-
-
-def first_line(error: Exception) -> str:
-    """DuckDB's message, without the SQL that it adds."""
-    return str(error).strip().split("\n\nLINE ")[0].replace("\n", " ")
 
 
 def log_files(setting: str, patterns: Sequence[str], folder: Path) -> list[Path]:
