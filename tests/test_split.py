@@ -1,4 +1,4 @@
-"""The split follows the bulk of the events: a few wrong clocks do not move it, and a good log keeps its end."""
+"""The split follows the bulk of the events: wrong clocks do not move it, and a good log keeps its end."""
 
 import duckdb
 import numpy as np
@@ -69,14 +69,14 @@ def test_days_without_events_before_the_last_ones_are_no_wrong_clocks():
 
 
 def test_a_split_that_is_given_stays():
-    times = [*evenly(500), START + 7000 * DAY]
+    times = [*evenly(500), START + 1500 * DAY]
     split, end, lines = split_of(times, split_time=format_time(START + 40 * DAY))
     assert (split, end, lines) == (START + 40 * DAY, START + 54 * DAY, [])
 
 
 def test_a_window_that_holds_next_to_nothing_is_said():
-    times = [*evenly(500), START + 7000 * DAY]
-    _, _, [line] = split_of(times, split_time=format_time(START + 6990 * DAY))[:3]
+    times = [*evenly(500), START + 1500 * DAY]
+    *_, [_, line] = split_of(times, split_time=format_time(START + 1490 * DAY))
     assert "holds next to nothing: 1 events; the bulk of the log has" in line
 
 

@@ -163,5 +163,5 @@ def test_a_name_that_a_rule_names_is_kept(connection):
     message = "no surface 's299' among the 255 that ingest kept.*'s009'] and 245 more"
     with pytest.raises(ValueError, match=message):
         positive_table((PositiveRule(surface="s299"),), ["", "a"], names)
-    with pytest.raises(ValueError, match="data.positives names 256 surfaces; at most 255"):
+    with pytest.raises(ValueError, match=r"data\.positives names 256 surfaces; at most 255"):
         name_ids(connection, "surface", tuple(PositiveRule(surface=f"s{k:03d}") for k in range(256)))

@@ -96,7 +96,8 @@ class DataConfig:
     min_user_events: int = 2
     """Users with fewer events up to the split are left out (counted)."""
     split_time: str = ""
-    """t, the end of training, ISO, UTC; empty: evaluation_days before the last event."""
+    """t, the end of training, ISO, UTC; empty: evaluation_days before the last event, without a
+    few far behind all others."""
     evaluation_days: float = 14.0
     """Targets of the evaluation lie in (t, t + this many days]."""
     evaluation_share: float = 0.1

@@ -25,9 +25,7 @@ class _Histogram(NamedTuple):
 
     counts: np.ndarray  # int64, of bins of equal width from the first event on
     width: int  # of a bin, microseconds
-    bulk: (
-        slice  # bins without the earliest and the latest 1 % of the events (10 events at least, 10 % at most)
-    )
+    bulk: slice  # bins without the earliest and the latest 1 % of the events (at least 10, at most 10 %)
 
     @property
     def density(self) -> float:
@@ -59,10 +57,11 @@ def choose_split(
         report(f"{late:,} events are dated after tomorrow, up to {_text(last)}: wrong clocks?")
     bulk_end = last if data.split_time else _end_of_bulk(connection, histogram, first, last)
     if bulk_end < last:
+        late = _count(connection, bulk_end, last)
         report(
-            f"{_count(connection, bulk_end, last):,} events lie far behind the bulk of the log, which ends at "
-            f"{_text(bulk_end)}; the last is of {_text(last)}. The split follows the bulk, and they are left "
-            "out. If they are right, set data.split_time; if their clocks are wrong, data.time_max rejects them"
+            f"{late:,} events lie far behind the bulk of the log, which ends at {_text(bulk_end)}; the last "
+            f"is of {_text(last)}. The split follows the bulk, and they are left out. If they are right, set "
+            "data.split_time; if their clocks are wrong, data.time_max rejects them"
         )
     last_second, first_second = bulk_end // 10**6, first // 10**6
     span = f"the log, which runs from {format_time(first_second)} to {format_time(last_second)}"
@@ -97,15 +96,17 @@ def _histogram(connection: duckdb.DuckDBPyConnection, first: int, last: int, hor
     events = counts.sum()
     few = min(events // 10, max(10, events // 100))
     up_to = counts.cumsum()
-    bulk = slice(*(np.searchsorted(up_to, [few, events - few - 1], side="right") + [0, 1]))
-    return _Histogram(counts, width, bulk)
+    low, high = np.searchsorted(up_to, [few, events - few - 1], side="right")
+    return _Histogram(counts, width, slice(low, high + 1))
 
 
 def _end_of_bulk(connection: duckdb.DuckDBPyConnection, histogram: _Histogram, first: int, last: int) -> int:
     """Time of the last event of the bulk, in microseconds; `last` if what follows is as dense as the rest."""
     counts, width, bulk = histogram
     since = np.concatenate([counts[::-1].cumsum()[::-1], [0, 0]])  # events in this bin or later
-    start = np.arange(bulk.stop, len(counts))
+    start = np.arange(
+        bulk.stop, len(counts) - 2
+    )  # what covers less, such as a weekend, moves the split little
     sparse = SPARSE * histogram.density
     here = since[start] - since[start + 2] < 2 * sparse
     to_the_end = since[start] < sparse * (len(counts) - start)
