@@ -270,6 +270,23 @@ def test_a_setting_is_one_expression(tmp_path, text):
         staged(tmp_path, one(), where=text)
 
 
+@pytest.mark.parametrize("compression", ["none", "snappy", "zstd"])
+def test_a_damaged_page_names_the_file(tmp_path, compression):
+    paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    for path in paths:
+        table = pa.table(
+            {"user": [f"u{k % 90}" for k in range(2_000)], "item": ["i"] * 2_000, "time": [T] * 2_000}
+        )
+        pq.write_table(table, path, compression=compression)
+    data = bytearray(paths[1].read_bytes())
+    data[40:100] = bytes(255 - byte for byte in data[40:100])
+    paths[1].write_bytes(data)
+    with duckdb.connect() as connection:
+        open_log(connection, "log", "data.events", [str(path) for path in paths], tmp_path / "work")
+        with pytest.raises(ValueError, match=r"b\.parquet"):
+            stage(connection, "log", DataConfig(), None)
+
+
 def moment(text):
     return datetime.datetime.fromisoformat(text)
 

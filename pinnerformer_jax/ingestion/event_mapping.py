@@ -144,6 +144,10 @@ def stage(
             f"the log cannot be read with these settings: {first_line(error)} "
             "(an expression in data.columns or data.where may need TRY_CAST)"
         ) from None
+    except duckdb.OperationalError:  # no space, no memory
+        raise
+    except duckdb.Error as error:
+        raise ValueError(f"{_damaged(connection, relation)} cannot be read: {first_line(error)}") from None
     for kind, found in (("user", user), ("item", item)):
         if found.mixed:
             _refuse_rounded(connection, kind, found.mixed)
@@ -162,6 +166,19 @@ def _refuse_rounded(connection: duckdb.DuckDBPyConnection, kind: str, column: Co
             f"numbers, which may be rounded in {rows:,} rows, such as {example}: write {name!r} as whole "
             "numbers in all files (in pandas: Int64)"
         )
+
+
+def _damaged(connection: duckdb.DuckDBPyConnection, relation: str) -> str:
+    """The first file that the engine cannot read to its end."""
+    import duckdb
+
+    for (file,) in connection.execute(f"SELECT DISTINCT {FILE} FROM {relation} ORDER BY ALL").fetchall():
+        try:
+            query = f"SELECT max(hash(every)) FROM {relation} AS every WHERE {FILE} = {literal(file)}"
+            connection.execute(query).fetchall()
+        except duckdb.Error:
+            return file
+    return "the log"
 
 
 def _missing(name: str, kind: str) -> str:
