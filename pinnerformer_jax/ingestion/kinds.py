@@ -96,16 +96,15 @@ def check_ids(connection: duckdb.DuckDBPyConnection, relation: str, data: DataCo
     """
     for setting in ("user", "item"):
         expression = getattr(data.columns, setting)
-        found = resolve(connection, relation, f"data.columns.{setting}", expression)
-        _, kind = bind_id(connection, relation, f"data.columns.{setting}", expression)
-        if not _IDS.fullmatch(kind):
+        found = find_id(connection, relation, f"data.columns.{setting}", expression)
+        if not _IDS.fullmatch(found.kind):
             name = found.sql[1:-1]
             cast = f"CAST({name} AS VARCHAR)"
-            if kind == "BLOB":
+            if found.kind == "BLOB":
                 cast = f"decode({name}) if it is text in UTF-8, else hex({name})"
             raise ValueError(
-                f"data.columns.{setting} = {expression!r} is of type {kind}, which not all steps take as "
-                f"an id: write {cast}"
+                f"data.columns.{setting} = {expression!r} is of type {found.kind}, which not all steps take "
+                f"as an id: write {cast}"
             )
 
 

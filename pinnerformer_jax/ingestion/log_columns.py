@@ -149,7 +149,9 @@ def resolve(connection: duckdb.DuckDBPyConnection, relation: str, setting: str, 
     else:
         sql, used = _parse(connection, columns, setting, expression)
     try:  # beside a column, so that an aggregate is refused
-        described = connection.execute(f"DESCRIBE SELECT ({sql}), {ROW} FROM {relation}").fetchall()
+        described = connection.execute(
+            f"DESCRIBE SELECT ({sql}), {ROW} FROM {relation}_shape AS {relation}"
+        ).fetchall()
     except duckdb.Error as error:
         raise ValueError(
             f"{setting} = {expression!r}: {first_line(error)} The columns are: {names}"
@@ -164,7 +166,7 @@ def resolve(connection: duckdb.DuckDBPyConnection, relation: str, setting: str, 
 def _columns(connection: duckdb.DuckDBPyConnection, relation: str) -> list[Column]:
     facts = connection.execute(f"SELECT called, name, kind, file FROM {relation}_columns").fetchall()
     columns = []
-    for called, *_ in connection.execute(f"DESCRIBE {relation}").fetchall():
+    for called, *_ in connection.execute(f"DESCRIBE {relation}_shape").fetchall():
         if called in (FILE, ROW, BROKEN):
             continue
         own = [fact for fact in facts if fact[0] == called.lower()]

@@ -74,6 +74,8 @@ def open_log(
         parts.append(f"FROM read_parquet({literal(copies)}, union_by_name = true, hive_partitioning = false)")
     try:
         connection.execute(f"CREATE VIEW {relation} AS {' UNION ALL BY NAME '.join(parts)}")
+        # Settings are bound to a table without rows: each look at the view would open all files.
+        connection.execute(f"CREATE TABLE {relation}_shape AS FROM {relation} LIMIT 0")
     except duckdb.Error as error:
         raise ValueError(f"{setting}: the files cannot be read together: {first_line(error)}") from None
 
