@@ -102,8 +102,6 @@ def keep_columns(
     Raises:
         ValueError: columns whose names differ in case alone are not the same in all files.
     """
-    import pyarrow as pa
-
     found: dict[tuple[str, str, str], str] = {}
     layouts: dict[str, dict[tuple[str, ...], Path]] = {}
     for file, columns in files.items():
@@ -119,11 +117,11 @@ def keep_columns(
                 + ", ".join(f"{list(names)} in {file}" for names, file in layout.items())
                 + "; rename them"
             )
-    fields = pa.schema([(name, pa.string()) for name in ("called", "name", "kind", "file")])
-    rows = [dict(zip(fields.names, (*key, file), strict=True)) for key, file in found.items()]
-    connection.register("found_columns", pa.Table.from_pylist(rows, fields))
-    connection.execute(f"CREATE TABLE {relation}_columns AS FROM found_columns")
-    connection.unregister("found_columns")
+    fields = "called VARCHAR, name VARCHAR, kind VARCHAR, file VARCHAR"
+    connection.execute(f"CREATE OR REPLACE TABLE {relation}_columns ({fields})")
+    if found:
+        rows = [(*key, file) for key, file in found.items()]
+        connection.executemany(f"INSERT INTO {relation}_columns VALUES (?, ?, ?, ?)", rows)
 
 
 def resolve(connection: duckdb.DuckDBPyConnection, relation: str, setting: str, expression: str) -> Setting:

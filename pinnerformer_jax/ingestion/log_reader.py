@@ -75,7 +75,7 @@ def open_log(
     try:
         connection.execute(f"CREATE VIEW {relation} AS {' UNION ALL BY NAME '.join(parts)}")
         # Settings are bound to a table without rows: each look at the view would open all files.
-        connection.execute(f"CREATE TABLE {relation}_shape AS FROM {relation} LIMIT 0")
+        connection.execute(f"CREATE OR REPLACE TABLE {relation}_shape AS FROM {relation} LIMIT 0")
     except duckdb.Error as error:
         raise ValueError(f"{setting}: the files cannot be read together: {first_line(error)}") from None
 
