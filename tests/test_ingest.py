@@ -306,3 +306,26 @@ def test_a_window_that_the_log_does_not_fill_is_told(tmp_path):
     told = []
     prepare(given(tmp_path, split_time=format_time(split_of(3)), evaluation_days=7), told.append)
     assert any(re.match(r"the log ends 2.\d days into the evaluation window of 7", text) for text in told)
+
+
+def test_a_repeated_click_of_a_session_removes_one_event(tmp_path):
+    rng = np.random.default_rng(0)
+    sessions = []
+    for user in range(20):
+        clicks = sorted(START + int(t) for t in rng.choice(DAYS * DAY, 8, replace=False))
+        items = [f"i{k}" for k in rng.integers(15, size=8)]
+        again = user % 2  # every other session repeats its last click
+        sessions.append(
+            {"user": f"u{user}", "items": items + items[-1:] * again, "times": clicks + clicks[-1:] * again}
+        )
+    columns = ColumnsConfig(item="unnest(items)", time="unnest(times)")
+    log = write_parquet(tmp_path / "s.parquet", sessions)
+    config = given(tmp_path, events=(log,), columns=columns, max_reject_share=0.1)
+    counts = prepare(config, quiet).counts
+    assert counts["rows"] == 170
+    assert counts["rejected"] == {rejects.DUPLICATE: 10}
+    assert counts["other_actions"] == 0
+    assert counts["events"] == 160
+    set_aside = pq.read_table(tmp_path / "prepared" / "rejects.parquet").to_pylist()
+    assert {(r["user"], r["row"]) for r in set_aside} == {(f"u{k}", k + 1) for k in range(1, 20, 2)}
+    assert all(r["item"] and r["time"] for r in set_aside)

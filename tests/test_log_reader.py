@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pinnerformer_jax.config import CsvConfig
 from pinnerformer_jax.ingestion import tfds_in
 from pinnerformer_jax.ingestion.log_reader import BROKEN, FILE, ROW, open_log, parquet_files, restrict
 
@@ -82,6 +83,91 @@ def test_csv_dialects(connection, tmp_path, text):
     assert [c[0] for c in connection.execute("DESCRIBE log").fetchall()][3:] == ["user", "item", "time"]
 
 
+@pytest.mark.parametrize(
+    ("text", "names", "line"),
+    [
+        ('user;item;"note, etc, and, more"\nu;i;1\n', ["user", "item", "note, etc, and, more"], 2),
+        ('"a,b,c"\titem\ttime\nu\ti\t1\n', ["a,b,c", "item", "time"], 2),
+        ('user,"the\nitem",time\nu,i,1\n', ["user", "the\nitem", "time"], 3),
+        ('"the\nuser";item;time\nu;i;1\n', ["the\nuser", "item", "time"], 3),
+        ('user,item 6",time\nu,i,1\n', ["user", 'item 6"', "time"], 2),
+        ('user,"say ""it""",time\nu,i,1\n', ["user", 'say "it"', "time"], 2),
+        ("user\r1\r", ["user"], 2),
+    ],
+)
+@pytest.mark.parametrize("slowly", [False, True])
+def test_the_header_is_a_record(connection, tmp_path, text, names, line, slowly):
+    end = "\r" if text.endswith("\r") else "\n"
+    extra = '"broken' + end if slowly else ""
+    file = write_csv(tmp_path / "log.csv", text + extra)
+    rows = read(connection, tmp_path, file)
+    assert [c[0] for c in connection.execute("DESCRIBE log").fetchall()][3:] == names
+    assert rows[0][:4] == (file, line, None, "1" if len(names) == 1 else "u")
+    assert [row[:3] for row in rows[1:]] == [(file, line + 1, '"broken')] * slowly
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
+@pytest.mark.parametrize("slowly", [False, True])
+@pytest.mark.parametrize(
+    ("encoding", "end"),
+    [
+        ("latin-1", "\n"),
+        ("cp1252", "\r\n"),
+        ("utf-16", "\n"),
+        ("utf-16-le", "\r"),
+        ("utf-8", "\r"),
+        ("ascii", "\r"),
+    ],
+)
+def test_encodings_and_line_ends(connection, tmp_path, suffix, slowly, encoding, end):
+    letter = "e" if encoding == "ascii" else "é"
+    lines = ["user,item", f"{letter},1", f'"a,{letter}",2'] + ["x,y,z"] * slowly
+    path = tmp_path / f"log{suffix}"
+    data = "".join(line + end for line in lines).encode(encoding)
+    path.write_bytes(gzip.compress(data) if suffix.endswith("gz") else data)
+    open_log(connection, "log", "data.events", [str(path)], tmp_path / "work", CsvConfig(encoding=encoding))
+    rows = connection.execute("SELECT * EXCLUDE (__file) FROM log ORDER BY __row").fetchall()
+    assert rows[:2] == [(2, None, letter, "1"), (3, None, f"a,{letter}", "2")]
+    assert rows[2:] == [(4, "x,y,z", None, None)] * slowly
+
+
+def test_a_byte_that_the_encoding_has_not(connection, tmp_path):
+    file = write_csv(tmp_path / "log.csv", b"user,item\nu,\x81\n")
+    with pytest.raises(ValueError, match=r"log\.csv cannot be read: byte 12 is not cp1252"):
+        open_log(connection, "log", "data.events", [file], tmp_path / "work", CsvConfig(encoding="cp1252"))
+
+
+def test_a_delimiter_that_is_given(connection, tmp_path):
+    file = write_csv(tmp_path / "log.csv", "user~a,b,c\n1~2\n")
+    open_log(connection, "log", "data.events", [file], tmp_path / "work", CsvConfig(delimiter="~"))
+    assert connection.execute('SELECT user, "a,b,c" FROM log').fetchall() == [("1", "2")]
+
+
+@pytest.mark.parametrize("length", [140_000, 2_000_000])
+@pytest.mark.parametrize("text", ["x", "one\nmore"])
+def test_a_long_value_is_no_broken_line(connection, tmp_path, length, text):
+    file = write_csv(tmp_path / "log.csv", HEADER + f'u,i,"{text}"\nu,i,{"y" * length}\n')
+    assert [(r[2], len(r[5])) for r in read(connection, tmp_path, file)] == [
+        (None, len(text)),
+        (None, length),
+    ]
+
+
+def test_names_that_differ_in_case_alone(connection, tmp_path):
+    pq.write_table(pa.table([[1], [2]], names=["User", "user"]), tmp_path / "a.parquet")
+    write_csv(tmp_path / "b.csv", "User,user\n1,2\n")
+    for file in ("a.parquet", "b.csv"):
+        read(connection, tmp_path, str(tmp_path / file))
+        described = connection.execute("DESCRIBE log").fetchall()
+        assert [c[0] for c in described][3:] == ["User", "user_1"]
+        connection.execute("DROP VIEW log")
+    pq.write_table(pa.table([[1], [2]], names=["user", "User"]), tmp_path / "c.parquet")
+    with pytest.raises(
+        ValueError, match=r"\['User', 'user'\] in .*a.parquet, \['user', 'User'\] in .*c.parquet; ren"
+    ):
+        read(connection, tmp_path, str(tmp_path / "*.parquet"))
+
+
 def test_a_header_without_a_name_is_numbered(connection, tmp_path):
     file = write_csv(tmp_path / "log.csv", ",user\n0,u\n")  # as pandas writes an index
     assert read(connection, tmp_path, file) == [(file, 2, None, "0", "u")]
@@ -101,9 +187,11 @@ def test_only_the_broken_line_is_lost(connection, tmp_path, suffix, broken):
     file = write_csv(tmp_path / f"log{suffix}", HEADER.encode() + b"\n".join(lines) + b"\n")
     rows = read(connection, tmp_path, file)
     assert [row[1] for row in rows] == list(range(2, 10_002))
-    assert [row for row in rows if row[2] is not None] == [
-        (file, 5_002, broken.decode(errors="replace"), None, None, None)
-    ]
+    text = broken.decode(errors="replace")
+    place = len(HEADER) + sum(len(line) + 1 for line in lines[:5_000]) + 3
+    text = f"byte {place} is not UTF-8: {text}" if "\ufffd" in text else text
+    text = text[:1_000] + "..." if len(text) > 2 << 20 else text
+    assert [row for row in rows if row[2] is not None] == [(file, 5_002, text, None, None, None)]
     assert [row[3:] for row in rows if row[2] is None] == [
         (f"u{k}", "i", "1") for k in range(10_000) if k != 5_000
     ]
@@ -162,8 +250,10 @@ def bad_parquet(path, cut):
         (lambda d: [bad_parquet(d / "b.parquet", 2_000)], ValueError, "b.parquet"),
         (lambda d: [write_csv(d / "a.csv", "")], ValueError, "a.csv cannot be read: .* header"),
         (lambda d: [write_csv(d / "a.csv", "\nu,i\n")], ValueError, "a.csv cannot be read: .* header"),
-        (lambda d: [write_csv(d / "a.csv", b"us\xff,i\n1,2\n")], ValueError, "a.csv cannot .* 'utf-8' codec"),
-        (lambda d: [write_csv(d / "a.csv", "user,User\n1,2\n")], ValueError, "a.csv .* names 'User' twice"),
+        (lambda d: [write_csv(d / "a.csv", b"us\xff,i\n1,2\n")], ValueError,
+         "a.csv cannot be read: byte 2 is not UTF-8: set data.csv.encoding"),
+        (lambda d: [write_csv(d / "a.csv", "user,user\n1,2\n")], ValueError, "a.csv .* names 'user' twice"),
+        (lambda d: [write_csv(d / "a.csv", f"user,{LONG}\n1,2\n")], ValueError, "a.csv .* line 1 is longer"),
         (lambda d: [str((d / "a.csv").rename(d / "a.csv.gz"))], ValueError, "a.csv.gz cannot .* gzip"),
         (lambda d: [str(cut_gz(d / "b.csv.gz"))], ValueError, "b.csv.gz cannot be read"),
         (lambda d: ["tfds:"], ValueError, "write tfds:NAME or tfds:NAME:SPLIT"),

@@ -33,13 +33,22 @@ def add(connection, **columns):
 
 def duplicates(connection):
     rejects.mark_duplicates(connection)
-    return connection.execute("FROM duplicates ORDER BY file, row").fetchall()
+    query = f"SELECT file, row FROM staged WHERE reason = '{rejects.DUPLICATE}' ORDER BY file, row"
+    return connection.execute(query).fetchall()
 
 
 def test_the_first_of_equal_rows_is_kept(connection):
     for file, row in (("b", 1), ("a", 9), ("a", 2), ("a", 3)):
         add(connection, file=file, row=row)
     assert duplicates(connection) == [("a", 3), ("a", 9), ("b", 1)]
+
+
+def test_rows_of_one_place_are_told_apart(connection):
+    for item in ("i", "j", "j", "k", "j"):  # as unnest makes them of one row
+        add(connection, item_id=item)
+    assert duplicates(connection) == [("a", 1)] * 2
+    kept = connection.execute("SELECT item_id FROM staged WHERE reason IS NULL ORDER BY item_id").fetchall()
+    assert kept == [("i",), ("j",), ("k",)]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pinnerformer_jax.config import DataConfig
+from pinnerformer_jax.config import DataConfig, PositiveRule
+from pinnerformer_jax.data.positives import positive_table
 from pinnerformer_jax.data.timelines import EVALUATION, TRAIN, VALIDATION, open_shard
 from pinnerformer_jax.ingestion.timeline_writer import name_ids, number_users, write_shards
 
@@ -147,3 +148,20 @@ def test_a_shard_may_be_empty(connection, tmp_path):
     shards = [open_shard(tmp_path, k) for k in range(3)]
     assert sorted(len(shard.item) for shard in shards) == [0, 0, 1]
     assert sorted(shard.users for shard in shards) == [0, 0, 1]
+
+
+def test_a_name_that_a_rule_names_is_kept(connection):
+    rows = [("u", "i", k, "a", f"s{k:03d}", 1.0) for k in range(300) for _ in range(2 if k < 290 else 1)]
+    add_events(connection, rows, "events")
+    rules = (PositiveRule(surface="s295"), PositiveRule(surface="s007"), PositiveRule(action="a"))
+    names = name_ids(connection, "surface", rules)
+    assert len(names) == 256
+    assert names[-1] == "s295"
+    assert names[1:255] == [f"s{k:03d}" for k in range(254)]
+    table = positive_table(rules[:2], ["", "a"], names)
+    assert np.isfinite(table[1]).nonzero()[0].tolist() == [8, 255]
+    message = "no surface 's299' among the 255 that ingest kept.*'s009'] and 245 more"
+    with pytest.raises(ValueError, match=message):
+        positive_table((PositiveRule(surface="s299"),), ["", "a"], names)
+    with pytest.raises(ValueError, match=r"data\.positives names 256 surfaces; at most 255"):
+        name_ids(connection, "surface", tuple(PositiveRule(surface=f"s{k:03d}") for k in range(256)))

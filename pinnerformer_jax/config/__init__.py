@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pinnerformer_jax.config.checks import require, require_types
-from pinnerformer_jax.config.data import ColumnsConfig, DataConfig, ItemsConfig, PositiveRule
+from pinnerformer_jax.config.data import ColumnsConfig, CsvConfig, DataConfig, ItemsConfig, PositiveRule
 from pinnerformer_jax.config.evaluation import EmbeddingConfig, EvaluationConfig, IndexConfig
 from pinnerformer_jax.config.model import Attention, Feature, ModelConfig
 from pinnerformer_jax.config.pinsage import PinSageConfig, PinSageLoss
@@ -34,6 +34,7 @@ __all__ = [
     "Attention",
     "ColumnsConfig",
     "Config",
+    "CsvConfig",
     "DataConfig",
     "EmbeddingConfig",
     "EvaluationConfig",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,12 +14,13 @@ from pinnerformer_jax.config.checks import require, require_at_most, require_typ
 class ColumnsConfig:
     """Where the event log has each fact. Each value is a column's name or any DuckDB SQL
     expression over the columns, such as `CASE WHEN is_like = 1 THEN 'like' ELSE 'view' END`. In CSV every
-    column is text: ids keep their leading zeros, and numbers need a cast, `try_cast(stars AS INT) > 3`."""
+    column is text: ids keep their leading zeros, and numbers need a cast, `try_cast(stars AS DOUBLE) > 3`
+    (AS INT would round 3.5 to 4)."""
 
     user: str = "user"
-    """Who: any type; comes out of the system as it went in."""
+    """Who: whole numbers, text, decimals, booleans or dates; comes out of the system as it went in."""
     item: str = "item"
-    """With what: any type."""
+    """With what: of the same types."""
     time: str = "time"
     """When: a number (see --data.time-unit), a timestamp, or a text that reads as one."""
     action: str = ""
@@ -26,7 +28,7 @@ class ColumnsConfig:
     surface: str = ""
     """Where in the product, as text; empty: unknown."""
     duration: str = ""
-    """How long, in seconds; empty: 0."""
+    """How long, in seconds, or of a duration type; empty: 0."""
     title: str = ""
     """Item text, if the log has it; the first of the training period is kept."""
     topic: str = ""
@@ -57,6 +59,24 @@ class PositiveRule:
 
 
 @dataclass(frozen=True)
+class CsvConfig:
+    """How CSV files are written. Fields may be quoted with ", and a quote within is doubled."""
+
+    delimiter: str = ""
+    """Character between fields; empty: comma, tab, semicolon or bar, whichever the header has most of."""
+    encoding: str = "utf-8"
+    """Encoding of the text, by Python's name of it: utf-8, latin-1, cp1252, utf-16 ..."""
+
+    def __post_init__(self) -> None:
+        alone = len(self.delimiter) <= 1 and self.delimiter not in ('"', "\r", "\n")
+        require(alone, "csv.delimiter", self.delimiter, "must be one character, no quote or line break")
+        try:
+            codecs.lookup(self.encoding)
+        except LookupError:
+            raise ValueError(f"csv.encoding = {self.encoding!r}: Python knows no such encoding") from None
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """From the event log to timelines."""
 
@@ -65,6 +85,7 @@ class DataConfig:
     prepared: str = ""
     """Folder of the prepared timelines and catalogue: ingest writes it, all else reads it."""
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    csv: CsvConfig = field(default_factory=CsvConfig)
     where: str = ""
     """SQL condition on the log; rows that do not meet it are out of scope (counted, not rejected)."""
     time_unit: Literal["s", "ms", "us", "ns", "timestamp"] = "s"
@@ -82,7 +103,8 @@ class DataConfig:
     min_user_events: int = 2
     """Users with fewer events up to the split are left out (counted)."""
     split_time: str = ""
-    """t, the end of training, ISO, UTC; empty: evaluation_days before the last event."""
+    """t, the end of training, ISO, UTC; empty: evaluation_days before the last event, without a
+    few far behind all others."""
     evaluation_days: float = 14.0
     """Targets of the evaluation lie in (t, t + this many days]."""
     evaluation_share: float = 0.1
@@ -133,6 +155,7 @@ class ItemsConfig:
 
     table: str = ""
     """Item table (Parquet or CSV), one row an item; empty: items are those of the log."""
+    csv: CsvConfig = field(default_factory=CsvConfig)
     id: str = "item"
     """Its item id column (or SQL expression), of the same kind as in the log."""
     without_events: bool = False

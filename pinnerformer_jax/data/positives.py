@@ -12,6 +12,9 @@ import numpy as np
 
 from pinnerformer_jax.config import PositiveRule
 
+MAX_NAMES = 255
+"""Actions, and surfaces, that a byte can tell apart besides the unknown."""
+
 Array: TypeAlias = Any  # of NumPy or of JAX
 
 
@@ -43,11 +46,21 @@ def positive_table(rules: tuple[PositiveRule, ...], actions: list[str], surfaces
     for rule in rules:
         for kind, wanted, known in (("action", rule.action, actions), ("surface", rule.surface, surfaces)):
             if wanted and wanted not in known[1:]:
-                raise ValueError(f"data.positives: no {kind} {wanted!r} in the log; it has {known[1:]}")
+                raise ValueError(f"data.positives: {_missing(kind, wanted, known[1:])}")
         rows = actions.index(rule.action) if rule.action else slice(None)
         columns = surfaces.index(rule.surface) if rule.surface else slice(None)
         table[rows, columns] = np.minimum(table[rows, columns], rule.min_duration)
     return table
+
+
+def _missing(kind: str, wanted: str, known: list[str]) -> str:
+    some = f"{known[:10]}" + (f" and {len(known) - 10} more" if len(known) > 10 else "")
+    if len(known) < MAX_NAMES:
+        return f"no {kind} {wanted!r} in the log; it has {some}"
+    return (
+        f"no {kind} {wanted!r} among the {MAX_NAMES} that ingest kept, those that its rules name and the "
+        f"most frequent; if the log has it, run ingest with this rule. Kept are {some}"
+    )
 
 
 def only_actions(table: np.ndarray, actions: list[str], wanted: tuple[str, ...]) -> np.ndarray:

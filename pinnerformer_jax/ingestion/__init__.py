@@ -1,10 +1,15 @@
 """From an event log (Parquet, CSV or TFDS) to a prepared folder.
 
+engine.py            the engine's own columns, and texts that it takes and gives
 log_reader.py        the log as a table, each row with its file and number
+csv_reader.py        a CSV file as Parquet, broken lines marked
+log_columns.py       the columns as the files have them, and what a setting makes of them
+kinds.py             ids, times and durations by their types
 tfds_in.py           a TFDS data set as such a log
 tfds_prepare.py      TFDS without TensorFlow
 event_mapping.py     rows of the log as events, by the config's columns and rules
 rejects.py           rows that cannot be used
+split.py             the time of the split
 timeline_writer.py   users, their roles, and their events in order
 catalog_writer.py    the items: ids, titles, topics, vectors
 item_vectors.py      vectors for items that have none

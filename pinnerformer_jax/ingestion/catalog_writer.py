@@ -31,7 +31,11 @@ _GIVEN = f"{FILE}_given"  # not the name of a column of anybody's table, which D
 
 def open_item_files(connection: duckdb.DuckDBPyConnection, items: ItemsConfig, folder: Path) -> list[Path]:
     """Create the view `item_files` of items.table, see `open_log`; its files, none if no table is named."""
-    return open_log(connection, "item_files", "items.table", [items.table], folder) if items.table else []
+    return (
+        open_log(connection, "item_files", "items.table", [items.table], folder, items.csv)
+        if items.table
+        else []
+    )
 
 
 def read_item_table(connection: duckdb.DuckDBPyConnection, items: ItemsConfig, item_type: str) -> None:

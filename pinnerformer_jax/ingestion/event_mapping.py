@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
-import json
-import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pinnerformer_jax.config import DataConfig
 from pinnerformer_jax.data.contracts import parse_time, to_device_time
 from pinnerformer_jax.ingestion import rejects
-from pinnerformer_jax.ingestion.log_reader import (
-    BROKEN,
-    FILE,
-    IN_SCOPE,
-    ROW,
-    check_readable,
-    first_line,
-    literal,
-)
+from pinnerformer_jax.ingestion.csv_reader import NOT_UTF8
+from pinnerformer_jax.ingestion.engine import BROKEN, FILE, IN_SCOPE, ROW, first_line, literal
+from pinnerformer_jax.ingestion.kinds import bind_id, duration_in_seconds, find_id, time_in_micros
+from pinnerformer_jax.ingestion.log_columns import Column, resolve
+from pinnerformer_jax.ingestion.log_reader import check_readable
 
 if TYPE_CHECKING:
     import duckdb
 
-_NUMBER = re.compile(r"U?(TINY|SMALL|BIG)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL\(.*")
-_MOMENT = re.compile(r"TIMESTAMP.*|DATE")
-_MICROS = {"s": 10**6, "ms": 10**3, "us": 1}
+__all__ = ["bind", "bind_id", "bind_optional", "stage"]
 
 
 def bind(
@@ -38,46 +29,8 @@ def bind(
     Raises:
         ValueError: there is no such column (names the nearest), or the expression is wrong.
     """
-    import duckdb
-
-    names = [row[0] for row in connection.execute(f"DESCRIBE {relation}").fetchall()]
-    names = [name for name in names if name not in (FILE, ROW, BROKEN, IN_SCOPE)]
-    named = [name for name in names if name.lower() == expression.lower()]
-    if named:
-        expression = '"' + named[0].replace('"', '""') + '"'
-    elif re.fullmatch(r"[^\W\d]\w*", expression):
-        near = difflib.get_close_matches(expression.lower(), [name.lower() for name in names], 1, 0.5)
-        nearest = f" The nearest is {near[0]!r}." if near else ""
-        raise ValueError(f"{setting} = {expression!r}: there is no such column.{nearest} There are: {names}")
-    elif wrong := _not_one_expression(connection, expression):
-        raise ValueError(f"{setting} = {expression!r}: {wrong} The columns are: {names}")
-    try:  # beside a column, so that an aggregate is refused
-        described = connection.execute(f"DESCRIBE SELECT ({expression}), {ROW} FROM {relation}").fetchall()
-    except duckdb.Error as error:
-        raise ValueError(
-            f"{setting} = {expression!r}: {first_line(error)} The columns are: {names}"
-        ) from None
-    return f"({expression})", described[0][1]
-
-
-def _not_one_expression(connection: duckdb.DuckDBPyConnection, text: str) -> str | None:
-    """Why the text, in brackets, is not one expression for the engine's parser; None: it is one, and no
-    second column, clause or statement follows."""
-
-    def parsed(expression: str) -> dict[str, Any]:
-        query = f"SELECT json_serialize_sql({literal(f'SELECT ({expression})')})"
-        return json.loads(connection.execute(query).fetchone()[0])
-
-    tree = parsed(text)
-    if tree["error"] and tree["error_type"] == "parser":
-        return f"Parser Error: {tree['error_message']}: write a column's name or one SQL expression."
-    if tree["error"] or len(tree["statements"]) != 1:
-        return "this is more than one SQL expression."
-    first, plain = (query["statements"][0]["node"] for query in (tree, parsed("1")))
-    columns, _ = first.pop("select_list", ()), plain.pop("select_list")
-    if len(columns) != 1 or first != plain:
-        return "this is more than one SQL expression."
-    return None
+    found = resolve(connection, relation, setting, expression)
+    return found.sql, found.kind
 
 
 def bind_optional(
@@ -85,20 +38,6 @@ def bind_optional(
 ) -> str:
     """`bind`, only the SQL; the default where the setting is empty."""
     return bind(connection, relation, setting, expression)[0] if expression else default
-
-
-def bind_id(
-    connection: duckdb.DuckDBPyConnection, relation: str, setting: str, expression: str
-) -> tuple[str, str]:
-    """`bind`, for an id.
-
-    Raises:
-        ValueError: also if it is of a type that Parquet cannot give back or that has parts.
-    """
-    sql, kind = bind(connection, relation, setting, expression)
-    if kind.endswith("]") or kind.startswith(("STRUCT", "MAP", "UNION", "HUGEINT", "UHUGEINT", '"NULL"')):
-        raise ValueError(f"{setting} = {expression!r} is of type {kind}: cast it to BIGINT or VARCHAR")
-    return sql, kind
 
 
 def stage(
@@ -128,23 +67,36 @@ def stage(
     import duckdb
 
     columns = data.columns
-    user, user_type = bind_id(connection, relation, "data.columns.user", columns.user)
-    item, item_type = bind_id(connection, relation, "data.columns.item", columns.item)
-    time, time_type = bind(connection, relation, "data.columns.time", columns.time)
-    duration = bind_optional(connection, relation, "data.columns.duration", columns.duration)
+    user = find_id(connection, relation, "data.columns.user", columns.user)
+    item = find_id(connection, relation, "data.columns.item", columns.item)
+    time = resolve(connection, relation, "data.columns.time", columns.time)
+    micros = time_in_micros("data.columns.time", time, "time", data)
+    duration = "NULL"
+    if columns.duration:
+        found = resolve(connection, relation, "data.columns.duration", columns.duration)
+        duration = duration_in_seconds("data.columns.duration", found)
     where = bind_optional(connection, relation, "data.where", data.where, "true")
-    raw = {"user_id": user, "item_id": item, "time": time, "duration": duration}
+    raw = {"user_id": user.sql, "item_id": item.sql, "time": time.sql, "duration": duration}
+    raw |= {"rounded_user": user.rounded, "rounded_item": item.rounded}
     for name, default in (("action", "'event'"), ("surface", "''"), ("title", "NULL"), ("topic", "NULL")):
         sql = bind_optional(connection, relation, f"data.columns.{name}", getattr(columns, name), default)
         raw[name] = f"nullif(trim(CAST({sql} AS VARCHAR)), '')"
     # A CASE evaluates only the rows it is for: an expression need not make sense out of scope.
     mapped = ", ".join(f"CASE WHEN {IN_SCOPE} THEN {sql} END AS {name}" for name, sql in raw.items())
-    micros = _micros("time", time_type, data)
     first, last = (_bound(getattr(data, name), f"data.{name}") for name in ("time_min", "time_max"))
     vector_check = (
         f"WHEN item_id NOT IN (SELECT item_id FROM {with_vector}) THEN '{rejects.NO_VECTOR}'"
         if with_vector
         else ""
+    )
+    raw_values = ", ".join(
+        f"CASE WHEN reason IS NOT NULL THEN CAST({sql} AS VARCHAR) END AS raw_{name}"
+        for name, sql in (
+            ("user", "coalesce(CAST(user_id AS VARCHAR), rounded_user)"),
+            ("item", "coalesce(CAST(item_id AS VARCHAR), rounded_item)"),
+            ("time", "time"),
+            ("duration", "duration"),
+        )
     )
     query = f"""
         CREATE TABLE staged AS
@@ -159,10 +111,12 @@ def stage(
         ), judged AS (
             SELECT *, CASE
                 WHEN NOT in_scope THEN NULL
+                WHEN broken LIKE '{NOT_UTF8 % "%"}%' THEN '{rejects.NOT_UTF8}'
                 WHEN broken IS NOT NULL THEN '{rejects.BROKEN_LINE}'
-                WHEN {_missing("user_id", user_type)} THEN '{rejects.NO_USER}'
-                WHEN {_missing("item_id", item_type)} THEN '{rejects.NO_ITEM}'
-                WHEN {_missing("time", time_type)} THEN '{rejects.NO_TIME}'
+                WHEN coalesce(rounded_user, rounded_item) IS NOT NULL THEN '{rejects.ROUNDED}'
+                WHEN {_missing("user_id", user.kind)} THEN '{rejects.NO_USER}'
+                WHEN {_missing("item_id", item.kind)} THEN '{rejects.NO_ITEM}'
+                WHEN {_missing("time", time.kind)} THEN '{rejects.NO_TIME}'
                 WHEN micros IS NULL OR NOT isfinite(micros) THEN '{rejects.BAD_TIME}'
                 WHEN micros NOT BETWEEN {first} AND {last} THEN '{rejects.TIME_RANGE}'
                 WHEN trim(CAST(duration AS VARCHAR)) <> '' AND seconds IS NULL THEN '{rejects.BAD_DURATION}'
@@ -175,12 +129,7 @@ def stage(
             CASE WHEN reason IS NULL THEN CAST(micros AS BIGINT) END AS micros,
             coalesce(action, '') AS action, coalesce(surface, '') AS surface,
             coalesce(seconds, 0) AS duration, title, topic, reason,
-            {
-        ", ".join(
-            f"CASE WHEN reason IS NOT NULL THEN CAST({a} AS VARCHAR) END AS raw_{b}"
-            for a, b in (("user_id", "user"), ("item_id", "item"), ("time", "time"), ("duration", "duration"))
-        )
-    },
+            {raw_values},
             broken
         FROM judged"""
     try:
@@ -197,6 +146,29 @@ def stage(
             f"the log cannot be read with these settings: {first_line(error)} "
             "(an expression in data.columns or data.where may need TRY_CAST)"
         ) from None
+    except duckdb.OperationalError:  # no space, no memory
+        raise
+    except duckdb.Error as error:
+        check_readable(connection, relation)
+        raise ValueError(f"the log cannot be read: {first_line(error)}") from None
+    for kind, found in (("user", user), ("item", item)):
+        if found.mixed:
+            _refuse_rounded(connection, kind, found.mixed)
+
+
+def _refuse_rounded(connection: duckdb.DuckDBPyConnection, kind: str, column: Column) -> None:
+    """Raise ValueError if ids became floating point numbers, because they are that in some files, and one of
+    them may be rounded."""
+    name, is_rounded = column.names[0], f"reason = '{rejects.ROUNDED}' AND {kind}_id IS NULL"
+    [(example, rows)] = connection.execute(
+        f"SELECT min(raw_{kind}), count(*) FROM staged WHERE {is_rounded}"
+    ).fetchall()
+    if rows:
+        raise ValueError(
+            f"data.columns.{kind}: {name!r} is {column.where()}. Read together they are floating point "
+            f"numbers, which may be rounded in {rows:,} rows, such as {example}: write {name!r} as whole "
+            "numbers in all files (in pandas: Int64)"
+        )
 
 
 def _missing(name: str, kind: str) -> str:
@@ -216,18 +188,3 @@ def _bound(text: str, setting: str) -> int:
     except ValueError as error:
         raise ValueError(f"{setting} = {text!r}: {error}") from None
     return seconds * 10**6
-
-
-def _micros(time: str, kind: str, data: DataConfig) -> str:
-    """SQL of the microseconds since 1970, as a float64 (exact for 1684..2255) that is null if unparsable."""
-    if _MOMENT.fullmatch(kind) or (kind == "VARCHAR" and data.time_unit == "timestamp"):
-        # A moment without a zone is taken in the connection's, which `stage` sets to data.time_zone.
-        return f"CAST(epoch_us(TRY_CAST({time} AS TIMESTAMPTZ)) AS DOUBLE)"
-    if data.time_unit == "timestamp" or not (_NUMBER.fullmatch(kind) or kind == "VARCHAR"):
-        raise ValueError(
-            f"data.columns.time = {data.columns.time!r} is of type {kind}: for numbers set data.time_unit "
-            "to s, ms, us or ns; otherwise write an expression that gives a number, a timestamp or a text"
-        )
-    if data.time_unit == "ns":  # more digits than a float64 has
-        return f"CAST(TRY_CAST({time} AS BIGINT) // 1000 AS DOUBLE)"
-    return f"floor(TRY_CAST({time} AS DOUBLE) * {_MICROS[data.time_unit]})"

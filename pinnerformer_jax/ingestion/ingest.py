@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from pinnerformer_jax.config import Config, DataConfig
 from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.data.catalog import catalog_path
-from pinnerformer_jax.data.contracts import DAY, format_time, parse_time
-from pinnerformer_jax.data.positives import positive_table
+from pinnerformer_jax.data.contracts import format_time
+from pinnerformer_jax.data.positives import MAX_NAMES, positive_table
 from pinnerformer_jax.data.timelines import (
     EVALUATION,
     ROLES,
@@ -28,8 +28,9 @@ from pinnerformer_jax.data.timelines import (
     write_manifest,
 )
 from pinnerformer_jax.files import atomic_folder, facts_of
-from pinnerformer_jax.ingestion import catalog_writer, event_mapping, rejects, timeline_writer
+from pinnerformer_jax.ingestion import catalog_writer, event_mapping, kinds, rejects, timeline_writer
 from pinnerformer_jax.ingestion.log_reader import engine_errors, first_line, literal, open_log, restrict
+from pinnerformer_jax.ingestion.split import choose_split
 
 if TYPE_CHECKING:
     import duckdb
@@ -83,9 +84,10 @@ def _prepare(
     report: Callable[[str], None],
 ) -> Manifest:
     data, counts = config.data, {}
-    files = open_log(connection, "log", "data.events", data.events, work / "events")
+    files = open_log(connection, "log", "data.events", data.events, work / "events", data.csv)
     files += catalog_writer.open_item_files(connection, config.items, work / "items")
     restrict(connection, files, [folder])
+    kinds.check_ids(connection, "log", data)
     item_type = event_mapping.bind_id(connection, "log", "data.columns.item", data.columns.item)[1]
     catalog_writer.read_item_table(connection, config.items, item_type)
     event_mapping.stage(connection, "log", data, "item_table" if config.items.vector else None)
@@ -98,7 +100,7 @@ def _prepare(
 
     accepted = _accept(connection, data)
     counts["other_actions"] = in_scope - sum(counts["rejected"].values()) - accepted
-    split, end = _split(connection, data, report)
+    split, end = choose_split(connection, data, report)
     connection.execute(f"CREATE VIEW usable AS FROM accepted WHERE micros < {(end + 1) * 10**6}")
     counts["after_window"] = accepted - _row(connection, "SELECT count(*) FROM usable")[0]
     timeline_writer.number_users(connection, data, split)
@@ -108,8 +110,8 @@ def _prepare(
     counts |= _count_users(connection, data, split)
     report(f"chose {sum(counts['users'].values()):,} users with {counts['events']:,} events")
 
-    actions = timeline_writer.name_ids(connection, "action")
-    surfaces = timeline_writer.name_ids(connection, "surface")
+    actions = timeline_writer.name_ids(connection, "action", data.positives)
+    surfaces = timeline_writer.name_ids(connection, "surface", data.positives)
     for kind in ("action", "surface"):
         query = f"SELECT count(*) FROM events ANTI JOIN {kind}_ids USING ({kind})"
         counts[f"unknown_{kind}s"] = _row(connection, query)[0]
@@ -211,7 +213,7 @@ def _set_rejects_aside(
 
 def _accept(connection: duckdb.DuckDBPyConnection, data: DataConfig) -> int:
     """Create the view `accepted`: good rows of an action that enters the sequence; how many there are."""
-    good = "staged ANTI JOIN duplicates USING (file, row) WHERE in_scope AND reason IS NULL"
+    good = "staged WHERE in_scope AND reason IS NULL"
     chosen = ", ".join(literal(action) for action in data.sequence_actions)
     connection.execute(
         f"CREATE VIEW accepted AS FROM {good}" + (f" AND action IN ({chosen})" if chosen else "")
@@ -224,37 +226,13 @@ def _accept(connection: duckdb.DuckDBPyConnection, data: DataConfig) -> int:
     accepted, names = _row(
         connection, "SELECT count(*), count(DISTINCT action) FILTER (action <> '') FROM accepted"
     )
-    if names > timeline_writer.MAX_NAMES:
+    if names > MAX_NAMES:
         raise ValueError(
             f"data.columns.action has {names:,} different values, such as {known[:3]}; at most "
-            f"{timeline_writer.MAX_NAMES} can be told apart: choose with data.sequence_actions, or group "
+            f"{MAX_NAMES} can be told apart: choose with data.sequence_actions, or group "
             "them by an expression"
         )
     return accepted
-
-
-def _split(
-    connection: duckdb.DuckDBPyConnection, data: DataConfig, report: Callable[[str], None]
-) -> tuple[int, int]:
-    """t, and the last second of the evaluation window."""
-    first, last = _row(
-        connection,
-        "SELECT floor(min(micros) / 1000000)::BIGINT, floor(max(micros) / 1000000)::BIGINT FROM accepted",
-    )
-    span = f"the log, which runs from {format_time(first)} to {format_time(last)}"
-    horizon = round(data.evaluation_days * DAY)
-    if horizon > last - first:
-        raise ValueError(f"data.evaluation_days = {data.evaluation_days:g} is longer than {span}: lower it")
-    if not data.split_time:
-        return last - horizon, last
-    split = parse_time(data.split_time, "data.split_time")
-    if not first <= split < last:
-        raise ValueError(f"data.split_time = {data.split_time!r} is outside {span}")
-    if split + horizon > last:
-        report(
-            f"the log ends {(last - split) / DAY:.1f} days into the evaluation window of {horizon / DAY:g}"
-        )
-    return split, split + horizon
 
 
 def _count_users(connection: duckdb.DuckDBPyConnection, data: DataConfig, split: int) -> dict[str, Any]:
@@ -279,8 +257,10 @@ def _count_users(connection: duckdb.DuckDBPyConnection, data: DataConfig, split:
         )
     evaluated = _row(connection, f"SELECT count(*) FROM users WHERE role = {EVALUATION} AND events > cut")[0]
     if data.evaluation_share and not evaluated:
+        after = _row(connection, f"SELECT count(*) FROM usable WHERE micros >= {(split + 1) * 10**6}")[0]
+        window = f"after the split, {format_time(split)} (all users have {after:,})"
         raise ValueError(
-            f"none of {users['evaluation']:,} evaluation users (of {kept:,}) has an event after the split: "
+            f"none of {users['evaluation']:,} evaluation users (of {kept:,}) has an event {window}: "
             "raise data.evaluation_share or data.evaluation_days, or set evaluation_share to 0 to do without"
         )
     return {"small_users": everyone - kept, "users": users, "evaluated_users": evaluated}

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import duckdb
 
 BROKEN_LINE = "broken CSV line"
+NOT_UTF8 = "line that is not UTF-8"
+ROUNDED = "id that may be rounded"
 NO_USER = "missing user"
 NO_ITEM = "missing item"
 NO_TIME = "missing time"
@@ -22,7 +24,9 @@ NO_VECTOR = "item without a feature vector"
 DUPLICATE = "exact duplicate"
 
 REASONS = {
-    BROKEN_LINE: "mend the line: fields, quotes (a quote within a quoted field is doubled), UTF-8",
+    BROKEN_LINE: "mend the line: fields, quotes (one within a quoted field is doubled), 2 MB a line at most",
+    NOT_UTF8: "if all of the file is in another encoding, set data.csv.encoding; rejects name each byte",
+    ROUNDED: "a floating point number holds whole ids below 2^53 (float32: 2^24) only: write them as int64",
     NO_USER: "is data.columns.user the right column? To leave such rows out, use data.where",
     NO_ITEM: "is data.columns.item the right column? To leave such rows out, use data.where",
     NO_TIME: "is data.columns.time the right column?",
@@ -37,22 +41,26 @@ REASONS = {
 
 
 def mark_duplicates(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create the table `duplicates` (file, row): usable rows of `staged` that repeat an earlier one.
+    """Set the reason, and the raw values, of usable rows of `staged` that repeat an earlier one.
 
-    Equal rows have equal hashes, so only rows whose hash is not alone, few in most logs, are compared.
+    Equal rows have equal hashes, so only rows whose hash is not alone, few in most logs, are compared. Rows
+    are told apart by the engine's own number, as `unnest` makes many rows of one row of a file.
     """
     facts = "user_id, item_id, micros, action, surface, duration, title, topic"
     connection.execute(
         f"""
-        CREATE TABLE duplicates AS
-        WITH repeated AS (
-            SELECT hash({facts}) AS hash FROM staged WHERE in_scope AND reason IS NULL
-            GROUP BY hash HAVING count(*) > 1
-        )
-        SELECT file, row FROM staged
-        WHERE in_scope AND reason IS NULL AND hash({facts}) IN (FROM repeated)
-        QUALIFY row_number() OVER (PARTITION BY {facts} ORDER BY file, row) > 1"""
-    )
+        UPDATE staged SET reason = '{DUPLICATE}', raw_user = CAST(user_id AS VARCHAR),
+            raw_item = CAST(item_id AS VARCHAR), raw_time = CAST(make_timestamp(micros) AS VARCHAR),
+            raw_duration = CAST(duration AS VARCHAR)
+        WHERE rowid IN (
+            SELECT rowid FROM staged
+            WHERE in_scope AND reason IS NULL AND hash({facts}) IN (
+                SELECT hash({facts}) FROM staged WHERE in_scope AND reason IS NULL
+                GROUP BY ALL HAVING count(*) > 1
+            )
+            QUALIFY row_number() OVER (PARTITION BY {facts} ORDER BY file, row) > 1
+        )"""
+    ).fetchall()  # to the end, or the connection stays busy
 
 
 def count(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
@@ -62,7 +70,6 @@ def count(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
             "SELECT reason, count(*) FROM staged WHERE reason IS NOT NULL GROUP BY reason"
         ).fetchall()
     )
-    [(found[DUPLICATE],)] = connection.execute("SELECT count(*) FROM duplicates").fetchall()
     return {reason: found[reason] for reason in REASONS if found.get(reason)}
 
 
@@ -77,11 +84,6 @@ def write(
             SELECT file, row, reason, raw_user AS user, raw_item AS item, raw_time AS time,
                 raw_duration AS duration, broken AS line
             FROM staged WHERE reason IS NOT NULL AND (raw_user IS NULL OR raw_user NOT IN ({without}))
-            UNION ALL
-            SELECT file, row, '{DUPLICATE}', user_id::VARCHAR, item_id::VARCHAR,
-                make_timestamp(micros)::VARCHAR, duration::VARCHAR, NULL
-            FROM staged SEMI JOIN duplicates USING (file, row)
-            WHERE user_id::VARCHAR NOT IN ({without})
             ORDER BY file, row
         ) TO {literal(path)} (FORMAT parquet)"""
     ).fetchall()  # to the end, or the connection stays busy

@@ -8,17 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pinnerformer_jax.config import DataConfig
-from pinnerformer_jax.data.positives import is_positive
+from pinnerformer_jax.config import DataConfig, PositiveRule
+from pinnerformer_jax.data.positives import MAX_NAMES, is_positive
 from pinnerformer_jax.data.ragged import offsets_of
 from pinnerformer_jax.data.timelines import COLUMNS, EVALUATION, TRAIN, VALIDATION, shard_path
 from pinnerformer_jax.ingestion.log_reader import literal
 
 if TYPE_CHECKING:
     import duckdb
-
-MAX_NAMES = 255
-"""Actions, and surfaces, that a byte can tell apart besides the unknown."""
 
 _BATCH = 1 << 18  # events written at a time
 
@@ -52,19 +49,35 @@ def number_users(connection: duckdb.DuckDBPyConnection, data: DataConfig, split:
     )
 
 
-def name_ids(connection: duckdb.DuckDBPyConnection, kind: str) -> list[str]:
+def name_ids(
+    connection: duckdb.DuckDBPyConnection, kind: str, rules: tuple[PositiveRule, ...] = ()
+) -> list[str]:
     """Names by id of the actions or surfaces of `events`, the most frequent first, ties by name, after ""
-    for the unknown; also the table `KIND_ids` (KIND, id). At most MAX_NAMES; further names are unknown.
+    for the unknown; also the table `KIND_ids` (KIND, id). At most MAX_NAMES; further names are unknown, but
+    never one that a rule names.
 
     Args:
         connection: where `events` is.
         kind: "action" or "surface".
+        rules: of positives.
+
+    Raises:
+        ValueError: the rules name more than MAX_NAMES.
     """
+    wanted = sorted({getattr(rule, kind) for rule in rules} - {""})
+    if len(wanted) > MAX_NAMES:
+        raise ValueError(
+            f"data.positives names {len(wanted)} {kind}s; at most {MAX_NAMES} can be told apart: group them "
+            f"by an expression in data.columns.{kind}"
+        )
     connection.execute(
         f"""
         CREATE TABLE {kind}_ids AS
-        SELECT {kind}, row_number() OVER (ORDER BY count(*) DESC, {kind}) AS id
-        FROM events WHERE {kind} <> '' GROUP BY {kind} ORDER BY id LIMIT {MAX_NAMES}"""
+        SELECT {kind}, row_number() OVER (ORDER BY n DESC, {kind}) AS id FROM (
+            SELECT {kind}, count(*) AS n FROM events WHERE {kind} <> '' GROUP BY {kind}
+            ORDER BY list_contains({literal(wanted)}::VARCHAR[], {kind}) DESC, n DESC, {kind}
+            LIMIT {MAX_NAMES}
+        ) ORDER BY id"""
     )
     names = connection.execute(f"SELECT {kind} FROM {kind}_ids ORDER BY id").fetchall()
     return ["", *(name for (name,) in names)]

@@ -61,7 +61,7 @@ def load_log(
     connection.execute("CREATE TABLE arrived AS FROM stored LIMIT 0")
     if not files:
         return None
-    open_log(connection, "log", "--events", [str(file) for file in files], work)
+    open_log(connection, "log", "--events", [str(file) for file in files], work, data.csv)
     columns = data.columns
     for kind in ("user", "item"):
         expression = _as_stored(connection, kind, getattr(columns, kind))
@@ -83,7 +83,7 @@ def load_log(
             shutil.move(rejected, failed)
             raise
     chosen = ", ".join(literal(action) for action in data.sequence_actions)
-    good = "FROM staged ANTI JOIN duplicates USING (file, row) WHERE in_scope AND reason IS NULL"
+    good = "FROM staged WHERE in_scope AND reason IS NULL"
     taken = f"action IN ({chosen})" if chosen else "true"
     [(accepted, after)] = connection.execute(
         f"SELECT count(*) FILTER ({taken}), count(*) FILTER ({taken} AND micros >= {end}) {good}"
@@ -104,8 +104,10 @@ def _as_stored(connection: duckdb.DuckDBPyConnection, kind: str, expression: str
     setting = f"data.columns.{kind}"
     sql, found = event_mapping.bind_id(connection, "log", setting, expression)
     wanted = one(connection, f"SELECT column_type FROM (DESCRIBE stored) WHERE column_name = '{kind}_id'")
-    if found == wanted:
-        return sql
+    if found == wanted or (
+        wanted == "DOUBLE" and found == "BIGINT"
+    ):  # of a run before ids were whole numbers
+        return expression
     if found in _INTEGERS and wanted in _INTEGERS:
         return f"CAST({sql} AS {wanted})"
     raise ValueError(

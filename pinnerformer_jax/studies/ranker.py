@@ -80,7 +80,7 @@ def read_impressions(
     )
     with tempfile.TemporaryDirectory() as folder, duckdb.connect(Path(folder) / "log.duckdb") as connection:
         set_up_engine(connection, data.memory_limit, Path(folder))
-        files = open_log(connection, "log", "data.events", data.events, Path(folder) / "events")
+        files = open_log(connection, "log", "data.events", data.events, Path(folder) / "events", data.csv)
         restrict(connection, files, [Path(folder)])
         event_mapping.stage(connection, "log", data, None)
         rejects.mark_duplicates(connection)
@@ -112,7 +112,7 @@ def read_impressions(
 _QUERY = """
     WITH shown AS (
         SELECT user_id, item_id, micros // 1000000 AS time, surface, {positive} AS positive
-        FROM staged ANTI JOIN duplicates USING (file, row) WHERE in_scope AND reason IS NULL
+        FROM staged WHERE in_scope AND reason IS NULL
     ), past AS (FROM shown WHERE time <= {t}
     ), everyone AS (SELECT count_if(positive) / count(*) AS rate FROM past
     ), items AS (

@@ -125,7 +125,8 @@ def _cut(
 ) -> list[Path]:
     """Write the unchanged rows of each day, and create the table `positives` (user_id, item_id, micros)."""
     data = config.data
-    restrict(connection, open_log(connection, "log", "--events", events, folder / "log"), [folder])
+    files = open_log(connection, "log", "--events", events, folder / "log", data.csv)
+    restrict(connection, files, [folder])
     event_mapping.stage(connection, "log", data, None)
     connection.execute(
         f"""
@@ -140,8 +141,9 @@ def _cut(
             f"""
             COPY (
                 SELECT log.* EXCLUDE ({FILE}, {ROW}, {BROKEN})
-                FROM log JOIN staged ON log.{FILE} = staged.file AND log.{ROW} = staged.row
-                WHERE micros >= {(end - DAY) * 10**6} AND micros < {end * 10**6}
+                FROM log SEMI JOIN (
+                    FROM staged WHERE micros >= {(end - DAY) * 10**6} AND micros < {end * 10**6}
+                ) AS day ON log.{FILE} = day.file AND log.{ROW} = day.row
                 ORDER BY log.{FILE}, log.{ROW}
             ) TO {literal(logs[-1])} (FORMAT parquet)"""
         ).fetchall()

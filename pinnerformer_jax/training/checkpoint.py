@@ -70,10 +70,12 @@ def check_ingested(manifest: Manifest, config: Config) -> None:
     Raises:
         ValueError: they differ. The message lists what differs.
     """
-    wanted = to_dict(config)
-    changed = differences(manifest.config, {name: wanted[name] for name in manifest.config})
+    wanted, old = to_dict(config), to_dict(from_dict(manifest.config))  # with settings that are new since
+    if "without_events" not in manifest.config["items"]:  # such a folder has all items of its table
+        old["items"]["without_events"] = wanted["items"]["without_events"]
+    before, now = ({name: part[name] for name in manifest.config} for part in (old, wanted))
+    changed = differences(before, now)
     changed = [line for line in changed if not line.startswith((*_WHERE, "data.positives:"))]
-    changed = [line for line in changed if ": None -> " not in line]  # there was no such setting then
     if changed:
         raise ValueError(
             f"{config.data.prepared} was prepared with other settings; run python -m "

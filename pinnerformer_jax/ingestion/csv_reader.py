@@ -1,0 +1,245 @@
+"""CSV files copied to Parquet, every column as text.
+
+DuckDB copies a file strictly and in parallel. A file that it does not read to the last line is copied again
+by Python's csv module, which knows exactly which lines are broken and carries on after them. A file in
+another encoding than UTF-8, or whose lines end in CR alone, is written anew as UTF-8 with LF first.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import itertools
+import re
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+from pinnerformer_jax.config import CsvConfig
+from pinnerformer_jax.ingestion.engine import BROKEN, FILE, ROW, first_line, literal, scanned
+from pinnerformer_jax.ingestion.log_columns import engine_names
+
+if TYPE_CHECKING:
+    import duckdb
+
+MAX_LINE = 1 << 21
+"""Bytes of the longest line, and of the longest field."""
+
+MAX_LINES = 2_500
+"""Lines of the longest record: where a quote never closes, no more are read to find that out."""
+
+NOT_UTF8 = "byte %s is not UTF-8: "
+"""What the text of a line that is not UTF-8 begins with."""
+
+_SHOWN = 1_000  # characters of a line that is too long
+_BATCH = 1 << 16  # rows copied at a time
+
+
+def copy(
+    connection: duckdb.DuckDBPyConnection, setting: str, file: Path, target: Path, dialect: CsvConfig
+) -> list[str]:
+    """Copy a CSV file to Parquet.
+
+    Args:
+        connection: the engine.
+        setting: the config field that names the file, for messages.
+        file: plain or .gz.
+        target: to write; its columns are FILE, ROW, BROKEN and the file's, by the engine's names.
+        dialect: delimiter and encoding.
+
+    Returns:
+        The names of its columns, as its header spells them.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    import duckdb
+
+    try:
+        source = _as_utf8(file, dialect.encoding, target.with_suffix(".csv"))
+        names, delimiter, lines = _header(source, dialect.delimiter)
+        called = engine_names(names)
+        columns = "{" + ", ".join(f"{literal(name)}: 'VARCHAR'" for name in called) + "}"
+        try:
+            (rows,) = connection.execute(
+                f"COPY (SELECT {literal(file)} AS {FILE}, row_number() OVER () + {lines} AS {ROW}, "
+                f"NULL::VARCHAR AS {BROKEN}, * FROM read_csv({scanned(source)}, auto_detect = false, "
+                f"hive_partitioning = false, header = true, delim = {literal(delimiter)}, "
+                f"quote = '\"', escape = '\"', max_line_size = {MAX_LINE}, columns = {columns})) "
+                f"TO {literal(target)} (FORMAT parquet)"
+            ).fetchone()
+        except duckdb.OperationalError:  # no space, no memory: another reader would not do better
+            raise
+        except duckdb.Error:
+            rows = None
+        # DuckDB can lose what follows a quote that never closes without a word: count the lines.
+        if rows is None or rows + lines != _count_lines(source):
+            _copy_line_by_line(file, source, called, delimiter, lines, target)
+    except UnicodeDecodeError as error:  # of the header
+        place = f"byte {error.start} is not UTF-8"
+        cure = f"set {_section(setting)}.csv.encoding, such as latin-1 or utf-16"
+        raise ValueError(f"{setting}: {file} cannot be read: {place}: {cure}") from None
+    except (OSError, EOFError, ValueError, csv.Error, duckdb.Error) as error:
+        raise ValueError(f"{setting}: {file} cannot be read: {first_line(error)}") from None
+    return names
+
+
+def _section(setting: str) -> str:
+    return "items" if setting.startswith("items") else "data"
+
+
+def _open(file: Path) -> gzip.GzipFile | IO[bytes]:
+    return gzip.open(file, "rb") if file.name.lower().endswith(".gz") else open(file, "rb")
+
+
+def _as_utf8(file: Path, encoding: str, copy: Path) -> Path:
+    """The file; or `copy`, written anew, if it is in another encoding or its lines end in CR alone."""
+    as_it_is = codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii")
+    blocks = _blocks(file, None if as_it_is else encoding)
+    start = next(blocks)
+    ends = re.search(rb"\r\n|\r(?=.)|\n", re.sub(rb'"[^"]*"?', b"", start), re.DOTALL)
+    mac = ends is not None and ends[0] == b"\r"
+    if as_it_is and not mac:
+        return file
+    with open(copy, "wb") as out:
+        for block in itertools.chain([start], blocks):
+            out.write(block.replace(b"\r", b"\n") if mac else block)
+    return copy
+
+
+def _blocks(file: Path, encoding: str | None) -> Iterator[bytes]:
+    """The bytes of a file in UTF-8, in blocks, at least one; without an encoding, as they are."""
+    decoder = codecs.getincrementaldecoder(encoding)() if encoding else None
+    end = 0
+    with _open(file) as data:
+        while True:
+            block = data.read(MAX_LINE)
+            end += len(block)
+            try:
+                yield decoder.decode(block, final=not block).encode() if decoder else block
+            except UnicodeDecodeError as error:
+                place = end - len(error.object) + error.start
+                raise ValueError(f"byte {place} is not {encoding}: {error.reason}") from None
+            if not block:
+                return
+
+
+def _header(file: Path, given: str) -> tuple[list[str], str, int]:
+    """Column names; the delimiter; the lines that the header takes, as a name may have line breaks.
+
+    The delimiter is `given`, or that of comma, tab, semicolon and bar which the header has most of outside of
+    quotes.
+    """
+    with _open(file) as data:
+        lines: list[str] = []
+        for line in itertools.islice(_lines(data), MAX_LINES):
+            if len(line.data) > MAX_LINE:
+                raise ValueError(f"line {line.number} is longer than {MAX_LINE:,} bytes")
+            try:
+                lines.append(line.data.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                if lines:  # it is no header any more
+                    break
+                start = line.start + error.start
+                raise UnicodeDecodeError("utf-8", error.object, start, start + 1, error.reason) from None
+            if "".join(lines).count('"') % 2 == 0:
+                break
+    if not lines or not (first := lines[0].removeprefix("\ufeff")).rstrip("\r\n"):
+        raise ValueError("it does not start with a header of column names")
+    lines[0] = first
+    text = "".join(lines)
+    if text.count('"') % 2:  # a quote that never closes is a letter
+        text = first.replace('"', "")
+    delimiter = given or max(",\t;|", key=re.sub(r'"[^"]*"', "", text).count)
+    reader = csv.reader(lines, delimiter=delimiter)
+    names = [name or f"column{k}" for k, name in enumerate(next(reader))]
+    twice = [name for k, name in enumerate(names) if name in names[:k]]
+    if twice:
+        raise ValueError(f"its header names {twice[0]!r} twice")
+    return names, delimiter, reader.line_num
+
+
+def _count_lines(file: Path) -> int:
+    count, block = 0, b"\n"
+    with _open(file) as data:
+        while new := data.read(1 << 20):
+            block = new
+            count += block.count(b"\n")
+    return count + (not block.endswith(b"\n"))
+
+
+def _copy_line_by_line(
+    file: Path, source: Path, names: list[str], delimiter: str, header: int, target: Path
+) -> None:
+    """Copy a CSV file that has broken lines, or values over several lines, to Parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    types = {FILE: pa.string(), ROW: pa.int64(), BROKEN: pa.string()} | dict.fromkeys(names, pa.string())
+    schema = pa.schema(types.items())
+    records = _records(source, delimiter, header, len(names))
+    with pq.ParquetWriter(target, schema) as writer:
+        while rows := [(str(file), *record) for record in itertools.islice(records, _BATCH)]:
+            columns = [pa.array(c, t) for c, t in zip(zip(*rows, strict=True), types.values(), strict=True)]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+
+
+class _Line(NamedTuple):
+    number: int  # from 1
+    start: int  # place of its first byte in the file, from 0
+    data: bytes  # of a line longer than MAX_LINE, one byte more than that
+
+
+def _lines(file: gzip.GzipFile | IO[bytes]) -> Iterator[_Line]:
+    start = 0
+    for number in itertools.count(1):
+        line = part = file.readline(MAX_LINE + 1)
+        if not line:
+            return
+        length = len(line)
+        while len(part) > MAX_LINE and not part.endswith(b"\n"):
+            part = file.readline(MAX_LINE + 1)
+            length += len(part)
+        yield _Line(number, start, line)
+        start += length
+
+
+def _records(file: Path, delimiter: str, header: int, width: int) -> Iterator[tuple[Any, ...]]:
+    """(line number, text if the line is broken, fields...) of each record after the header; an empty field is
+    None. After a broken line, reading resumes at the next line, even if the broken one opened a quote."""
+    csv.field_size_limit(MAX_LINE)
+    with _open(file) as data:
+        lines = itertools.islice(_lines(data), header, None)
+        again: deque[_Line] = deque()
+        taken: list[_Line] = []
+
+        def feed() -> Iterator[str]:
+            while line := (again.popleft() if again else next(lines, None)):
+                taken.append(line)
+                if len(line.data) > MAX_LINE or len(taken) > MAX_LINES:
+                    raise csv.Error("too long")
+                yield line.data.decode("utf-8")
+
+        reader = csv.reader(feed(), delimiter=delimiter, strict=True)
+        while True:
+            taken.clear()
+            fields, note = None, ""
+            try:
+                fields = next(reader)
+            except StopIteration:
+                return
+            except UnicodeDecodeError as error:
+                note = NOT_UTF8 % (taken[-1].start + error.start)
+            except csv.Error:
+                pass
+            line = taken[0]
+            if fields is not None and len(fields) == width:
+                yield line.number, None, *(field or None for field in fields)
+            elif fields != []:  # not a blank line
+                text = line.data.decode("utf-8", "replace").rstrip("\r\n")
+                text = text[:_SHOWN] + "..." if len(line.data) > MAX_LINE else text
+                yield line.number, note + text, *[None] * width
+                again.extendleft(reversed(taken[1:]))
+                reader = csv.reader(feed(), delimiter=delimiter, strict=True)
