@@ -202,13 +202,13 @@ def test_a_run_that_was_moved_to_a_name_with_brackets_is_read(tmp_path, state):
 
 
 def test_what_was_saved_is_read_back(tmp_path, state):
-    """Every file that has the arrays is emptied once the checkpoint is on disk."""
+    """Every file is cut once the checkpoint is on disk."""
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(at(state, 1))
     checkpoints._manager.wait_until_finished()
     for file in (tmp_path / "checkpoints" / "1" / "rest").rglob("*"):
-        if file.is_file() and file.parent.name == "d":
-            file.write_bytes(b"")
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(ValueError, match="checkpoints/1: this checkpoint is damaged"):
         checkpoints.close()
 

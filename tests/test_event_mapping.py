@@ -266,7 +266,7 @@ def test_the_exact_case_of_a_name_wins(tmp_path, suffix):
     "text", ["true), 1 FROM log; SELECT (1", "1; SELECT 2", "1, 2", "1 FROM log", "true) FROM log --"]
 )
 def test_a_setting_is_one_expression(tmp_path, text):
-    with pytest.raises(ValueError, match=r"data.where = .*(Parser Error|is not one expression)"):
+    with pytest.raises(ValueError, match=r"data.where = .*(Parser Error|more than one SQL expression)"):
         staged(tmp_path, one(), where=text)
 
 

@@ -43,7 +43,8 @@ def plan(root, base=None):
     nobody = pa.array([], pa.string())
     return Plan(
         job=Job(Path("run"), root), name="new", date="2026-03-01", base=base, previous=None, log=[],
-        deleted=nobody, requested=nobody, inputs={}, same_data=base is not None, same_model=base is not None,
+        deleted=nobody, unknown=[], requested=nobody, kept_events=4, inputs={},
+        same_data=base is not None, same_model=base is not None,
     )  # fmt: skip
 
 

@@ -126,7 +126,7 @@ def test_encodings_and_line_ends(connection, tmp_path, suffix, slowly, encoding,
     data = "".join(line + end for line in lines).encode(encoding)
     path.write_bytes(gzip.compress(data) if suffix.endswith("gz") else data)
     open_log(connection, "log", "data.events", [str(path)], tmp_path / "work", CsvConfig(encoding=encoding))
-    rows = connection.execute("SELECT * EXCLUDE (__file) FROM log ORDER BY __row").fetchall()
+    rows = connection.execute(f"SELECT * EXCLUDE ({FILE}) FROM log ORDER BY {ROW}").fetchall()
     assert rows[:2] == [(2, None, letter, "1"), (3, None, f"a,{letter}", "2")]
     assert rows[2:] == [(4, "x,y,z", None, None)] * slowly
 

@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from pinnerformer_jax.config import PositiveRule
+from pinnerformer_jax.retrieval.priors import Priors
 from pinnerformer_jax.serving.manifest import (
     Counts,
     EventCounts,
@@ -62,7 +64,8 @@ def test_a_manifest_of_before_is_read(tmp_path):
     assert manifest.files == EARLIER["files"]
     write_manifest(tmp_path / "state", manifest)
     written = json.loads((tmp_path / "state" / "manifest.json").read_text())
-    assert written | {"files": EARLIER["files"]} == EARLIER
+    later = {"kept_events": 24, "priors": dataclasses.asdict(Priors()), "positives": []}
+    assert written | {"files": EARLIER["files"]} == EARLIER | later
 
 
 def test_counts_that_earlier_versions_did_not_have_are_zero(tmp_path):
@@ -77,7 +80,8 @@ def test_counts_that_earlier_versions_did_not_have_are_zero(tmp_path):
 
 def test_what_is_written_is_read_again(tmp_path):
     facts = dict.fromkeys(("date", "model_version", "config", "data", "dtype"), "x")
-    manifest = Manifest(**facts, base=None, inputs={}, max_length=1, dim=2)
+    served = {"kept_events": 9, "priors": Priors(0.5), "positives": (PositiveRule(action="like"),)}
+    manifest = Manifest(**facts, base=None, inputs={}, max_length=1, dim=2, **served)
     (tmp_path / "state" / "index").mkdir(parents=True)
     (tmp_path / "state" / "index" / "part").write_bytes(b"abc")
     write_manifest(tmp_path / "state", manifest)

@@ -71,7 +71,7 @@ class PinSageConfig:
         for name in ("restart", "isolated_share"):
             require(0 <= getattr(self, name) < 1, f"pinsage.{name}", getattr(self, name), "must be in [0, 1)")
         require_at_most(
-            self, "pinsage", walkers=10_000, hops=1_000, neighbours=1_024, width=65_536, reach=65_536,
+            self, "pinsage", walkers=10**6, hops=1_000, neighbours=1_024, width=65_536, reach=65_536,
             hard_ranks=65_536, batch_size=2**24, steps=10**9, random_negatives=2**24, hard_negatives=65_536,
             window_days=36_500, session_hours=876_000,
         )  # fmt: skip

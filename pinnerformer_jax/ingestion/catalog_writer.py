@@ -107,8 +107,8 @@ def read_item_table(connection: duckdb.DuckDBPyConnection, items: ItemsConfig, i
 def exact_id(sql: str, kind: str, wanted: str) -> str:
     """SQL of an id in another type; null where the type cannot hold it as it is."""
     if kind in ("FLOAT", "DOUBLE") and wanted not in ("FLOAT", "DOUBLE"):  # 7.0 is 7, 7.5 is none
-        most = 2**24 if kind == "FLOAT" else 2**53  # beyond, neighbouring whole numbers are one
-        whole = f"isfinite({sql}) AND {sql} = trunc({sql}) AND abs({sql}) <= {most}"
+        most = 2**24 if kind == "FLOAT" else 2**53  # from there on neighbouring whole numbers are one
+        whole = f"isfinite({sql}) AND {sql} = trunc({sql}) AND abs({sql}) < {most}"
         return f"CASE WHEN {whole} THEN TRY_CAST(TRY_CAST({sql} AS BIGINT) AS {wanted}) END"
     if kind == wanted:
         return sql

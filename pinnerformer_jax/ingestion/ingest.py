@@ -29,7 +29,7 @@ from pinnerformer_jax.data.timelines import (
 )
 from pinnerformer_jax.files import atomic_folder, facts_of
 from pinnerformer_jax.ingestion import catalog_writer, event_mapping, kinds, rejects, timeline_writer
-from pinnerformer_jax.ingestion.log_reader import engine_errors, first_line, literal, open_log, restrict
+from pinnerformer_jax.ingestion.log_reader import engine, first_line, literal, open_log, restrict
 from pinnerformer_jax.ingestion.split import choose_split
 
 if TYPE_CHECKING:
@@ -57,7 +57,6 @@ def prepare(config: Config, report: Callable[[str], None] = print) -> Manifest:
         FileNotFoundError: there is no such log.
         ValueError: the log or a setting cannot be used; the message names it and the fix.
     """
-    import duckdb
 
     prepared = _target(config.data.prepared)
     failed = prepared.with_name(f"{prepared.name}.rejects.parquet")
@@ -65,7 +64,7 @@ def prepare(config: Config, report: Callable[[str], None] = print) -> Manifest:
         work = folder / "work"
         work.mkdir()
         limit = config.data.memory_limit
-        with duckdb.connect(work / "log.duckdb") as connection, engine_errors(connection, limit, prepared):
+        with engine(work / "log.duckdb", limit, prepared) as connection:
             set_up_engine(connection, limit, work)
             manifest = _prepare(connection, config, folder, work, failed, _timed(report))
         shutil.rmtree(work)

@@ -227,7 +227,8 @@ def _not_one_expression(connection: duckdb.DuckDBPyConnection, text: str) -> str
         return "this is more than one SQL expression."
     first, plain = (query["statements"][0]["node"] for query in (tree, _parsed(connection, "(1)")))
     columns, _ = first.pop("select_list", ()), plain.pop("select_list")
-    if len(columns) != 1 or first != plain:
+    bare = _parsed(connection, text)["statements"][0]["node"]  # in brackets a list would be a tuple
+    if len(columns) != 1 or len(bare.get("select_list", ())) != 1 or first != plain:
         return "this is more than one SQL expression."
     return None
 

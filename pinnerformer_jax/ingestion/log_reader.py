@@ -157,25 +157,30 @@ def restrict(
 
 
 @contextlib.contextmanager
-def engine_errors(
-    connection: duckdb.DuckDBPyConnection, limit: str, folder: Path
-) -> Generator[None, None, None]:
-    """What the engine cannot do is a ValueError. It names a damaged file of the log or of the item table.
+def engine(file: Path, limit: str, folder: Path) -> Generator[duckdb.DuckDBPyConnection, None, None]:
+    """A connection to the engine. What it cannot do is a ValueError, which names a damaged file of the log or
+    of the item table.
 
     Args:
-        connection: where the relations of `open_log` are.
+        file: of its database.
         limit: data.memory_limit, for the message.
-        folder: where the engine writes, for the message.
+        folder: where it writes, for the message.
     """
     import duckdb
 
+    def full(error: duckdb.Error) -> bool:
+        return isinstance(error, duckdb.OutOfMemoryException) or "No space left" in str(error)
+
     try:
-        yield
+        with duckdb.connect(file) as connection:
+            try:
+                yield connection
+            except duckdb.Error as error:
+                if not full(error):
+                    check_readable(connection, "log", "item_files")
+                raise
     except duckdb.Error as error:
-        full = isinstance(error, duckdb.OutOfMemoryException) or "No space left" in str(error)
-        if not full:
-            check_readable(connection, "log", "item_files")
-        what = f"ran out of memory (data.memory_limit = {limit}) or of disk" if full else "failed"
+        what = f"ran out of memory (data.memory_limit = {limit}) or of disk" if full(error) else "failed"
         raise ValueError(f"the engine {what}, beside {folder}: {first_line(error)}") from None
 
 

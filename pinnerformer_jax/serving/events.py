@@ -10,7 +10,7 @@ import numpy as np
 
 from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.ingestion.ingest import set_up_engine
-from pinnerformer_jax.ingestion.log_reader import engine_errors, restrict
+from pinnerformer_jax.ingestion.log_reader import engine, restrict
 from pinnerformer_jax.serving import event_store
 from pinnerformer_jax.serving.day_log import load_log
 from pinnerformer_jax.serving.histories import Histories, write_histories
@@ -51,7 +51,6 @@ def write_events(plan: Plan, model: TrainedModel, items: ItemSet, folder: Path, 
     Raises:
         ValueError: the log cannot be used, see `day_log.load_log`, or the engine ran out of memory or disk.
     """
-    import duckdb
 
     config, length = model.config, model.config.model.max_length
     root, end = plan.job.snapshots, plan.end * 10**6
@@ -63,10 +62,7 @@ def write_events(plan: Plan, model: TrainedModel, items: ItemSet, folder: Path, 
     from_timelines = previous is None or previous.kept_events != kept
     all_users = plan.job.everyone or not plan.same_model
     failed = root / "rejects.parquet"
-    with (
-        duckdb.connect(work / "events.duckdb") as connection,
-        engine_errors(connection, data.memory_limit, root),
-    ):
+    with engine(work / "events.duckdb", data.memory_limit, root) as connection:
         set_up_engine(connection, data.memory_limit, work)
         event_store.load_catalogue(connection, model.timelines, items.new["item_id"].combine_chunks())
         stored, timelines = event_store.load_stored(
