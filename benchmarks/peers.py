@@ -25,6 +25,7 @@ import argparse
 import dataclasses
 import datetime
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -91,7 +92,11 @@ def train(python: str, child: Path, folder: Path, settings: dict[str, Any]) -> N
     """
     write_json(folder / "settings.json", settings)
     command = [python, str(child.absolute()), str(folder)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # OpenMP's threads would use up CPU time while they wait for each other.
+    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
     if done.returncode:
         last = "\n".join(done.stdout.splitlines()[-15:])
         raise ValueError(f"{' '.join(command)} ended with code {done.returncode}:\n{last}")
@@ -233,8 +238,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["sasrec"], metavar="NAME")
     settings = "arguments of RecTools' model other than its defaults, as JSON"
     parser.add_argument("--settings", type=json.loads, default={}, metavar="JSON", help=settings)
-    threads = "of PyTorch (%(default)s: none that wait use up CPU time)"
-    parser.add_argument("--threads", type=int, default=1, help=threads)
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here")
     args = parser.parse_args(argv)
