@@ -190,7 +190,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """The result as a table for the terminal: recall@10 with intervals, the best of paper first."""
-    rows = [MetricRow(**{"low": None, "high": None, **row}) for row in result["rows"]]
+    rows = [MetricRow(**row) for row in result["rows"]]
     recall = {(row.method, row.protocol): row for row in rows if row.metric == "recall@10"}
     methods = sorted({row.method for row in rows}, key=lambda name: -recall[name, "paper"].value)
     protocol, facts = result["protocol"], result["peers"]
