@@ -67,17 +67,19 @@ def export_split(data: EvaluationData, folder: Path) -> None:
     """
     manifest = data.timelines.manifest
     table = positive_table(data.config.data.positives, manifest.actions, manifest.surfaces)
-    columns: dict[str, list[np.ndarray]] = {"user": [], "item": [], "time": []}
+    users, items, times = [], [], []
     first = 0
     for history in training_histories(data.timelines, table):
-        columns["user"].append(first + history.owners)
-        columns["item"].append(history.item)
-        columns["time"].append(history.time)
+        users.append(first + history.owners)
+        items.append(history.item)
+        times.append(history.time)
         first += len(history.length)
     history = data.protocol.history
     np.savez(
         folder / "split.npz",
-        **{f"train_{name}": np.concatenate(parts) for name, parts in columns.items()},
+        train_user=np.concatenate(users),
+        train_item=np.concatenate(items),
+        train_time=np.concatenate(times),
         history_user=history.owners,
         history_item=history.item,
         history_time=history.time,
