@@ -10,7 +10,7 @@ vectors from their histories up to t. Several budgets are stages of one training
 in training gets the lowest score.
 
 The table has our run (the inner product alone, and as served), the baselines of the run's results.json, and
-each model of RecTools at each budget, with paired differences of what is served. Settings of RecTools' models
+each model of RecTools at each budget, with paired differences of both of ours from it. Settings of RecTools' models
 are chosen on an earlier split, which has no run of ours:
 
     python -m benchmarks.peers --prepared EARLIER --config FILE --python PEERS/bin/python --minutes 1 2 5
@@ -180,13 +180,17 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
                 path = folder / f"vectors-{minutes:g}.npz"
                 scorers[method], peers[method] = read_vectors(path, settings["users"], settings["items"])
     found = evaluate_methods(scorers, protocol, data.topics[0], data.config.evaluation)
+    differences = found.differences
+    if scorers.pop(SERVED, None):  # the priors would help any model: also compare the inner product alone
+        alone = evaluate_methods(scorers, protocol, data.topics[0], data.config.evaluation)
+        differences = differences + alone.differences
     return {
         "benchmark": "peers", "command": " ".join(["python -m benchmarks.peers", *sys.argv[1:]]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "data": data_digest(data.timelines.manifest), "protocol": dataclasses.asdict(protocol.summary),
         "settings": args.settings, "seed": args.seed, "threads": args.threads, "peers": peers,
         "rows": [row.to_json() for row in found.rows] + others,
-        "differences": [dataclasses.asdict(each) for each in found.differences],
+        "differences": [dataclasses.asdict(each) for each in differences],
     }  # fmt: skip
 
 
