@@ -10,8 +10,8 @@ vectors from their histories up to t. Several budgets are stages of one training
 in training gets the lowest score.
 
 The table has our run (the inner product alone, and as served), the baselines of the run's results.json, and
-each model of RecTools at each budget, with paired differences of both of ours from it. Settings of RecTools' models
-are chosen on an earlier split, which has no run of ours:
+each model of RecTools at each budget, with paired differences of both of ours from it. Settings of RecTools'
+models are chosen on an earlier split, which has no run of ours:
 
     python -m benchmarks.peers --prepared EARLIER --config FILE --python PEERS/bin/python --minutes 1 2 5
         --settings '{"n_factors": 128, "lr": 0.0003}'
