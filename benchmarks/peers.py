@@ -26,6 +26,7 @@ import dataclasses
 import datetime
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -185,7 +186,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         alone = evaluate_methods(scorers, protocol, data.topics[0], data.config.evaluation)
         differences = differences + alone.differences
     return {
-        "benchmark": "peers", "command": " ".join(["python -m benchmarks.peers", *sys.argv[1:]]),
+        "benchmark": "peers", "command": shlex.join(["python", "-m", "benchmarks.peers", *sys.argv[1:]]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "data": data_digest(data.timelines.manifest), "protocol": dataclasses.asdict(protocol.summary),
         "settings": args.settings, "seed": args.seed, "threads": args.threads, "peers": peers,
