@@ -223,12 +223,13 @@ def _not_one_expression(connection: duckdb.DuckDBPyConnection, text: str) -> str
     tree = _parsed(connection, f"({text})")
     if tree["error"] and tree["error_type"] == "parser":
         return f"Parser Error: {tree['error_message']}: write a column's name or one SQL expression."
-    if tree["error"] or len(tree["statements"]) != 1:
+    bare = _parsed(connection, text)  # in brackets a list would be a tuple
+    if tree["error"] or bare["error"] or len(tree["statements"]) != 1:
         return "this is more than one SQL expression."
     first, plain = (query["statements"][0]["node"] for query in (tree, _parsed(connection, "(1)")))
     columns, _ = first.pop("select_list", ()), plain.pop("select_list")
-    bare = _parsed(connection, text)["statements"][0]["node"]  # in brackets a list would be a tuple
-    if len(columns) != 1 or len(bare.get("select_list", ())) != 1 or first != plain:
+    alone = len(columns) == len(bare["statements"][0]["node"].get("select_list", ())) == 1
+    if not alone or first != plain:
         return "this is more than one SQL expression."
     return None
 
