@@ -104,9 +104,8 @@ def _as_stored(connection: duckdb.DuckDBPyConnection, kind: str, expression: str
     setting = f"data.columns.{kind}"
     sql, found = event_mapping.bind_id(connection, "log", setting, expression)
     wanted = one(connection, f"SELECT column_type FROM (DESCRIBE stored) WHERE column_name = '{kind}_id'")
-    if found == wanted or (
-        wanted == "DOUBLE" and found == "BIGINT"
-    ):  # of a run before ids were whole numbers
+    of_before = (wanted, found) == ("DOUBLE", "BIGINT")  # of a run before ids were whole numbers
+    if found == wanted or of_before:
         return expression
     if found in _INTEGERS and wanted in _INTEGERS:
         return f"CAST({sql} AS {wanted})"
