@@ -41,9 +41,14 @@ def parse(
         "--config", metavar="FILE", help="Python file that builds `config`, such as configs/demo.py"
     )
     if {"-h", "--help"} & set(argv):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head` ends quietly
-        parser.print_help()
-        tyro.cli(Config, default=Config(), args=["--help"], description="All settings, with their defaults:")
+        before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head` ends quietly
+        try:
+            parser.print_help()
+            all_settings = "All settings, with their defaults:"
+            tyro.cli(Config, default=Config(), args=["--help"], description=all_settings)
+        finally:
+            sys.stdout.flush()
+            signal.signal(signal.SIGPIPE, before)
     values, overrides = parser.parse_known_args(argv)
     if values.config is None:
         parser.error("--config FILE is needed; those that come with the project are in configs/")
