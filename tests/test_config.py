@@ -103,7 +103,7 @@ from pinnerformer_jax.config import (
         (lambda: ModelConfig(width=10**9), r"model.width = 1000000000: must be <= 65,536"),
         (lambda: ObjectiveConfig(positions=10**11), r"objective.positions = 100000000000: must be <= 65,536"),
         (lambda: ObjectiveConfig(sketch_width=2**32), r"objective.sketch_width = 4294967296: must be <="),
-        (lambda: PinSageConfig(walkers=2 * 10**9), r"pinsage.walkers = 2000000000: must be <= 10,000"),
+        (lambda: PinSageConfig(walkers=2 * 10**9), r"pinsage.walkers = 2000000000: must be <= 1,000,000"),
         (lambda: PinSageConfig(seed=-1), r"pinsage.seed = -1: must be in 0..2\^32 - 1"),
         (lambda: EvaluationConfig(cutoffs=(10, 10**8)), r"evaluation.cutoffs = .*: must be <= 10,000"),
         (lambda: EvaluationConfig(cutoffs=(10, "50")), r"evaluation.cutoffs = .*each of it a whole number"),

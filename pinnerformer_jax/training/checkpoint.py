@@ -71,7 +71,7 @@ def check_ingested(manifest: Manifest, config: Config) -> None:
         ValueError: they differ. The message lists what differs.
     """
     wanted, old = to_dict(config), to_dict(from_dict(manifest.config))  # with settings that are new since
-    if "without_events" not in manifest.config["items"]:  # such a folder has all items of its table
+    if "without_events" not in manifest.config.get("items", {}):  # such a folder has all items of its table
         old["items"]["without_events"] = wanted["items"]["without_events"]
     before, now = ({name: part[name] for name in manifest.config} for part in (old, wanted))
     changed = differences(before, now)
