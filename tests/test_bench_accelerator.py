@@ -15,6 +15,9 @@ from pinnerformer_jax.bench.accelerator import Part
 from pinnerformer_jax.bench.overrides import override
 from pinnerformer_jax.config_files import load_config
 
+# The commands have not begun to use jax when they start a process; a test before this one may have.
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
+
 CONFIG = """
 from pinnerformer_jax.config import Config, ModelConfig, ObjectiveConfig, TrainingConfig
 

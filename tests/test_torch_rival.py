@@ -10,6 +10,10 @@ from benchmarks import problem
 from benchmarks.rival_variants import VARIANTS, Wrong, check, our_side, torch_side
 from pinnerformer_jax.bench.correctness import gradient_errors, named
 
+# The commands have not begun to use jax when they start a process; a test before this one may have.
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
+
+
 ROOT = Path(__file__).parents[1]
 TINY = problem.SIZES["tiny"]
 
