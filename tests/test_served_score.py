@@ -110,6 +110,9 @@ def test_a_late_event_is_not_read_by_the_model_and_still_counts(tmp_path):
     name = publish(workdir, snapshots, date=day(TRAINED), events=(log,))
     counts = read_manifest(snapshots, name).counts
     assert (counts.events.new_events, counts.users.embedded_users) == (1, 0)
+    events = snapshot.read_parquet(snapshots / name / "events.parquet").to_pylist()
+    oldest = next(event for event in events if event["user_id"] == late["user"])
+    assert (oldest["micros"], oldest["item_id"]) == ((FIRST + 1) * 10**6, late["item"])
 
 
 def test_priors_of_another_checkpoint_are_not_served(tmp_path):
