@@ -6,8 +6,8 @@
 The log must have been prepared: python -m pinnerformer_jax.ingest with the same config. The workdir keeps
 the config, the last and the best checkpoint, metrics.jsonl and TensorBoard event files. The same command
 resumes a run that was stopped or killed. The best checkpoint is the one of the highest recall@10 on
-validation users at splits before t, or, where that cannot tell, of their lowest loss. When recall has not
-risen for some checkpoints, training ends (--training.patience). Ctrl-C and SIGTERM finish the step, save, and
+validation users at splits before t, or, where that cannot tell, of their lowest loss. When some checkpoints
+were no better than the best, training ends (--training.patience). Ctrl-C and SIGTERM finish the step, save, and
 exit with 0; wrong input exits with 2, a training that cannot go on (a loss that is not finite) with 1.
 """
 
@@ -26,6 +26,7 @@ from pinnerformer_jax.files import folder_lock
 from pinnerformer_jax.objective.targets import Objective
 from pinnerformer_jax.runtime import set_up_process
 from pinnerformer_jax.training.loop import TrainingError, open_run, train
+from pinnerformer_jax.training.sizes import sized_by_log
 from pinnerformer_jax.training.state import TrainState
 
 
@@ -35,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="folder of the run")
     values, config = parse(__doc__, argv, flags)
     set_up_process()
+    with errors_as_messages():
+        config = sized_by_log(config)
     print(f"{config.name} in {values.workdir}; settings that are not the defaults:")
     for line in differences(to_dict(Config()), to_dict(config)):
         print(f"  {line}")
@@ -68,6 +71,7 @@ def fit(config: Config, workdir: str | Path, *, objective: Objective | None = No
             workdir. The message says what to change.
         TrainingError: the training cannot go on: a loss that is not finite, or no pair to train on.
     """
+    config = sized_by_log(config)
     with folder_lock(Path(workdir)):
         return train(*open_run(config, Path(workdir), objective, validation_recall(config)))
 

@@ -190,6 +190,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         jax.config.update("jax_num_cpu_devices", keywords["devices"])
     with errors_as_messages():
         config = override(load_config(file), others)
+        if config.sizes_by_log:
+            raise ValueError(f"{file}: sizes_by_log = True needs a prepared log; give a config with sizes")
         figures = module.measure(config, **keywords)
         module.show(figures)
         finish(record(verb, config, figures), json_file)

@@ -60,6 +60,10 @@ class Config:
 
     name: str = "pinnerformer"
     """Shown in logs and reports."""
+    sizes_by_log: bool = False
+    """Sizes of model, objective and training, and the shares of users that do not train, follow from the log
+    (config/by_log.py). A setting that is not at its default stays as it is. Training prints what it uses.
+    False: the defaults, which are the paper's."""
     data: DataConfig = field(default_factory=DataConfig)
     items: ItemsConfig = field(default_factory=ItemsConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -123,7 +123,7 @@ class TrainingConfig:
     """Steps between checkpoints; what chooses the best is measured then: recall@10 of validation users at
     earlier splits, or, if they are too few, their loss."""
     patience: int = 5
-    """Training ends early when recall@10 has not risen for so many checkpoints; 0: never."""
+    """Training ends early when so many checkpoints were no better than the best; 0: never."""
     validation_batches: int = 8
     """Batches of validation users a validation loss is averaged over."""
     length_parts: int = 4

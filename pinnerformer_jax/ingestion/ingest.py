@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pinnerformer_jax.config import Config, DataConfig
+from pinnerformer_jax.config.by_log import fill, shares_by_log
 from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.data.catalog import catalog_path
 from pinnerformer_jax.data.contracts import format_time
@@ -102,6 +103,13 @@ def _prepare(
     split, end = choose_split(connection, data, report)
     connection.execute(f"CREATE VIEW usable AS FROM accepted WHERE micros < {(end + 1) * 10**6}")
     counts["after_window"] = accepted - _row(connection, "SELECT count(*) FROM usable")[0]
+    if config.sizes_by_log:
+        users = timeline_writer.count_users(connection, data.min_user_events, split)
+        data = fill(data, shares_by_log(users))
+        report(
+            f"sizes by the log, {users:,} users: data.evaluation_share {data.evaluation_share:g}, "
+            f"data.validation_share {data.validation_share:g}"
+        )
     timeline_writer.number_users(connection, data, split)
     connection.execute("CREATE VIEW events AS FROM usable SEMI JOIN users USING (user_id)")
     counts["events"] = _row(connection, "SELECT sum(events)::BIGINT FROM users")[0] or 0

@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 _BATCH = 1 << 18  # events written at a time
 
 
+def count_users(connection: duckdb.DuckDBPyConnection, min_user_events: int, split: int) -> int:
+    """How many users of `usable` have `min_user_events` up to the split, which is in seconds since 1970."""
+    query = f"""
+        SELECT count(*) FROM (
+            SELECT user_id FROM usable WHERE micros < {(split + 1) * 10**6}
+            GROUP BY user_id HAVING count(*) >= {min_user_events}
+        )"""
+    return connection.execute(query).fetchone()[0]
+
+
 def number_users(connection: duckdb.DuckDBPyConnection, data: DataConfig, split: int) -> None:
     """Create the table `users` (user_id, number, shard, role, events, cut) from `usable`: those with
     min_user_events up to the split.

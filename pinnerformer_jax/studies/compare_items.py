@@ -26,6 +26,7 @@ from pinnerformer_jax.studies.cells import Cell, cell_key, finish, missing, read
 from pinnerformer_jax.studies.measure import StudyData
 from pinnerformer_jax.studies.study_summary import spread
 from pinnerformer_jax.training.checkpoint import check_ingested, data_digest
+from pinnerformer_jax.training.sizes import sized_by_log
 
 GIVEN = "given"
 METRICS = "recall@10", "new_items recall@10"
@@ -48,6 +49,7 @@ def compare_methods(
         ValueError: they are not those of the config.
         Stopped: by a signal during a training.
     """
+    config = sized_by_log(config)
     timelines = Timelines.open(config.data.prepared)
     check_ingested(timelines.manifest, config)
     numbers: Numbers = {}

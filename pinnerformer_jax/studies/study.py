@@ -7,6 +7,7 @@ has a folder for each cell, so that the next call does only what a stopped study
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import sys
 import time
@@ -26,6 +27,7 @@ from pinnerformer_jax.studies.study_report import write_study
 from pinnerformer_jax.studies.study_summary import Outcomes, StudySummary, summarise_table
 from pinnerformer_jax.studies.study_table import StudyTable
 from pinnerformer_jax.training.checkpoint import check_ingested, check_name, data_digest
+from pinnerformer_jax.training.sizes import sized_by_log
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def run(study: Study, workdir: Path) -> dict[str, str]:
     if study.seeds < 1:
         raise ValueError(f"--seeds {study.seeds}: must be at least 1")
     check_name(workdir)
+    study = dataclasses.replace(study, base=sized_by_log(study.base))
     data = StudyData.open(study.base)
     check_ingested(data.timelines.manifest, study.base)
     cells = make_cells(study, workdir, data_digest(data.timelines.manifest))

@@ -22,6 +22,7 @@ from jax.sharding import Sharding, SingleDeviceSharding
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from pinnerformer_jax.config import Config
+from pinnerformer_jax.config.by_log import SHARES, fill
 from pinnerformer_jax.config_files import differences, digest, from_dict, to_dict
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.timelines import Manifest, Timelines
@@ -65,11 +66,14 @@ def data_digest(manifest: Manifest) -> str:
 
 def check_ingested(manifest: Manifest, config: Config) -> None:
     """Check that the data and items sections are those that the data were prepared with, except for the rules
-    of positives, which each training may choose.
+    of positives, which each training may choose, and for shares of users that ingest chose by the log.
 
     Raises:
         ValueError: they differ. The message lists what differs.
     """
+    if config.sizes_by_log:
+        shares = {name: manifest.config["data"][name] for name in SHARES}
+        config = dataclasses.replace(config, data=fill(config.data, shares))
     wanted, old = to_dict(config), to_dict(from_dict(manifest.config))  # with settings that are new since
     if "without_events" not in manifest.config.get("items", {}):  # such a folder has all items of its table
         old["items"]["without_events"] = wanted["items"]["without_events"]

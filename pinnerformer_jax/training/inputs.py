@@ -40,9 +40,11 @@ def open_training_data(config: Config, mesh: Mesh | None = None) -> TrainingData
 
     Raises:
         FileNotFoundError: the data were never prepared.
-        ValueError: they were prepared with other settings; or a rule of positives, or a target action, names
+        ValueError: the config leaves its sizes to the log; the data were prepared with other settings; or a rule of positives, or a target action, names
             what the log does not have.
     """
+    if config.sizes_by_log:
+        raise ValueError("sizes_by_log = True: give the config that training.sizes.sized_by_log returns")
     timelines, catalog = Timelines.open(config.data.prepared), Catalog.open(config.data.prepared)
     check_ingested(timelines.manifest, config)
     actions, surfaces = timelines.manifest.actions, timelines.manifest.surfaces

@@ -114,8 +114,8 @@ def open_run(
 
 
 def train(run: Run, state: TrainState) -> TrainState:
-    """Train to the last step; or until recall no longer rises, see `training.patience`; or until SIGTERM or
-    SIGINT asks to stop. The state is saved.
+    """Train to the last step; or until the model no longer gets better, see `training.patience`; or until
+    SIGTERM or SIGINT asks to stop. The state is saved.
 
     Args:
         run: from `open_run`.
@@ -142,7 +142,7 @@ def train(run: Run, state: TrainState) -> TrainState:
         MetricsLog(run.workdir, step, config.steps, config.batch_size) as log,
         jax.transfer_guard("disallow"),
     ):
-        if _no_longer_rises(run, checkpoints):
+        if _no_longer_better(run, checkpoints):
             log.say(f"nothing is left to do: {_ended(run, checkpoints)}")
             return state
         batches = training_batches(run.timelines, run.config, start_step=step, steps=config.steps)
@@ -195,7 +195,7 @@ def train(run: Run, state: TrainState) -> TrainState:
                 else:
                     raise _not_finite(step, "the validation loss", checkpoints)
                 log.flush()
-                if step < config.steps and _no_longer_rises(run, checkpoints):
+                if step < config.steps and _no_longer_better(run, checkpoints):
                     log.say(f"training ends after step {step}: {_ended(run, checkpoints)}")
                     return state
                 meter.start()
@@ -213,18 +213,21 @@ def _recall(run: Run, state: TrainState) -> tuple[float, float] | None:
         return run.recall(run.graphdef, jax.device_get(state.params))
 
 
-def _no_longer_rises(run: Run, checkpoints: Checkpoints) -> bool:
-    """Whether the best recall is `training.patience` checkpoints old."""
+def _no_longer_better(run: Run, checkpoints: Checkpoints) -> bool:
+    """Whether the best checkpoint is followed by `training.patience` others."""
     config, best, last = run.config.training, checkpoints.step("best"), checkpoints.step("last")
-    if run.recall is None or not config.patience or best is None or last is None:
+    if not config.patience or best is None or last is None:
         return False
     return last - best >= config.patience * config.checkpoint_every
 
 
 def _ended(run: Run, checkpoints: Checkpoints) -> str:
+    measure = "the loss of validation users has not fallen"
+    if run.recall:
+        measure = "recall@10 of validation users has not risen"
     return (
-        f"recall@10 of validation users has not risen for {run.config.training.patience} checkpoints, since "
-        f"step {checkpoints.step('best')}, which is kept; --training.patience 0 trains to the last step"
+        f"{measure} for {run.config.training.patience} checkpoints, since step {checkpoints.step('best')}, "
+        "which is kept; --training.patience 0 trains to the last step"
     )
 
 

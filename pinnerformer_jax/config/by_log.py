@@ -1,0 +1,102 @@
+"""Settings that follow from the log: how many users there are, how much each of them did, how many items.
+
+The defaults of the config are the paper's, for a log of hundreds of millions of users. A log of a few thousand
+users needs a small model, a short training, and a larger share of its users to evaluate on. A config with
+`sizes_by_log` asks for the rules below. They were fitted on splits one window before the evaluation window of
+the logs in docs/results.md, on all of their users and on a fifth (docs/log.md).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+FEW_USERS = 100_000
+"""With fewer training users a model overfits: it gets dropout, weight decay and small steps."""
+
+SHARES = ("evaluation_share", "validation_share")
+"""Settings of the section data that ingest fills in."""
+
+
+class LogSize(NamedTuple):
+    """What the settings of a training depend on."""
+
+    users: int  # that train
+    events: int  # of these users, up to t
+    items: int  # of the training period
+    item_dim: int  # numbers of an item's vector
+
+
+def shares_by_log(users: int) -> dict[str, float]:
+    """Shares of users that do not train: `SHARES` of the section data, by name.
+
+    They have few steps, because a user's role changes with them.
+
+    Args:
+        users: with enough events up to t.
+    """
+    if users < 20_000:
+        return {"evaluation_share": 0.2, "validation_share": 0.1}
+    if users < 200_000:
+        return {"evaluation_share": 0.1, "validation_share": 0.05}
+    return {"evaluation_share": 0.05, "validation_share": 0.02}
+
+
+def settings_by_log(log: LogSize) -> dict[str, dict[str, Any]]:
+    """Settings of the sections model, objective and training, by section and name.
+
+    Args:
+        log: its size.
+    """
+    few = log.users < FEW_USERS
+    length = _power_of_two(log.events / max(log.users, 1), 16, 256)
+    output_dim = min(max(log.item_dim, 64), 256)
+    layers, width = (2, max(128, output_dim)) if log.events < 10**7 else (4, 512)
+    if log.events >= 10**9:
+        layers, width = 6, 768
+    batch = _power_of_two(log.users / 32, 32, 512)
+    steps = min(max(200, 8 * log.users // batch), 100_000)
+    random = _power_of_two(log.items / 2, 256, 8192)
+    return {
+        "model": {
+            "layers": layers,
+            "width": width,
+            "heads": 4 if width <= 256 else 8,
+            "max_length": length,
+            "output_dim": output_dim,
+            "item_hidden": 2 * width if width <= 256 else width,
+            "dropout": 0.3 if few else 0.0,
+        },
+        "objective": {
+            "positions": _power_of_two(length / 4, 4, 32),
+            "random_negatives": random,
+            "in_batch_negatives": min(random // 2, 5000),
+            "initial_temperature": 0.06 if few else 0.1,
+        },
+        "training": {
+            "batch_size": batch,
+            "steps": steps,
+            "learning_rate": 3e-4 if few else 1e-3,
+            "weight_decay": 0.1 if few else 0.01,
+            "checkpoint_every": max(steps // 8, 1),
+            "log_every": max(steps // 16, 1),
+        },
+    }
+
+
+def fill(section: Any, values: dict[str, Any]) -> Any:
+    """A section of the config with the values of those settings that are at their defaults.
+
+    Args:
+        section: a dataclass.
+        values: by name.
+    """
+    usual = type(section)()
+    free = {name: of for name, of in values.items() if getattr(section, name) == getattr(usual, name)}
+    return dataclasses.replace(section, **free)
+
+
+def _power_of_two(value: float, low: int, high: int) -> int:
+    """The nearest power of two, by the logarithm, within bounds."""
+    return min(max(2 ** round(math.log2(max(value, 1))), low), high)
