@@ -7,8 +7,8 @@ The log must have been prepared: python -m pinnerformer_jax.ingest with the same
 the config, the last and the best checkpoint, metrics.jsonl and TensorBoard event files. The same command
 resumes a run that was stopped or killed. The best checkpoint is the one of the highest recall@10 on
 validation users at splits before t, or, where that cannot tell, of their lowest loss. When some checkpoints
-were no better than the best, training ends (--training.patience). Ctrl-C and SIGTERM finish the step, save, and
-exit with 0; wrong input exits with 2, a training that cannot go on (a loss that is not finite) with 1.
+were no better than the best, training ends (--training.patience). Ctrl-C and SIGTERM finish the step, save,
+and exit with 0; wrong input exits with 2, a training that cannot go on (a loss that is not finite) with 1.
 """
 
 from __future__ import annotations

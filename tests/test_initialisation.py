@@ -9,8 +9,8 @@ import small
 from flax import nnx
 
 from pinnerformer_jax.model.initialisation import set_linear
+from pinnerformer_jax.model.layers import MLP
 from pinnerformer_jax.model.pinnerformer import PinnerFormer
-from pinnerformer_jax.model.towers import MLP
 
 WAVES = ("action", "surface", "duration", "absolute_time", "relative_time", "position")
 

@@ -8,8 +8,8 @@ import small
 from flax import nnx
 
 from pinnerformer_jax.model import towers
+from pinnerformer_jax.model.layers import MLP, Dropout
 from pinnerformer_jax.model.pinnerformer import PinnerFormer
-from pinnerformer_jax.model.towers import MLP, Dropout
 
 NONE = Dropout(0.0, None)
 

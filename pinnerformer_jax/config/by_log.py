@@ -1,9 +1,9 @@
 """Settings that follow from the log: how many users there are, how much each of them did, how many items.
 
-The defaults of the config are the paper's, for a log of hundreds of millions of users. A log of a few thousand
-users needs a small model, a short training, and a larger share of its users to evaluate on. A config with
-`sizes_by_log` asks for the rules below. They were fitted on splits one window before the evaluation window of
-the logs in docs/results.md, on all of their users and on a fifth (docs/log.md).
+The defaults of the config are the paper's, for a log of hundreds of millions of users. A log of a few
+thousand users needs a small model, a short training, and a larger share of its users to evaluate on. A config
+with `sizes_by_log` asks for the rules below. They were chosen on splits one window before the evaluation
+window of the logs in docs/results.md, on all of their users and on a fifth (docs/log.md).
 """
 
 from __future__ import annotations

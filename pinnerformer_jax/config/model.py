@@ -25,6 +25,12 @@ class ModelConfig:
     """M (T in shapes), the most recent actions that are read."""
     output_dim: int = 256
     """D, numbers of a user or item embedding."""
+    identity_dim: int = 0
+    """I, how many of the D name the item itself (model/identity.py); 0: none, as in the paper. It helps the
+    inner product where people come back to items; `output_dim` should grow by it."""
+    identity_dropout: float = 0.1
+    """Share of the items whose identity is hidden in a training step, so that content alone must do, as it
+    must for items that came later."""
     action_dim: int = 32
     """Width of the action-type embedding."""
     surface_dim: int = 32
@@ -61,6 +67,11 @@ class ModelConfig:
             "model.drop_features", dropped, f"a tuple of {sorted(known)}; one besides position must stay",
         )  # fmt: skip
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "a share in [0, 1)")
+        require(0 <= self.identity_dropout < 1, "model.identity_dropout", self.identity_dropout, "in [0, 1)")
+        require(
+            0 <= self.identity_dim < self.output_dim,
+            "model.identity_dim", self.identity_dim, f"0, or less than output_dim = {self.output_dim}",
+        )  # fmt: skip
         for name in (
             "layers",
             "width",

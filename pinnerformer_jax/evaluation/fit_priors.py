@@ -2,8 +2,8 @@
 
 At each earlier split, validation users are embedded from their events up to it, and their positives in the
 window after it are targets. Nothing after t is read, and no evaluation user. The weights and half-lives with
-the highest Recall@10 win, over all items and over new items alike. A prior whose gain is within one standard
-error, on users who did not choose its weight, is left out.
+the highest Recall@10 win, over all items and over new items alike. A prior that gains nothing on users who
+did not choose its weight is left out.
 
 Dimensions: R rows (a validation user at a split), N items, C candidates of a row.
 """
@@ -139,8 +139,7 @@ def _choose(full: np.ndarray, new: np.ndarray, user: np.ndarray) -> tuple[int, .
     everybody = np.full(len(users), True)
     of_both = held_out((whole, whole))
     for simpler in ((zero, zero), (zero, whole), (whole, zero)):
-        gain = of_both - held_out(simpler)
-        if gain.sum() <= np.sqrt(len(gain)) * gain.std():
+        if (of_both - held_out(simpler)).sum() <= 0:
             return best(simpler, everybody)
     return best((whole, whole), everybody)
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from pinnerformer_jax.model.towers import Linear, unit
+from pinnerformer_jax.model.layers import Linear, unit
 
 
 class ItemGraph(NamedTuple):

@@ -105,7 +105,8 @@ class Embedder:
         for start in range(0, len(features), ITEM_CHUNK):
             chunk = features[start : start + ITEM_CHUNK]
             padded = np.pad(chunk, ((0, ITEM_CHUNK - len(chunk)), (0, 0)))
-            chunks.append(np.asarray(_items(self._graphdef, self._params, padded))[: len(chunk)])
+            ids = first + start + np.arange(ITEM_CHUNK, dtype=np.int32)
+            chunks.append(np.asarray(_items(self._graphdef, self._params, padded, ids))[: len(chunk)])
         return np.concatenate(chunks)
 
 
@@ -157,5 +158,5 @@ def _users(
 
 
 @partial(jax.jit, static_argnums=0)
-def _items(graphdef: nnx.GraphDef, params: Any, features: jax.Array) -> jax.Array:
-    return nnx.merge(graphdef, params).embed_items(features)
+def _items(graphdef: nnx.GraphDef, params: Any, features: jax.Array, ids: jax.Array) -> jax.Array:
+    return nnx.merge(graphdef, params).embed_items(features, ids)

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from pinnerformer_jax.model.towers import MLP, Block, UserTower
+from pinnerformer_jax.model.layers import MLP
+from pinnerformer_jax.model.towers import Block, UserTower
 
 MEAN_GAIN = 3.0
 """Factor by which each block scales the mean of the actions; the mean of many vectors is short."""

@@ -16,8 +16,10 @@ from jaxtyping import Array, Float, Int
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.contracts import Events
 from pinnerformer_jax.model.features import ItemVectors
+from pinnerformer_jax.model.identity import ItemIdentity
 from pinnerformer_jax.model.initialisation import align_towers
-from pinnerformer_jax.model.towers import MLP, Sizes, UserTower, unit
+from pinnerformer_jax.model.layers import MLP, unit
+from pinnerformer_jax.model.towers import Sizes, UserTower
 
 
 class PinnerFormer(nnx.Module):
@@ -38,13 +40,16 @@ class PinnerFormer(nnx.Module):
         rngs = nnx.Rngs(jax.random.key(config.training.seed if seed is None else seed))
         self.dtype = jnp.dtype(config.model.compute_dtype)
         self.user = UserTower(config.model, sizes, rngs=rngs)
-        self.item = MLP(
-            sizes.item_dim, config.model.item_hidden, config.model.output_dim, self.dtype, rngs=rngs
+        model = config.model
+        content = model.output_dim - model.identity_dim
+        self.item = MLP(sizes.item_dim, model.item_hidden, content, self.dtype, rngs=rngs)
+        self.item_identity = nnx.data(
+            ItemIdentity(model, sizes.identities, sizes.item_dim, rngs=rngs) if model.identity_dim else None
         )
         self.min_temperature = config.objective.min_temperature
         excess = config.objective.initial_temperature - self.min_temperature
         self.log_temperature = nnx.Param(jnp.asarray(math.log(excess), jnp.float32))
-        if config.model.aligned_start:
+        if model.aligned_start:
             align_towers(self.user, self.item, rngs)
 
     def embed_users(
@@ -63,18 +68,34 @@ class PinnerFormer(nnx.Module):
         newest = jnp.maximum(length - 1, 0)[:, None]  # the last block computes this position only
         return self.user(history, length, newest, item_features)[:, 0]
 
-    def embed_items(self, features: Float[Array, "*dims d"]) -> Float[Array, "*dims o"]:
-        """Embeddings of items. The item tower is an MLP on the item's vector alone, as in the paper.
+    def embed_items(
+        self,
+        features: Float[Array, "*dims d"],
+        ids: Int[Array, "*dims"] | None = None,
+        identity_key: jax.Array | None = None,
+    ) -> Float[Array, "*dims o"]:
+        """Embeddings of items. The item tower is an MLP on the item's vector alone, as in the paper, beside
+        the item's identity, if the model has that part.
 
         Args:
             features: the items' vectors, unit rows: [..., D_item].
+            ids: int [...], the items' numbers, read where the model has identities; None: items that have
+                none, such as new ones.
+            identity_key: of the step, in training: the identities of some items are hidden; None: none are.
 
         Returns:
             float32 [..., D], unit rows.
         """
         with jax.named_scope("item_tower"):
             scaled = features.astype(jnp.float32) * features.shape[-1] ** 0.5
-            return unit(self.item(scaled.astype(self.dtype)))
+            scaled = scaled.astype(self.dtype)
+            content = unit(self.item(scaled))
+        if self.item_identity is None:
+            return content
+        if ids is None:
+            ids = jnp.full(features.shape[:-1], jnp.iinfo(jnp.int32).max)
+        with jax.named_scope("identity"):
+            return self.item_identity(content, scaled, ids, identity_key)
 
     def temperature(self) -> Float[Array, ""]:
         """tau of the loss, float32. It is learned. It exceeds `objective.min_temperature` by construction, so

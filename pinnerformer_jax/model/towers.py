@@ -17,6 +17,8 @@ from pinnerformer_jax.config import ModelConfig
 from pinnerformer_jax.data.contracts import Events
 from pinnerformer_jax.model.attention import causal_attention, chosen_attention
 from pinnerformer_jax.model.features import ActionEncoder, ItemVectors, look_up
+from pinnerformer_jax.model.identity import CopyHead
+from pinnerformer_jax.model.layers import MLP, Dropout, Linear, unit
 
 
 class Sizes(NamedTuple):
@@ -25,90 +27,7 @@ class Sizes(NamedTuple):
     item_dim: int  # length of an item's feature vector
     actions: int  # vocabularies, the unknown included
     surfaces: int
-
-
-def unit(vectors: Float[Array, "*dims d"]) -> Float[Array, "*dims d"]:
-    """L2-normalised, in float32."""
-    vectors = vectors.astype(jnp.float32)
-    return vectors * jax.lax.rsqrt(jnp.sum(vectors * vectors, axis=-1, keepdims=True) + 1e-12)
-
-
-class Dropout:
-    """Sets a share of the numbers to zero and scales up the rest. Each user has a random key, so that the
-    masks do not depend on the number of devices. Each call draws new masks.
-
-    Args:
-        rate: share that is set to zero.
-        keys: a random key for each user, [B]; None drops nothing, as in validation and serving.
-    """
-
-    def __init__(self, rate: float, keys: jax.Array | None) -> None:
-        self.rate, self.keys, self.calls = rate, keys, 0
-
-    def __call__(self, stream: Float[Array, "b q h"]) -> Float[Array, "b q h"]:
-        """Drop from a stream."""
-        if self.keys is None or self.rate == 0:
-            return stream
-        self.calls += 1
-
-        def keep(key: jax.Array) -> jax.Array:
-            return jax.random.bernoulli(jax.random.fold_in(key, self.calls), 1 - self.rate, stream.shape[1:])
-
-        kept = jax.vmap(keep)(self.keys)
-        return jnp.where(kept, stream / jnp.asarray(1 - self.rate, stream.dtype), jnp.zeros_like(stream))
-
-
-class Linear(nnx.Linear):
-    """nnx.Linear as a product of two matrices, for the reason that `features.project` gives. The gradient of
-    the bias is summed in float32."""
-
-    def __call__(  # ty: ignore[incompatible-method-override]
-        self, inputs: Float[Array, "*dims i"]
-    ) -> Float[Array, "*dims o"]:
-        """Apply to the last axis."""
-        rows = inputs.reshape(-1, inputs.shape[-1]).astype(self.dtype)
-        product = rows @ self.kernel[...].astype(self.dtype)
-        if self.bias is not None:
-            product = add_bias(product, self.bias[...])
-        return product.reshape(*inputs.shape[:-1], -1)
-
-
-@jax.custom_vjp
-def add_bias(rows: Float[Array, "r o"], bias: Float[Array, " o"]) -> Float[Array, "r o"]:
-    """rows + bias, in the rows' dtype. The gradient of the bias is the sum over all rows, in float32. Its
-    terms nearly cancel in the item tower, and bfloat16 would lose the sum."""
-    return rows + bias.astype(rows.dtype)[None, :]
-
-
-def _add_bias_forward(rows: jax.Array, bias: jax.Array) -> tuple[jax.Array, None]:
-    return add_bias(rows, bias), None
-
-
-def _add_bias_backward(_: None, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return gradient, jnp.sum(gradient.astype(jnp.float32), axis=0)
-
-
-add_bias.defvjp(_add_bias_forward, _add_bias_backward)
-
-
-class MLP(nnx.Module):
-    """Linear, GELU, Linear."""
-
-    def __init__(self, inputs: int, hidden: int, outputs: int, dtype: jnp.dtype, *, rngs: nnx.Rngs) -> None:
-        self.up = Linear(inputs, hidden, dtype=dtype, rngs=rngs)
-        self.down = Linear(hidden, outputs, dtype=dtype, rngs=rngs)
-
-    def __call__(self, inputs: Float[Array, "*dims i"]) -> Float[Array, "*dims o"]:
-        """Apply to the last axis."""
-        rows = inputs.reshape(-1, inputs.shape[-1])
-        return self.down(_gelu(self.up(rows))).reshape(*inputs.shape[:-1], -1)
-
-
-def _gelu(rows: Float[Array, "r o"]) -> Float[Array, "r o"]:
-    """GELU whose backward pass keeps only its input. XLA would also keep an intermediate of the same size;
-    not on a TPU, where GELU is fused into the products around it. On a GPU, bias and GELU are then fused into
-    the product before them, which also writes GELU's input."""
-    return (jax.nn.gelu if jax.default_backend() == "tpu" else jax.checkpoint(jax.nn.gelu))(rows)
+    identities: int = 0  # items 0 : identities have an identity (model/identity.py)
 
 
 class Block(nnx.Module):
@@ -173,7 +92,7 @@ class UserTower(nnx.Module):
     def __init__(self, config: ModelConfig, sizes: Sizes, *, rngs: nnx.Rngs) -> None:
         self.dtype, self.strictly_causal = jnp.dtype(config.compute_dtype), config.strictly_causal
         self.dropout = config.dropout
-        self.encoder = ActionEncoder(config, *sizes, rngs=rngs)
+        self.encoder = ActionEncoder(config, sizes.item_dim, sizes.actions, sizes.surfaces, rngs=rngs)
         init = nnx.initializers.normal(0.02)
         self.positions = "position" not in config.drop_features
         if self.positions:
@@ -181,7 +100,9 @@ class UserTower(nnx.Module):
             self.position_table = nnx.Param(init(rngs.params(), shape, jnp.float32))
         self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
         self.norm = nnx.LayerNorm(config.width, dtype=jnp.float32, rngs=rngs)
-        self.head = MLP(config.width, 2 * config.width, config.output_dim, self.dtype, rngs=rngs)
+        content = config.output_dim - config.identity_dim
+        self.head = MLP(config.width, 2 * config.width, content, self.dtype, rngs=rngs)
+        self.copy = CopyHead(config, sizes.identities, rngs=rngs) if config.identity_dim else None
 
     def __call__(
         self,
@@ -190,6 +111,7 @@ class UserTower(nnx.Module):
         position: Int[Array, "b p"],
         item_features: ItemVectors,
         dropout_keys: jax.Array | None = None,
+        identity_key: jax.Array | None = None,
     ) -> Float[Array, "b p o"]:
         """Embeddings of the chosen positions. The one that is served is position `length - 1`.
 
@@ -199,6 +121,7 @@ class UserTower(nnx.Module):
             position: int32 [B, P], indices into T; at or past `length` the result has no meaning.
             item_features: the catalogue's vectors, unit rows.
             dropout_keys: a random key for each user, [B], in training; None: no dropout.
+            identity_key: of the step, in training: the identities of some items are hidden; None: none are.
 
         Returns:
             float32 [B, P, D], unit rows. Position p depends on no item, action, surface or duration after
@@ -219,4 +142,10 @@ class UserTower(nnx.Module):
         with jax.named_scope("last_block"):
             chosen = self.blocks[-1].chosen(stream, position, dropout)
         with jax.named_scope("head"):
-            return unit(self.head(self.norm(chosen).astype(self.dtype)))
+            chosen = self.norm(chosen).astype(self.dtype)
+            content = unit(self.head(chosen))
+        if self.copy is None:
+            return content
+        with jax.named_scope("identity"):
+            actions = self.norm(stream).astype(self.dtype)
+            return self.copy(content, chosen, actions, events.item, position, identity_key)

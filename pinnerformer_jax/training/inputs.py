@@ -40,15 +40,16 @@ def open_training_data(config: Config, mesh: Mesh | None = None) -> TrainingData
 
     Raises:
         FileNotFoundError: the data were never prepared.
-        ValueError: the config leaves its sizes to the log; the data were prepared with other settings; or a rule of positives, or a target action, names
-            what the log does not have.
+        ValueError: the config leaves its sizes to the log; the data were prepared with other settings; or a
+            rule of positives, or a target action, names what the log does not have.
     """
     if config.sizes_by_log:
         raise ValueError("sizes_by_log = True: give the config that training.sizes.sized_by_log returns")
     timelines, catalog = Timelines.open(config.data.prepared), Catalog.open(config.data.prepared)
     check_ingested(timelines.manifest, config)
     actions, surfaces = timelines.manifest.actions, timelines.manifest.surfaces
-    sizes = Sizes(catalog.features.shape[1], len(actions), len(surfaces))
+    identities = catalog.trained if config.model.identity_dim else 0
+    sizes = Sizes(catalog.features.shape[1], len(actions), len(surfaces), identities)
     table = positive_table(config.data.positives, actions, surfaces)
     table = only_actions(table, actions, config.objective.target_actions)
     training = config.training

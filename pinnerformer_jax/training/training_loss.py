@@ -98,14 +98,15 @@ def training_loss(
     weights = user_weights(targets.weight, with_pairs).reshape(-1) * device_count()
 
     keys = user_keys(dropout_key, row) if training else None
-    embedding = in_parts(model.user, parts, batch, targets.position, tables.item_features, keys)
+    hidden = jax.random.fold_in(dropout_key, 1) if training else None  # identities, the same on every device
+    embedding = in_parts(model.user, parts, batch, targets.position, tables.item_features, keys, hidden)
     embedding = embedding.reshape(item.shape[0], -1)
-    positive, tau = model.embed_items(tables.item_features[item]), model.temperature()
+    positive, tau = model.embed_items(tables.item_features[item], item, hidden), model.temperature()
     if settings.loss == "binary_cross_entropy":
         negative, counted = random_negatives(user_keys(pool_key, row), batch, targets, corpus=corpus)
         negative, counted = negative.reshape(-1), counted.reshape(-1)
         negatives = total(jnp.sum(counted & valid))
-        against = model.embed_items(tables.item_features[negative])
+        against = model.embed_items(tables.item_features[negative], negative, hidden)
         loss = binary_cross_entropy(embedding, positive, against, tau, weights, counted)
     else:
         rows = Rows(item, user, weights, jnp.zeros(item.shape))
@@ -114,7 +115,7 @@ def training_loss(
         negatives = sum(jnp.sum(contrast.pool.valid) for contrast in contrasts)
         losses = []
         for rows, pool, pool_log_q in contrasts:
-            against = model.embed_items(tables.item_features.common(pool.item))
+            against = model.embed_items(tables.item_features.common(pool.item), pool.item, hidden)
             with jax.named_scope("loss"):
                 losses.append(
                     chunked_sampled_softmax(embedding, positive, against, tau, rows, pool, pool_log_q)
@@ -181,6 +182,7 @@ def in_parts(
     position: jax.Array,
     item_features: ItemTable,
     dropout_keys: jax.Array | None,
+    identity_key: jax.Array | None,
 ) -> jax.Array:
     """Embeddings float32 [B, P, D] of rows that are sorted by length, longest first. The rows are cut into
     equal parts, and each part is computed at a shorter T. Without dropout, loss and gradient stay the same.
@@ -194,13 +196,15 @@ def in_parts(
         position: int32 [B, P], see `UserTower`.
         item_features: the catalogue's vectors.
         dropout_keys: [B], in training.
+        identity_key: of the step, in training.
     """
     if not parts:
-        return tower(batch.history, batch.length, position, item_features, dropout_keys)
+        return tower(batch.history, batch.length, position, item_features, dropout_keys, identity_key)
     bounds = part_bounds(batch.length.shape[0], len(parts))
     embeddings = []
     for low, high, length in zip(bounds, bounds[1:], parts, strict=False):
         history = jax.tree.map(lambda values, a=low, b=high, t=length: values[a:b, :t], batch.history)
         keys = None if dropout_keys is None else dropout_keys[low:high]
-        embeddings.append(tower(history, batch.length[low:high], position[low:high], item_features, keys))
+        rows = history, batch.length[low:high], position[low:high]
+        embeddings.append(tower(*rows, item_features, keys, identity_key))
     return jnp.concatenate(embeddings)
