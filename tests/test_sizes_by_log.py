@@ -23,9 +23,9 @@ def config_of(log):
 
 @pytest.mark.parametrize("users", [2, 40, 700, 6_000, 90_000, 10**6, 4 * 10**8])
 @pytest.mark.parametrize("items", [3, 900, 10**9])
-@pytest.mark.parametrize("per_user", [2, 60, 10_000])
-def test_the_rule_gives_a_valid_config_for_any_log(users, items, per_user):
-    sized = config_of(LogSize(users, users * per_user, items, 37))
+@pytest.mark.parametrize(("per_user", "item_dim"), [(2, 37), (60, 131), (10_000, 1024)])
+def test_the_rule_gives_a_valid_config_for_any_log(users, items, per_user, item_dim):
+    sized = config_of(LogSize(users, users * per_user, items, item_dim))
     assert sized.model.max_length in (16, 64, 256)
     assert sized.training.steps >= sized.training.checkpoint_every >= 1
     assert sum(shares_by_log(users).values()) < 0.31

@@ -52,7 +52,8 @@ def settings_by_log(log: LogSize) -> dict[str, dict[str, Any]]:
     few = log.users < FEW_USERS
     length = _power_of_two(log.events / max(log.users, 1), 16, 256)
     output_dim = min(max(log.item_dim, 64), 256)
-    layers, width = (2, max(128, output_dim)) if log.events < 10**7 else (4, 512)
+    small = max(128, 32 * math.ceil(output_dim / 32))  # a multiple of the heads
+    layers, width = (2, small) if log.events < 10**7 else (4, 512)
     if log.events >= 10**9:
         layers, width = 6, 768
     batch = _power_of_two(log.users / 32, 32, 512)
