@@ -95,6 +95,7 @@ class RedisStore(Store):
                 "characters of the password as %XX"
             ) from None
         self._records: dict[str, tuple[bytes, _Record]] = {}
+        self.mend = f"delete the keys {_PREFIX}* there and publish again, with embed --store"
 
     def __str__(self) -> str:
         return self._place
