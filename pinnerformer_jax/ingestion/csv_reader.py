@@ -230,9 +230,9 @@ def _lines(file: gzip.GzipFile | IO[bytes]) -> Iterator[_Line]:
 
 
 def _records(file: Path, delimiter: str, header: int, width: int) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """Bytes and (line number, text if the line is broken, fields...) of each record after the header; an empty
-    field is None. After a broken line, reading resumes at the next line, even if the broken one opened a
-    quote."""
+    """Bytes and (line number, text if the line is broken, fields...) of each record after the header. An
+    empty field is None. After a broken line, reading resumes at the next line, even if the broken one opened
+    a quote."""
     csv.field_size_limit(MAX_LINE)
     with _open(file) as data:
         lines = itertools.islice(_lines(data), header, None)
