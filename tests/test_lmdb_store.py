@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,36 +143,62 @@ def test_a_disk_that_takes_no_more_is_an_error_and_loses_nothing(place, tmp_path
     assert (place.live(), place.of(version).get("u1")[0]) == (version, 2)
 
 
-@pytest.mark.slow
-def test_killed_at_any_moment_the_old_version_is_served_and_the_next_run_completes(place, tmp_path):
-    publish_users(place, tmp_path, make_state(tmp_path, 1, {"u1": 1}))
-    users = {f"v{number}": 0.5 for number in range(100_000)}
-    name = make_state(tmp_path, 2, users | {"u1": 2}, "b")
-    code = f"""
-import sys
+KILLED_AT = """
+import os, signal, sys
 from pathlib import Path
-from pinnerformer_jax.serving.store import publish_users
-from pinnerformer_jax.serving.stores import open_store
-print("ready", flush=True)
-publish_users(open_store({str(place)!r}), Path({str(tmp_path)!r}), {name!r})
+from pinnerformer_jax.serving import lmdb_store, store
+
+place, root, state, function, calls = sys.argv[1:]
+store.CHUNK = 1000
+owner = lmdb_store.LmdbStore if hasattr(lmdb_store.LmdbStore, function) else lmdb_store
+whole, left = getattr(owner, function), int(calls)
+
+def counted(*arguments, **named):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(*arguments, **named)
+
+setattr(owner, function, counted)
+store.publish_users(lmdb_store.LmdbStore(Path(place)), Path(root), state)
 """
-    killed = 0
-    for wait in (0.05, 0.15, 0.25, 0.35, 0.45):
-        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
-            process.stdout.readline()
-            time.sleep(wait)
-            process.kill()
-        killed += process.wait() == -signal.SIGKILL
-        assert place.live() in ("a", "b")
-        assert place.of("a").get("u1")[0] == 1
-        if place.live() == "b":
-            break
-    assert killed
-    publish_users(place, tmp_path, name)
-    assert place.of("b").get("u1")[0] == 2
-    assert place.of("b").get("v99999") is not None
-    linked = {os.readlink(link) for link in (tmp_path / "store").glob("model=*")}
-    assert linked == {path.name for path in (tmp_path / "store").glob("*-*")}
+"""Publishing, killed by SIGKILL at the n-th call of a function."""
+
+REPLACING = [
+    ("_put", 2), ("_put", 5), ("_append_missing_pages", 1), ("write_json", 1),
+    ("_link", 1), ("_link", 2), ("_sweep", 2),
+]  # fmt: skip
+UPDATING = [("sync", 1), ("_put", 1), ("_encode", 1), ("_append_missing_pages", 1), ("write_json", 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("version", "points"), [("b", REPLACING), ("a", UPDATING)])
+def test_killed_at_any_step_the_old_version_is_served_and_the_next_run_completes(
+    place, tmp_path, version, points
+):
+    """By another model, or by a day of the same one."""
+    users = {f"v{number}": 0.5 for number in range(5000)}
+    first = make_state(tmp_path, 1, users | {"u1": 1})
+    name = make_state(tmp_path, 2, users | {"u1": 2}, version)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    for point, calls in points:
+        shutil.rmtree(tmp_path / "store", ignore_errors=True)
+        publish_users(place, tmp_path, first)
+        command = [sys.executable, "-c", KILLED_AT, tmp_path / "store", tmp_path, name, point, str(calls)]
+        done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == -signal.SIGKILL, (point, done.stderr)
+        served = place.of("a")
+        assert served.get_many(list(users))[1].all()
+        committed = version == "a" and point in ("_append_missing_pages", "write_json")
+        assert served.get("u1")[0] == (2 if committed else 1)
+        publish_users(place, tmp_path, name)
+        assert place.live() == version
+        assert place.of(version).get("u1")[0] == 2
+        assert place.of(version).get_many(list(users))[1].all()
+        linked = {os.readlink(link) for link in (tmp_path / "store").glob("model=*")}
+        assert linked == {path.name for path in (tmp_path / "store").glob("*-*")}
+        assert len(list((tmp_path / "store").glob("*-*/checksum.json"))) == len(linked)
 
 
 def test_nothing_there(place, tmp_path):
