@@ -3,6 +3,7 @@
 import datetime
 import struct
 import uuid
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -175,10 +176,13 @@ def test_ids_of_any_type(url, tmp_path, ids):
 def test_keys_differ_where_ids_do():
     ids = [
         1, "1", b"1", "i1", b"i1", 1.0, datetime.date(2026, 1, 1), "2026-01-01", uuid.UUID(int=1), "", b"",
-        "x" * 510, "x" * 511, "x" * 512, b"x" * 512,
+        "x" * 510, "x" * 511, "x" * 512, b"x" * 512, True, Decimal(1), Decimal("1.5"), Decimal(150),
     ]  # fmt: skip
     assert len({key(user) for user in ids}) == len(ids)
     assert max(map(len, map(key, ids))) <= 511
+    assert key(Decimal("1.50")) == key(Decimal("1.5"))
+    assert key(np.True_) == key(True)
+    assert key(np.int64(1)) == key(1)
     assert key(np.int64(7)) == key(7)
 
 

@@ -18,6 +18,7 @@ are read, and the next publishing replaces them.
 
 from __future__ import annotations
 
+import decimal
 import hashlib
 import struct
 import zlib
@@ -260,12 +261,18 @@ def _users_before(root: Path, name: str) -> pa.Table | None:
 
 
 def key(user_id: Any) -> bytes:
-    """The key of a user; ids that differ have keys that differ, also if only their types do (1 and "1")."""
+    """The key of a user; ids that differ have keys that differ, also if only their types do (1 and "1").
+    Decimals that are equal have the same key (1.5 and 1.50)."""
+    if isinstance(user_id, np.bool_):
+        user_id = bool(user_id)
     if isinstance(user_id, str):
         name = b"s" + user_id.encode()
     elif isinstance(user_id, bytes):
         name = b"b" + user_id
-    elif isinstance(user_id, (int, np.integer)):
+    elif isinstance(user_id, decimal.Decimal):
+        digits = f"{user_id:f}"
+        name = b"d" + (digits.rstrip("0").rstrip(".") if "." in digits else digits).encode()
+    elif isinstance(user_id, (int, np.integer)) and not isinstance(user_id, bool):
         name = b"i%d" % int(user_id)
     else:
         name = f"o{type(user_id).__name__} {user_id!r}".encode()
