@@ -10,10 +10,10 @@ change as a whole, Redis user by user. That is no mixture of models: a vector de
 user alone.
 
 A value is a header and the vector, whatever the snapshot's dtype, little-endian, without padding:
-  format u8, model_version 12 bytes, event_timestamp i64 [us since 1970, UTC], D u16, checksum u32,
-  vector float16 [D]
-The checksum is the CRC-32 of the key and of all other bytes of the value. Values of format 1 have none; they
-are read, and the next publishing replaces them.
+  format u8, model_version 12 bytes, event_timestamp i64 [us since 1970, UTC], D u16, vector float16 [D],
+  checksum u32
+The checksum is the CRC-32 of the key and of all bytes of the value before it. Values of format 1 have none;
+they are read, and the next publishing replaces them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ FORMAT = 2
 CHUNK = 1 << 16
 """Users that are written at a time."""
 
-_HEADER, _CHECKSUM = struct.Struct("<B12sqH"), struct.Struct("<I")
+_HEADER = struct.Struct("<B12sqH")
+_CHECKSUM = 4  # bytes
 _LONGEST_KEY = 511  # LMDB's
 
 Rows = Iterable[tuple[list[bytes], list[bytes]]]
@@ -175,33 +176,19 @@ class StoredVectors:
 
     def _vector(self, user_id: Any, name: bytes, value: bytes) -> bytes:
         """The bytes of a value's vector."""
-        if intact(name, value):
-            layout, version, _, dim = _HEADER.unpack_from(value)
+        rest, checksum = (value[:-_CHECKSUM], value[-_CHECKSUM:]) if value[:1] != b"\1" else (value, None)
+        if len(rest) == _HEADER.size + 2 * self.dim and checksum in (None, _checksum(name, rest)):
+            layout, version, _, dim = _HEADER.unpack_from(rest)
             version = version.rstrip(b"\0").decode("ascii", "replace")
             if version != self.model_version:
                 snapshot.check_same_version({str(self.store): self.model_version, "a value in it": version})
-            if dim == self.dim:
-                return value[_vector_start(layout) :]
+            if layout <= FORMAT and dim == self.dim:
+                return rest[_HEADER.size :]
         raise DamagedError(f"{self.store}: the value of user {user_id!r} is damaged; {self.store.mend}")
 
 
-def _vector_start(layout: int) -> int:
-    return _HEADER.size + (_CHECKSUM.size if layout > 1 else 0)
-
-
-def intact(name: bytes, value: bytes) -> bool:
-    """Whether a value has the length that its header says and, from format 2, its checksum."""
-    layout, _, _, dim = _HEADER.unpack_from(value.ljust(_HEADER.size))
-    if not 1 <= layout <= FORMAT or len(value) != _vector_start(layout) + 2 * dim:
-        return False
-    if layout == 1:
-        return True
-    [checksum] = _CHECKSUM.unpack_from(value, _HEADER.size)
-    return checksum == _checksum(name, value[: _HEADER.size], value[_vector_start(layout) :])
-
-
-def _checksum(name: bytes, header: bytes, vector: bytes) -> int:
-    return zlib.crc32(vector, zlib.crc32(header, zlib.crc32(name)))
+def _checksum(name: bytes, rest: bytes) -> bytes:
+    return zlib.crc32(rest, zlib.crc32(name)).to_bytes(_CHECKSUM, "little")
 
 
 def publish_users(store: Store, root: Path, name: str) -> str:
@@ -295,6 +282,6 @@ def encode(users: pa.Table) -> Iterator[tuple[list[bytes], list[bytes]]]:
         keys = [key(user_id) for user_id in part["user_id"].to_pylist()]
         values = []
         for name, moment, vector in zip(keys, moments, vectors, strict=True):
-            header, vector = _HEADER.pack(FORMAT, version, moment, len(vector)), vector.tobytes()
-            values.append(header + _CHECKSUM.pack(_checksum(name, header, vector)) + vector)
+            rest = _HEADER.pack(FORMAT, version, moment, len(vector)) + vector.tobytes()
+            values.append(rest + _checksum(name, rest))
         yield keys, values
