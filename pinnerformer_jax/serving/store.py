@@ -167,9 +167,9 @@ class StoredVectors:
         known = np.array([value is not None for value in values], bool)
         vectors = np.zeros((len(values), self.dim), np.float32)
         found = [
-            self._vector(user_id, *pair)
-            for user_id, *pair in zip(user_ids, keys, values, strict=True)
-            if pair[1] is not None
+            self._vector(user_id, name, value)
+            for user_id, name, value in zip(user_ids, keys, values, strict=True)
+            if value is not None
         ]
         vectors[known] = np.frombuffer(b"".join(found), "<f2").reshape(-1, self.dim)
         return vectors, known
