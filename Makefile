@@ -1,5 +1,6 @@
 # make demo   environment, then ingest, train, evaluate on the synthetic world; prints the result table
-# make test   environment, then the tests that take seconds; make test-all the slow ones too
+# make test   environment, then the tests that take seconds; make test-all the slow ones too,
+#             and names those that were skipped, and why
 # make lint   environment, then rules, format and types of the code
 # make accelerator         on a GPU, with the PYTHON whose jax sees it: all that is measured there, in LIMIT seconds;
 #                          all output is in the folder OUT, complete after each part
@@ -27,7 +28,7 @@ test: .venv/installed
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 test-all: .venv/installed
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile -rs
 
 accelerator:
 	$(PYTHON) -m pinnerformer_jax.bench accelerator --config $(CONFIG) --folder $(OUT) --limit $(LIMIT) $(FLAGS)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from pinnerformer_jax.command_line import errors_as_messages, parse
+from pinnerformer_jax.files import folder_lock
 from pinnerformer_jax.items.methods import Method
 from pinnerformer_jax.runtime import set_up_process
 from pinnerformer_jax.studies.cells import Stopped
@@ -43,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         ]
         workdir = values.workdir or Path("runs/items") / config.name
         try:
-            numbers, pairs = compare_methods(config, methods, values.seeds, workdir)
+            with folder_lock(workdir):
+                numbers, pairs = compare_methods(config, methods, values.seeds, workdir)
         except (Stopped, KeyboardInterrupt):
             print("stopped; the workdir keeps what is finished, and the same command resumes")
             return 0

@@ -64,20 +64,39 @@ def _mallopt(name: int, value: int) -> bool:
     return ctypes.CDLL(None).mallopt(name, value) == 1
 
 
+def total_memory(mesh: jax.sharding.Mesh) -> int:
+    """Bytes of each device of a mesh, used ones too; 0 if that is not known. Devices of a CPU share the
+    machine's memory, or its container's, and swap."""
+    device = mesh.local_devices[0]
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("bytes_limit", 0)
+    limit = _container_limit()
+    total = _meminfo("MemTotal")
+    return (min(total, limit or total) + _meminfo("SwapTotal")) // len(mesh.local_devices)
+
+
+def _meminfo(name: str) -> int:
+    """Bytes of the machine, by Linux's name of them; 0 elsewhere."""
+    file = Path("/proc/meminfo")
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)
+
+
+def _container_limit() -> int | None:
+    """Bytes that the container may use; None: it has no limit."""
+    limit = Path("/sys/fs/cgroup") / "memory.max"
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    return None if text == "max" else int(text)
+
+
 def _free_memory() -> int:
     """Free bytes of the machine, or of its container; 0 if neither is known."""
-    meminfo, group = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
-    if not meminfo.is_file():
-        return 0
-    lines = meminfo.read_text().splitlines()
-    free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024
-    limit = group / "memory.max"
-    text = limit.read_text().strip() if limit.is_file() else "max"
-    if text == "max":
+    free, limit, group = _meminfo("MemAvailable"), _container_limit(), Path("/sys/fs/cgroup")
+    if limit is None or not free:
         return free
     used, stat = int((group / "memory.current").read_text()), (group / "memory.stat").read_text().splitlines()
     cached = next(int(line.split()[1]) for line in stat if line.startswith("inactive_file "))
-    return min(free, int(text) - used + cached)  # the kernel drops cached files when memory is needed
+    return min(free, limit - used + cached)  # the kernel drops cached files when memory is needed
 
 
 def keep_compiled() -> None:

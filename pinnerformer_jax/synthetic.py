@@ -13,6 +13,7 @@ from typing import Annotated
 
 import tyro
 
+from pinnerformer_jax.command_line import errors_as_messages
 from pinnerformer_jax.ingestion.synthetic import write
 from pinnerformer_jax.ingestion.synthetic_world import SyntheticConfig
 
@@ -28,8 +29,9 @@ class Arguments:
 
 def main(args: list[str] | None = None) -> None:
     """Run the verb."""
-    arguments = tyro.cli(Arguments, args=args)
-    rows = write(arguments.world, arguments.out)
+    with errors_as_messages():
+        arguments = tyro.cli(Arguments, args=args)
+        rows = write(arguments.world, arguments.out)
     print(f"{rows:,} events of {arguments.world.users:,} users in {arguments.out}/events.parquet")
 
 

@@ -1,6 +1,10 @@
 """The verb, end to end."""
 
+import contextlib
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -75,3 +79,42 @@ def test_the_folder_itself_is_no_place_to_write(tmp_path, arguments, capsys):
     with pytest.raises(SystemExit):
         main([*arguments, "--method", "text", "--out", str(tmp_path / "p")])
     assert "name another" in capsys.readouterr().err
+
+
+def test_a_second_run_into_the_same_folder_is_refused_at_once(tmp_path, arguments, capsys, monkeypatch):
+    def no_work(*_, **__):
+        raise AssertionError("it works")
+
+    with folder_in_use(tmp_path / "p_text"), monkeypatch.context() as patched:
+        patched.setattr("pinnerformer_jax.items.__main__.make_vectors", no_work)
+        with pytest.raises(SystemExit) as end:
+            main([*arguments, "--method", "text"])
+    assert end.value.code == 2
+    assert "p_text: another process is writing it" in capsys.readouterr().err
+    main([*arguments, "--method", "text"])
+    assert Catalog.open(tmp_path / "p_text").features.shape[0] == ITEMS
+
+
+@contextlib.contextmanager
+def folder_in_use(path):
+    """By another process, which runs this verb."""
+    code = """
+import sys
+from pathlib import Path
+from pinnerformer_jax.items import __main__ as verb
+def wait(*_, **__):
+    print("at work", flush=True)
+    sys.stdin.read()
+    raise ValueError("ended")
+verb.make_vectors = wait
+verb.main(sys.argv[1:])
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code, "--config", str(path.with_name("config.py")), "--method", "text"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
+        assert process.stdout.readline() == "at work\n", process.stderr.read()
+        yield
+        process.stdin.close()
+        assert process.wait(30) == 2
+    assert not list(path.parent.glob(".p_text*"))

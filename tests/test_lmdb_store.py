@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,36 +143,62 @@ def test_a_disk_that_takes_no_more_is_an_error_and_loses_nothing(place, tmp_path
     assert (place.live(), place.of(version).get("u1")[0]) == (version, 2)
 
 
-@pytest.mark.slow
-def test_killed_at_any_moment_the_old_version_is_served_and_the_next_run_completes(place, tmp_path):
-    publish_users(place, tmp_path, make_state(tmp_path, 1, {"u1": 1}))
-    users = {f"v{number}": 0.5 for number in range(100_000)}
-    name = make_state(tmp_path, 2, users | {"u1": 2}, "b")
-    code = f"""
-import sys
+KILLED_AT = """
+import os, signal, sys
 from pathlib import Path
-from pinnerformer_jax.serving.store import publish_users
-from pinnerformer_jax.serving.stores import open_store
-print("ready", flush=True)
-publish_users(open_store({str(place)!r}), Path({str(tmp_path)!r}), {name!r})
+from pinnerformer_jax.serving import lmdb_store, store
+
+place, root, state, function, calls = sys.argv[1:]
+store.CHUNK = 1000
+owner = lmdb_store.LmdbStore if hasattr(lmdb_store.LmdbStore, function) else lmdb_store
+whole, left = getattr(owner, function), int(calls)
+
+def counted(*arguments, **named):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(*arguments, **named)
+
+setattr(owner, function, counted)
+store.publish_users(lmdb_store.LmdbStore(Path(place)), Path(root), state)
 """
-    killed = 0
-    for wait in (0.05, 0.15, 0.25, 0.35, 0.45):
-        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
-            process.stdout.readline()
-            time.sleep(wait)
-            process.kill()
-        killed += process.wait() == -signal.SIGKILL
-        assert place.live() in ("a", "b")
-        assert place.of("a").get("u1")[0] == 1
-        if place.live() == "b":
-            break
-    assert killed
-    publish_users(place, tmp_path, name)
-    assert place.of("b").get("u1")[0] == 2
-    assert place.of("b").get("v99999") is not None
-    linked = {os.readlink(link) for link in (tmp_path / "store").glob("model=*")}
-    assert linked == {path.name for path in (tmp_path / "store").glob("*-*")}
+"""Publishing, killed by SIGKILL at the n-th call of a function."""
+
+REPLACING = [
+    ("_put", 2), ("_put", 5), ("_append_missing_pages", 1), ("write_json", 1),
+    ("_link", 1), ("_link", 2), ("_sweep", 2),
+]  # fmt: skip
+UPDATING = [("sync", 1), ("_put", 1), ("_encode", 1), ("_append_missing_pages", 1), ("write_json", 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("version", "points"), [("b", REPLACING), ("a", UPDATING)])
+def test_killed_at_any_step_the_old_version_is_served_and_the_next_run_completes(
+    place, tmp_path, version, points
+):
+    """By another model, or by a day of the same one."""
+    users = {f"v{number}": 0.5 for number in range(5000)}
+    first = make_state(tmp_path, 1, users | {"u1": 1})
+    name = make_state(tmp_path, 2, users | {"u1": 2}, version)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    for point, calls in points:
+        shutil.rmtree(tmp_path / "store", ignore_errors=True)
+        publish_users(place, tmp_path, first)
+        command = [sys.executable, "-c", KILLED_AT, tmp_path / "store", tmp_path, name, point, str(calls)]
+        done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == -signal.SIGKILL, (point, done.stderr)
+        served = place.of("a")
+        assert served.get_many(list(users))[1].all()
+        committed = version == "a" and point in ("_append_missing_pages", "write_json")
+        assert served.get("u1")[0] == (2 if committed else 1)
+        publish_users(place, tmp_path, name)
+        assert place.live() == version
+        assert place.of(version).get("u1")[0] == 2
+        assert place.of(version).get_many(list(users))[1].all()
+        linked = {os.readlink(link) for link in (tmp_path / "store").glob("model=*")}
+        assert linked == {path.name for path in (tmp_path / "store").glob("*-*")}
+        assert len(list((tmp_path / "store").glob("*-*/checksum.json"))) == len(linked)
 
 
 def test_nothing_there(place, tmp_path):
@@ -200,3 +227,107 @@ def test_a_reader_need_not_write_the_data(place, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout == "1.0\n"
     assert state.current(tmp_path)
+
+
+def damage(file, kind, share):
+    size = file.stat().st_size
+    place = int(size * share)
+    if kind in ("cut", "emptied"):
+        os.truncate(file, place if kind == "cut" else 0)
+    elif kind == "removed":
+        file.unlink()
+    else:
+        with open(file, "r+b") as data:
+            data.seek(place)
+            [byte] = data.read(1)
+            data.seek(place)
+            data.write(bytes(4096) if kind == "zeros" else bytes([byte ^ 4]))
+
+
+DAMAGES = [
+    *[("flipped", share) for share in (0.0, 0.001, 0.2, 0.5, 0.8, 0.99)],
+    *[("cut", share) for share in (0.001, 0.01, 0.3, 0.7, 0.999)],
+    *[("zeros", share) for share in (0.0, 0.3, 0.6)],
+    ("emptied", 0),
+    ("removed", 0),
+]
+
+SEEN = """
+import os, sys
+from pathlib import Path
+from test_lmdb_store import damage, DAMAGES
+from pinnerformer_jax.serving import lmdb_store
+from pinnerformer_jax.serving.store import DamagedError, key, publish_users
+
+root, name, old_format = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "1"
+store = lmdb_store.LmdbStore(root / "store")
+users = [f"v{k}" for k in range(5000)]
+
+def check(kind, share):
+    damage(next((root / "store").glob("a-*/data.mdb")), kind, share)
+    if old_format:
+        next((root / "store").glob("a-*/checksum.json")).unlink()
+    try:
+        vectors, known = store.of("a").get_many(users)
+        if not old_format or not known.all() or (vectors[:, 0] != 0.5).any():
+            return "read"
+    except DamagedError as error:
+        if "publish again with" not in str(error) or "data.mdb" not in str(error) and not old_format:
+            return str(error)
+    if publish_users(store, root, name) != f"{store}: all 5,000 users written":
+        return "not replaced"
+    vectors, known = store.of("a").get_many(users)
+    return "" if known.all() and (vectors[:, 0] == 0.5).all() else "other vectors"
+
+for at in DAMAGES:
+    if old_format and at[0] != "cut":
+        continue
+    child = os.fork()
+    if not child:
+        print(at, check(*at) or "right", flush=True)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status:
+        print(at, "ended with", status)
+"""
+"""Each damage in a process of its own, which may die of it."""
+
+
+@pytest.mark.parametrize("without_checksum", ["0", "1"])
+def test_a_damaged_file_is_an_error_and_the_next_publishing_replaces_it(place, tmp_path, without_checksum):
+    name = make_state(tmp_path, 1, {f"v{number}": 0.5 for number in range(5000)})
+    publish_users(place, tmp_path, name)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, os.path.dirname(__file__)])}
+    command = [sys.executable, "-c", SEEN, tmp_path, name, without_checksum]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    wrong = [line for line in done.stdout.splitlines() if not line.endswith(" right")]
+    assert done.stdout
+    assert not wrong
+
+
+def test_pages_that_are_missing_at_the_end_of_a_whole_file_are_no_damage(place, tmp_path):
+    """LMDB does not write free pages; a store of an older version may lack them."""
+    users = {f"v{number}": number / 64 for number in range(3000)}
+    publish_users(place, tmp_path, make_state(tmp_path, 1, users))
+    for number in range(1, 8):  # users leave and others come
+        fewer = {user: value + number for user, value in users.items() if hash((int(user[1:]), number)) % 3}
+        publish_users(place, tmp_path, make_state(tmp_path, number + 1, fewer))
+        assert LmdbStore(tmp_path / "store").of("a").get_many(list(fewer))[1].all()
+        [file] = (tmp_path / "store").glob("a-*/data.mdb")
+        assert file.stat().st_size % 4096 == 0
+
+
+def test_an_update_that_fails_leaves_no_checksum_and_the_next_replaces(place, tmp_path, monkeypatch):
+    publish_users(place, tmp_path, make_state(tmp_path, 1, {"u1": 1, "u2": 1}))
+    second = make_state(tmp_path, 2, {"u1": 2, "u2": 1})
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pinnerformer_jax.serving.lmdb_store._put", fail)
+        with pytest.raises(KeyboardInterrupt):
+            publish_users(place, tmp_path, second)
+    assert not list((tmp_path / "store").glob("*/checksum.json"))
+    assert LmdbStore(tmp_path / "store").of("a").get("u1")[0] == 1
+    assert publish_users(place, tmp_path, second) == f"{place}: all 2 users written"

@@ -1,6 +1,9 @@
 """Files of a log: every kind is read, and every row knows where it came from."""
 
 import gzip
+import os
+import subprocess
+import sys
 
 import duckdb
 import pyarrow as pa
@@ -190,7 +193,7 @@ def test_only_the_broken_line_is_lost(connection, tmp_path, suffix, broken):
     text = broken.decode(errors="replace")
     place = len(HEADER) + sum(len(line) + 1 for line in lines[:5_000]) + 3
     text = f"byte {place} is not UTF-8: {text}" if "\ufffd" in text else text
-    text = text[:1_000] + "..." if len(text) > 2 << 20 else text
+    text = text[:10_000] + "..." if len(text) > 10_000 else text
     assert [row for row in rows if row[2] is not None] == [(file, 5_002, text, None, None, None)]
     assert [row[3:] for row in rows if row[2] is None] == [
         (f"u{k}", "i", "1") for k in range(10_000) if k != 5_000
@@ -356,3 +359,54 @@ def test_a_failed_download_is_the_inputs_fault(connection, tmp_path, monkeypatch
     monkeypatch.setattr(tfds_in, "export", export)
     with pytest.raises(ValueError, match=r"data.events: x could not be prepared"):
         read(connection, tmp_path, "tfds:x")
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+import duckdb
+from pinnerformer_jax.config import CsvConfig
+from pinnerformer_jax.ingestion import csv_reader
+
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+connection = duckdb.connect()
+connection.execute("SET memory_limit = '500MB'; SET threads = 2")
+file = Path(sys.argv[1])
+try:
+    csv_reader.copy(connection, "data.events", file, file.with_suffix(".parquet"), CsvConfig())
+    print(*connection.execute(
+        f"SELECT count(*), count(COLUMNS('broken')) FROM read_parquet('{file.with_suffix('.parquet')}')"
+    ).fetchone(), end=" ")
+except ValueError as error:
+    print(str(error).partition("read: ")[2], end=" ")
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+"""Rows, broken ones, and MB that a copy takes beside what was taken before."""
+
+_ROW, _LONG = b"u1,i1,1700000000\n", b"x" * 1_900_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("parts", "found"),
+    [
+        ([b"user,item,time\n", _ROW, b"u1,", _LONG * 125, b",1700000000\n", _ROW], "3 1"),  # one field
+        ([b"user,item,time\n", _ROW, b'u1,"', _LONG * 125, b'",1700000000\n', _ROW], "3 1"),
+        ([b"user,item,time,", _LONG * 125, b"\n", _ROW], "line 1 is longer than 2,097,152 bytes"),
+        ([b"user,item,time\n", _ROW, *[_LONG, b"\n"] * 125], "126 125"),
+        ([b'user,item,time,"a\n', *[_LONG, b"\n"] * 125, b"u1,i1,17,x\n"], "126 125"),
+        ([b"user,item,time,text\n", _ROW, *[b"u1,i1,1,", _LONG, b"\n"] * 125], "126 1"),
+        ([b"user,item,time\n", _ROW, *[b'u1,"', _LONG[:1_000_000], b'\n","\n'] * 125], "251 250"),
+    ],
+)
+def test_long_lines_take_little_memory(tmp_path, parts, found):
+    """A quarter of a gigabyte in a small .gz."""
+    with gzip.open(tmp_path / "log.csv.gz", "wb", compresslevel=1) as file:
+        for part in parts:
+            file.write(part)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", PEAK, tmp_path / "log.csv.gz"]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    told, _, peak = done.stdout.rpartition(" ")
+    assert told == found
+    assert int(peak) < 500

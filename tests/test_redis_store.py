@@ -195,6 +195,29 @@ def test_memory_that_is_full_is_an_error_and_the_old_version_serves_on(tmp_path)
         with pytest.raises(OSError, match="command not allowed when used memory"):
             publish_users(place, tmp_path, make_state(tmp_path, 2, users, "b"))
         assert (place.live(), place.of("a").get("u1")[0]) == ("a", 1)
+        assert spaces(server) == {b"1"}  # what was written of b is removed at once
+        assert client(server).scard("pinnerformer:garbage") == 0
+        publish_users(place, tmp_path, make_state(tmp_path, 3, {"u1": 3}, "b"))
+        assert (place.live(), place.of("b").get("u1")[0]) == ("b", 3)
+
+
+def test_readers_go_on_while_memory_is_full(tmp_path):
+    """By other data that the server holds: every command that takes memory is refused, transactions too."""
+    with redis_server(tmp_path / "redis", "--maxmemory", "0", "--maxmemory-policy", "noeviction") as server:
+        place = RedisStore(server.url)
+        publish_users(place, tmp_path, make_state(tmp_path, 1, USERS))
+        client(server).config_set("maxmemory", 1)
+        with pytest.raises(server.redis.ResponseError, match="used memory"):
+            client(server).set("x", 1)
+        fresh = RedisStore(server.url)
+        assert (fresh.live(), fresh.contents("a").users) == ("a", 1000)
+        assert fresh.of("a").get("v1")[0] == 0.5
+        assert fresh.of("a").get_many(list(USERS))[1].all()
+        fresh.delete([key("v1")])
+        assert fresh.of("a").get("v1") is None
+        with pytest.raises(OSError, match=r"not in the store: .*used memory.*goes on serving"):
+            publish_users(place, tmp_path, make_state(tmp_path, 2, USERS, "b"))
+        assert place.live() == "a"
 
 
 def test_evicted_users_are_noticed(tmp_path):

@@ -3,6 +3,7 @@
 import datetime
 import struct
 import uuid
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -44,7 +45,7 @@ def test_a_state_comes_back(url, tmp_path):
     assert place.live() is None
     assert not place.holds("a")
     assert publish_users(place, tmp_path, name) == f"{place}: all 2 users written"
-    assert (place.live(), place.contents("a")) == ("a", Contents("a", name, 2, DIM))
+    assert (place.live(), place.contents("a")) == ("a", Contents("a", name, 2, DIM, store.FORMAT))
     vectors = open_store(url).of("a")  # of another reader
     found = vectors.get("u1")
     assert found.dtype == np.float32
@@ -115,10 +116,41 @@ def test_versions_are_not_mixed(url, tmp_path):
     with pytest.raises(ValueError, match=r"of model version a, a value in it of b: vectors of two models"):
         place.of("a").get("u1")
     assert place.of("a").get("u2")[0] == 2
-    for value in (b"", struct.pack("<B12sqH", 1, b"a", 0, DIM), struct.pack("<B12sqH", 7, b"a", 0, DIM)):
-        assert place.update(contents, [([key("u1")], [value])], [])
-        with pytest.raises(ValueError, match=r"a value of \d+ bytes, format \d+ and dimension"):
+    assert place.update(contents, [([key("u1")], [old_value("a", vector("u1", 5))])], [])
+    assert place.of("a").get("u1")[0] == 5
+
+
+def old_value(version, numbers):
+    """Of format 1."""
+    return struct.pack("<B12sqH", 1, version.encode(), 0, len(numbers)) + numbers.astype("<f2").tobytes()
+
+
+def test_a_damaged_value_is_an_error_with_the_user(url, tmp_path):
+    place = open_store(url)
+    publish_users(place, tmp_path, make_state(tmp_path, 1, {"u1": 1, "u2": 2}))
+    [right] = place.fetch("a", [key("u1")])
+    for value in (
+        *(right[:at] + bytes([right[at] ^ 16]) + right[at + 1 :] for at in range(len(right))),
+        *place.fetch("a", [key("u2")]),  # of another user
+        right[:-2],
+        right[:10],
+        b"",
+    ):
+        assert place.update(place.contents("a"), [([key("u1")], [value])], [])
+        with pytest.raises(OSError, match=r"the value of user 'u1' is damaged; .*publish again"):
             place.of("a").get("u1")
+        assert place.of("a").get("u2")[0] == 2
+
+
+def test_a_store_of_format_1_is_read_and_then_replaced_as_a_whole(url, tmp_path):
+    place = open_store(url)
+    users = {f"u{number}": number for number in range(3)}
+    name = make_state(tmp_path, 1, users)
+    values = [old_value("a", vector(user, number)) for user, number in users.items()]
+    place.replace(Contents("a", name, 3, DIM), [([key(user) for user in users], values)])
+    assert held(place) == users
+    assert publish_users(place, tmp_path, name) == f"{place}: all 3 users written"
+    assert (held(place), place.contents("a").format) == (users, store.FORMAT)
 
 
 def test_deleted_users_leave_at_once_and_stay_out(url, tmp_path):
@@ -144,10 +176,13 @@ def test_ids_of_any_type(url, tmp_path, ids):
 def test_keys_differ_where_ids_do():
     ids = [
         1, "1", b"1", "i1", b"i1", 1.0, datetime.date(2026, 1, 1), "2026-01-01", uuid.UUID(int=1), "", b"",
-        "x" * 510, "x" * 511, "x" * 512, b"x" * 512,
+        "x" * 510, "x" * 511, "x" * 512, b"x" * 512, True, Decimal(1), Decimal("1.5"), Decimal(150),
     ]  # fmt: skip
     assert len({key(user) for user in ids}) == len(ids)
     assert max(map(len, map(key, ids))) <= 511
+    assert key(Decimal("1.50")) == key(Decimal("1.5"))
+    assert key(np.True_) == key(True)
+    assert key(np.int64(1)) == key(1)
     assert key(np.int64(7)) == key(7)
 
 

@@ -139,7 +139,7 @@ class DataConfig:
         require(self.evaluation_days > 0, "data.evaluation_days", self.evaluation_days, "must be > 0 days")
         require(self.min_user_events >= 1, "data.min_user_events", self.min_user_events, "must be >= 1")
         require(self.shards >= 1, "data.shards", self.shards, "must be >= 1")
-        require_at_most(self, "data", evaluation_days=36_500, shards=4_096)
+        require_at_most(self, "data", evaluation_days=36_500, shards=4_096, min_user_events=10**9)
         size = r"\s*(?=[\d.]*[1-9])\d+(\.\d+)?\s*([kmgt]i?b|bytes?|%)\s*"
         require(
             bool(re.fullmatch(size, self.memory_limit, re.IGNORECASE)),

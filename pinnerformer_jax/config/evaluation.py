@@ -67,7 +67,7 @@ class EvaluationConfig:
             "needs k >= 1",
         )
         require(max(self.cutoffs) <= 10_000, "evaluation.cutoffs", self.cutoffs, "must be <= 10,000")
-        require_at_most(self, "evaluation", batch_size=2**20, topics=10**6)
+        require_at_most(self, "evaluation", batch_size=2**20, topics=10**6, index_size=10**9, max_users=10**9)
         require(0 <= self.seed < 2**32, "evaluation.seed", self.seed, "must be in 0..2^32 - 1")
         for name in ("index_size", "batch_size", "topics"):
             require(getattr(self, name) >= 1, f"evaluation.{name}", getattr(self, name), "must be >= 1")

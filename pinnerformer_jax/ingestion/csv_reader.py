@@ -13,7 +13,7 @@ import gzip
 import itertools
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     import duckdb
 
 MAX_LINE = 1 << 21
-"""Bytes of the longest line, and of the longest field."""
+"""Bytes of the longest line, and of the longest record, whose fields may have line breaks. What is longer is
+broken, and no more of it is read at a time."""
 
 MAX_LINES = 2_500
 """Lines of the longest record: where a quote never closes, no more are read to find that out."""
@@ -33,8 +34,8 @@ MAX_LINES = 2_500
 NOT_UTF8 = "byte %s is not UTF-8: "
 """What the text of a line that is not UTF-8 begins with."""
 
-_SHOWN = 1_000  # characters of a line that is too long
-_BATCH = 1 << 16  # rows copied at a time
+_SHOWN = 10_000  # characters of a broken line
+_BATCH, _BATCH_BYTES = 1 << 16, 1 << 25  # rows copied at a time, and their bytes in the file
 
 
 def copy(
@@ -70,7 +71,9 @@ def copy(
                 f"quote = '\"', escape = '\"', max_line_size = {MAX_LINE}, columns = {columns})) "
                 f"TO {literal(target)} (FORMAT parquet)"
             ).fetchone()
-        except duckdb.OperationalError:  # no space, no memory: another reader would not do better
+        except duckdb.OutOfMemoryException:  # by a quote that never closes in a long file
+            rows = None
+        except duckdb.OperationalError:  # no space: another reader would not do better
             raise
         except duckdb.Error:
             rows = None
@@ -134,8 +137,12 @@ def _header(file: Path, given: str) -> tuple[list[str], str, int]:
     """
     with _open(file) as data:
         lines: list[str] = []
+        size = quotes = 0
         for line in itertools.islice(_lines(data), MAX_LINES):
-            if len(line.data) > MAX_LINE:
+            size += len(line.data)
+            if size > MAX_LINE:
+                if lines:  # a quote that never closes
+                    break
                 raise ValueError(f"line {line.number} is longer than {MAX_LINE:,} bytes")
             try:
                 lines.append(line.data.decode("utf-8"))
@@ -144,14 +151,16 @@ def _header(file: Path, given: str) -> tuple[list[str], str, int]:
                     break
                 start = line.start + error.start
                 raise UnicodeDecodeError("utf-8", error.object, start, start + 1, error.reason) from None
-            if "".join(lines).count('"') % 2 == 0:
+            quotes += lines[-1].count('"')
+            if quotes % 2 == 0:
                 break
     if not lines or not (first := lines[0].removeprefix("\ufeff")).rstrip("\r\n"):
         raise ValueError("it does not start with a header of column names")
     lines[0] = first
     text = "".join(lines)
-    if text.count('"') % 2:  # a quote that never closes is a letter
-        text = first.replace('"', "")
+    if quotes % 2:  # a quote that never closes is a letter
+        lines, text = [first.rstrip("\r\n")], first.replace('"', "")
+    csv.field_size_limit(MAX_LINE)
     delimiter = given or max(",\t;|", key=re.sub(r'"[^"]*"', "", text).count)
     reader = csv.reader(lines, delimiter=delimiter)
     names = [name or f"column{k}" for k, name in enumerate(next(reader))]
@@ -179,11 +188,25 @@ def _copy_line_by_line(
 
     types = {FILE: pa.string(), ROW: pa.int64(), BROKEN: pa.string()} | dict.fromkeys(names, pa.string())
     schema = pa.schema(types.items())
-    records = _records(source, delimiter, header, len(names))
     with pq.ParquetWriter(target, schema) as writer:
-        while rows := [(str(file), *record) for record in itertools.islice(records, _BATCH)]:
+        for rows in _batches(_records(source, delimiter, header, len(names))):
+            rows = ((str(file), *row) for row in rows)
             columns = [pa.array(c, t) for c, t in zip(zip(*rows, strict=True), types.values(), strict=True)]
             writer.write_batch(pa.record_batch(columns, schema=schema))
+
+
+def _batches(records: Iterable[tuple[int, tuple[Any, ...]]]) -> Iterator[list[tuple[Any, ...]]]:
+    """Rows, as many at a time as memory holds with any length of lines."""
+    rows: list[tuple[Any, ...]] = []
+    size = 0
+    for length, row in records:
+        rows.append(row)
+        size += length
+        if len(rows) == _BATCH or size > _BATCH_BYTES:
+            yield rows
+            rows, size = [], 0
+    if rows:
+        yield rows
 
 
 class _Line(NamedTuple):
@@ -206,26 +229,30 @@ def _lines(file: gzip.GzipFile | IO[bytes]) -> Iterator[_Line]:
         start += length
 
 
-def _records(file: Path, delimiter: str, header: int, width: int) -> Iterator[tuple[Any, ...]]:
-    """(line number, text if the line is broken, fields...) of each record after the header; an empty field is
-    None. After a broken line, reading resumes at the next line, even if the broken one opened a quote."""
+def _records(file: Path, delimiter: str, header: int, width: int) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """Bytes and (line number, text if the line is broken, fields...) of each record after the header. An
+    empty field is None. After a broken line, reading resumes at the next line, even if the broken one opened
+    a quote."""
     csv.field_size_limit(MAX_LINE)
     with _open(file) as data:
         lines = itertools.islice(_lines(data), header, None)
         again: deque[_Line] = deque()
         taken: list[_Line] = []
+        size = 0  # of what was taken
 
         def feed() -> Iterator[str]:
+            nonlocal size
             while line := (again.popleft() if again else next(lines, None)):
                 taken.append(line)
-                if len(line.data) > MAX_LINE or len(taken) > MAX_LINES:
+                size += len(line.data)
+                if len(taken) > MAX_LINES or size > MAX_LINE:
                     raise csv.Error("too long")
                 yield line.data.decode("utf-8")
 
         reader = csv.reader(feed(), delimiter=delimiter, strict=True)
         while True:
             taken.clear()
-            fields, note = None, ""
+            size, fields, note = 0, None, ""
             try:
                 fields = next(reader)
             except StopIteration:
@@ -236,10 +263,10 @@ def _records(file: Path, delimiter: str, header: int, width: int) -> Iterator[tu
                 pass
             line = taken[0]
             if fields is not None and len(fields) == width:
-                yield line.number, None, *(field or None for field in fields)
+                yield size, (line.number, None, *(field or None for field in fields))
             elif fields != []:  # not a blank line
                 text = line.data.decode("utf-8", "replace").rstrip("\r\n")
-                text = text[:_SHOWN] + "..." if len(line.data) > MAX_LINE else text
-                yield line.number, note + text, *[None] * width
+                text = text[:_SHOWN] + "..." if len(text) > _SHOWN else text
+                yield len(text), (line.number, note + text, *[None] * width)
                 again.extendleft(reversed(taken[1:]))
                 reader = csv.reader(feed(), delimiter=delimiter, strict=True)

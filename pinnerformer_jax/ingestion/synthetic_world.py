@@ -38,17 +38,20 @@ class SyntheticConfig:
     """The same seed and sizes give the same files, byte for byte."""
 
     def __post_init__(self) -> None:
-        for name in ("users", "days", "topics", "vector_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be >= 1")
+        most = {"users": 10**9, "items": 10**9, "days": 36_500, "topics": 10**6, "vector_dim": 65_536}
+        for name, bound in most.items():
+            if not 1 <= getattr(self, name) <= bound:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be in 1..{bound:,}")
         if self.items < self.topics * len(STAGES):
             raise ValueError(
                 f"items = {self.items}: needs one per topic and stage, {self.topics * len(STAGES)} at least"
             )
         if self.vector_dim % 2:
             raise ValueError(f"vector_dim = {self.vector_dim}: must be even")
-        if not self.events_per_user > 0 or not self.vector_noise >= 0:
-            raise ValueError("events_per_user must be > 0, vector_noise >= 0")
+        if not 0 < self.events_per_user <= 10**6 or not 0 <= self.vector_noise <= 10**6:
+            raise ValueError("events_per_user must be > 0, vector_noise >= 0, both at most 1,000,000")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed = {self.seed}: must be in 0..2^32 - 1")
 
 
 @dataclass(frozen=True)

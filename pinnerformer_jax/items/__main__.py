@@ -20,6 +20,7 @@ the folder that the training wrote. Its model is applied to the new content and 
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -27,9 +28,10 @@ from typing import get_args
 from pinnerformer_jax.command_line import errors_as_messages, parse
 from pinnerformer_jax.data.catalog import MODEL, catalog_path
 from pinnerformer_jax.data.timelines import Timelines
+from pinnerformer_jax.files import atomic_folder
 from pinnerformer_jax.items.item_to_item import evaluate_vectors, results_table
 from pinnerformer_jax.items.methods import Method, make_vectors, open_sources, pinsage
-from pinnerformer_jax.items.prepared_copy import check_out, provenance, reused_provenance, write_copy
+from pinnerformer_jax.items.prepared_copy import check_out, fill_copy, provenance, reused_provenance
 from pinnerformer_jax.items.trained import load
 from pinnerformer_jax.training.checkpoint import check_ingested
 
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags.add_argument("--reuse", type=Path, metavar="OLD", help="folder of an earlier pinsage: its model")
     flags.add_argument("--evaluate", action="store_true", help="measure them, beside simpler ones")
     values, config = parse(__doc__, argv, flags)
-    with errors_as_messages():
+    with errors_as_messages(), contextlib.ExitStack() as stack:
         if values.reuse and values.method != "pinsage":
             raise ValueError(f"--reuse takes a model, and --method {values.method} has none: leave it out")
         timelines = Timelines.open(config.data.prepared)
@@ -52,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sources = open_sources(config, timelines)
         out = values.out or Path(f"{config.data.prepared.rstrip('/')}_{values.method}")
         check_out(timelines, out)
+        writing = stack.enter_context(atomic_folder(out.resolve()))  # a second run is refused at once
         made = provenance(values.method, config, timelines)
         trained = None
         if values.reuse:
@@ -61,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             vectors, _ = pinsage(sources, trained=trained, walks=walks)
         else:
             vectors, trained = make_vectors(values.method, sources, walks=walks)
-        write_copy(timelines, out, vectors, made, trained)
+        fill_copy(timelines, writing, vectors, made, trained)
     print(f"wrote {out}: {vectors.any(axis=1).sum():,} of {len(vectors):,} items have a vector")
     if values.evaluate:
         Console().print(results_table(evaluate_vectors(timelines, sources, {values.method: vectors})))

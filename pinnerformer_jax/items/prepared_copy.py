@@ -48,32 +48,43 @@ def write_copy(
     Raises:
         ValueError: `out` is the folder itself, or holds something else.
     """
+    check_out(timelines, out)
+    with atomic_folder(out.resolve()) as folder:
+        fill_copy(timelines, folder, vectors, made_by, trained)
+
+
+def fill_copy(
+    timelines: Timelines,
+    folder: Path,
+    vectors: Float32[np.ndarray, "n d"],
+    made_by: dict[str, Any],
+    trained: Trained | None = None,
+) -> None:
+    """Write the copy's files into `folder`, which is empty; the other arguments are those of `write_copy`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    check_out(timelines, out)
-    source, out = timelines.path.resolve(), out.resolve()
+    source = timelines.path.resolve()
     kept = [name for name in timelines.manifest.files if name not in _NEW]
-    with atomic_folder(out) as folder:
-        for name in kept:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            _link(source / name, folder / name)
-        catalog = catalog_path(folder)
-        catalog.mkdir(exist_ok=True)
-        reachable = vectors.any(axis=1)
-        items = pq.read_table(catalog_path(source) / ITEMS, partitioning=None)
-        column = items.column_names.index("reachable")
-        items = items.set_column(column, items.schema.field(column), pa.array(reachable))
-        np.save(catalog / FEATURES, vectors.astype(np.float16))
-        pq.write_table(items, catalog / ITEMS)
-        write_json(catalog / VECTORS, made_by)
-        if trained:
-            save(catalog / MODEL, trained)
-        files = {name: timelines.manifest.files[name] for name in kept}
-        files |= facts_of(folder, [name for name in _NEW if (folder / name).is_file()])
-        counts = timelines.manifest.counts | {"unreachable_items": int((~reachable).sum())}
-        manifest = dataclasses.replace(timelines.manifest, files=dict(sorted(files.items())), counts=counts)
-        write_manifest(folder, manifest)
+    for name in kept:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        _link(source / name, folder / name)
+    catalog = catalog_path(folder)
+    catalog.mkdir(exist_ok=True)
+    reachable = vectors.any(axis=1)
+    items = pq.read_table(catalog_path(source) / ITEMS, partitioning=None)
+    column = items.column_names.index("reachable")
+    items = items.set_column(column, items.schema.field(column), pa.array(reachable))
+    np.save(catalog / FEATURES, vectors.astype(np.float16))
+    pq.write_table(items, catalog / ITEMS)
+    write_json(catalog / VECTORS, made_by)
+    if trained:
+        save(catalog / MODEL, trained)
+    files = {name: timelines.manifest.files[name] for name in kept}
+    files |= facts_of(folder, [name for name in _NEW if (folder / name).is_file()])
+    counts = timelines.manifest.counts | {"unreachable_items": int((~reachable).sum())}
+    manifest = dataclasses.replace(timelines.manifest, files=dict(sorted(files.items())), counts=counts)
+    write_manifest(folder, manifest)
 
 
 def check_out(timelines: Timelines, out: Path) -> None:

@@ -158,7 +158,8 @@ def _date(job: Job) -> str:
     """The day of the job, checked."""
     served = state.current(job.snapshots)
     if job.date is not None or job.events or served is None:
-        date = job.date or datetime.datetime.now(datetime.UTC).date().isoformat()
+        today = datetime.datetime.now(datetime.UTC).date().isoformat()
+        date = today if job.date is None else job.date
     else:
         date = read_manifest(job.snapshots, served).date
     state.day_end(date)

@@ -95,6 +95,7 @@ class RedisStore(Store):
                 "characters of the password as %XX"
             ) from None
         self._records: dict[str, tuple[bytes, _Record]] = {}
+        self.mend = f"delete the keys {_PREFIX}* there and publish again, with embed --store"
 
     def __str__(self) -> str:
         return self._place
@@ -164,11 +165,17 @@ class RedisStore(Store):
             [number] = send([("INCR", f"{_PREFIX}spaces")])
             space = f"{contents.model_version}:{number}"
             send([("SADD", f"{_PREFIX}garbage", space)])
-            _write(send, space, rows)
-            count = _count(send, space)
-            if count != contents.users:
-                raise OSError(f"{self}: {contents.users:,} users written, {count:,} there; is it evicting?")
-            self._switch(send, _Record(contents, space))
+            try:
+                _write(send, space, rows)
+                count = _count(send, space)
+                if count != contents.users:
+                    raise OSError(
+                        f"{self}: {contents.users:,} users written, {count:,} there; is it evicting?"
+                    )
+                self._switch(send, _Record(contents, space))
+            except (OSError, self._redis.ResponseError):
+                _sweep(send)  # a server whose memory is full takes removals
+                raise
             _sweep(send)
 
     def delete(self, keys: list[bytes]) -> None:
@@ -206,18 +213,29 @@ class RedisStore(Store):
 
     @contextlib.contextmanager
     def _publishing(self) -> Generator[Send, None, None]:
-        """A function that sends commands in one go and returns the answers, through one connection."""
+        """A function that sends commands in one go and returns the answers, through one connection. It reads
+        all answers and then raises the first error among them, so that more commands can follow."""
         pool = self._client.connection_pool
         connection = pool.get_connection()
 
+        def answer() -> Any:
+            try:
+                return connection.read_response()
+            except self._redis.ResponseError as error:
+                return error
+
         def send(commands: list[tuple[Any, ...]]) -> list[Any]:
             connection.send_packed_command(connection.pack_commands(commands))
-            return [connection.read_response() for _ in commands]
+            answers = [answer() for _ in commands]
+            for refused in answers:
+                if isinstance(refused, self._redis.ResponseError):
+                    raise refused
+            return answers
 
         try:
             yield send
         finally:
-            connection.disconnect()  # after an error answers may be left in it
+            connection.disconnect()  # after an interrupt answers may be left in it
             pool.release(connection)
 
     @contextlib.contextmanager
@@ -227,7 +245,8 @@ class RedisStore(Store):
         except (self._redis.ConnectionError, self._redis.TimeoutError) as error:
             raise ConnectionError(f"{self}: {error}") from None
         except self._redis.RedisError as error:
-            raise OSError(f"{self}: {error}; the store goes on serving what it did before") from None
+            message = str(error).rstrip(".")
+            raise OSError(f"{self}: {message}; the store goes on serving what it did before") from None
 
 
 def _model(version: str) -> str:

@@ -10,13 +10,18 @@ change as a whole, Redis user by user. That is no mixture of models: a vector de
 user alone.
 
 A value is a header and the vector, whatever the snapshot's dtype, little-endian, without padding:
-  format u8, model_version 12 bytes, event_timestamp i64 [us since 1970, UTC], D u16, vector float16 [D]
+  format u8, model_version 12 bytes, event_timestamp i64 [us since 1970, UTC], D u16, vector float16 [D],
+  checksum u32
+The checksum is the CRC-32 of the key and of all bytes of the value before it. Values of format 1 have none;
+they are read, and the next publishing replaces them.
 """
 
 from __future__ import annotations
 
+import decimal
 import hashlib
 import struct
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,11 +38,12 @@ from pinnerformer_jax.serving.tombstones import deleted_users
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT = 1
+FORMAT = 2
 CHUNK = 1 << 16
 """Users that are written at a time."""
 
 _HEADER = struct.Struct("<B12sqH")
+_CHECKSUM = 4  # bytes
 _LONGEST_KEY = 511  # LMDB's
 
 Rows = Iterable[tuple[list[bytes], list[bytes]]]
@@ -52,11 +58,19 @@ class Contents:
     state: str  # path of the state below SNAPSHOTS
     users: int
     dim: int
+    format: int = 1  # of the values
+
+
+class DamagedError(OSError):
+    """Bytes of a store were changed or cut off."""
 
 
 class Store(ABC):
     """Where user vectors are kept; threads may share it. If the place fails, all methods raise OSError (a
-    ConnectionError among them) with its name, without the password."""
+    ConnectionError or DamagedError among them) with its name, without the password."""
+
+    mend: str
+    """What to do about damage, for messages."""
 
     @abstractmethod
     def live(self) -> str | None:
@@ -84,7 +98,8 @@ class Store(ABC):
             removed: keys of users to remove.
 
         Returns:
-            False if the store turns out to hold other users than its record says: then call `replace`.
+            False if the store turns out to hold other users than its record says, or is damaged: then call
+            `replace`.
         """
 
     @abstractmethod
@@ -130,10 +145,10 @@ class StoredVectors:
         """float32 [D]; None: the user has no vector.
 
         Raises:
-            ValueError: see get_many.
+            OSError, ValueError: see get_many.
         """
-        [value] = self.store.fetch(self.model_version, [key(user_id)])
-        return None if value is None else self._decode([value])[0]
+        vectors, known = self.get_many([user_id])
+        return vectors[0] if known[0] else None
 
     def get_many(self, user_ids: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         """Vectors of several users.
@@ -142,29 +157,38 @@ class StoredVectors:
             float32 [U, D], zeros for users without a vector; bool [U], whether the user has one.
 
         Raises:
-            ValueError: the store does not hold this version any more, or a value is damaged or of another
-                version; the message names both.
+            DamagedError: a value is damaged; the message names the user and the cure.
+            OSError: the store fails.
+            ValueError: the store does not hold this version any more, or a value is of another one; the
+                message names both.
         """
-        values = self.store.fetch(self.model_version, [key(user_id) for user_id in user_ids])
+        keys = [key(user_id) for user_id in user_ids]
+        values = self.store.fetch(self.model_version, keys)
         known = np.array([value is not None for value in values], bool)
         vectors = np.zeros((len(values), self.dim), np.float32)
-        vectors[known] = self._decode([value for value in values if value is not None])
+        found = [
+            self._vector(user_id, name, value)
+            for user_id, name, value in zip(user_ids, keys, values, strict=True)
+            if value is not None
+        ]
+        vectors[known] = np.frombuffer(b"".join(found), "<f2").reshape(-1, self.dim)
         return vectors, known
 
-    def _decode(self, values: list[bytes]) -> np.ndarray:
-        size = _HEADER.size + 2 * self.dim
-        for value in values:
-            layout, version, _, dim = _HEADER.unpack_from(value.ljust(_HEADER.size))
+    def _vector(self, user_id: Any, name: bytes, value: bytes) -> bytes:
+        """The bytes of a value's vector."""
+        rest, checksum = (value[:-_CHECKSUM], value[-_CHECKSUM:]) if value[:1] != b"\1" else (value, None)
+        if len(rest) == _HEADER.size + 2 * self.dim and checksum in (None, _checksum(name, rest)):
+            layout, version, _, dim = _HEADER.unpack_from(rest)
             version = version.rstrip(b"\0").decode("ascii", "replace")
-            if version != self.model_version and layout == FORMAT:
+            if version != self.model_version:
                 snapshot.check_same_version({str(self.store): self.model_version, "a value in it": version})
-            if (layout, dim, len(value)) != (FORMAT, self.dim, size):
-                raise ValueError(
-                    f"{self.store}: a value of {len(value)} bytes, format {layout} and dimension {dim}; they "
-                    f"are of {size}, {FORMAT} and {self.dim}; delete this version there and publish again"
-                )
-        table = np.frombuffer(b"".join(values), np.uint8).reshape(-1, size)
-        return np.ascontiguousarray(table[:, _HEADER.size :]).view("<f2").astype(np.float32)
+            if layout <= FORMAT and dim == self.dim:
+                return rest[_HEADER.size :]
+        raise DamagedError(f"{self.store}: the value of user {user_id!r} is damaged; {self.store.mend}")
+
+
+def _checksum(name: bytes, rest: bytes) -> bytes:
+    return zlib.crc32(rest, zlib.crc32(name)).to_bytes(_CHECKSUM, "little")
 
 
 def publish_users(store: Store, root: Path, name: str) -> str:
@@ -199,9 +223,12 @@ def _write_users(store: Store, root: Path, name: str) -> str:
         {"manifest.json": manifest.model_version, "users.parquet": snapshot.version_of(users)}
     )
     users = snapshot.without(users, deleted_users(root, users["user_id"].type))
-    contents = Contents(manifest.model_version, name, len(users), manifest.dim)
-    held = store.contents(manifest.model_version)
-    before = None if held is None else _users_before(root, held.state)
+    contents = Contents(manifest.model_version, name, len(users), manifest.dim, FORMAT)
+    try:
+        held = store.contents(manifest.model_version)
+    except DamagedError:  # it is replaced as a whole
+        held = None
+    before = None if held is None or held.format != FORMAT else _users_before(root, held.state)
     if before is not None and before.schema.field("user_id").type == users.schema.field("user_id").type:
         changed, removed = snapshot.difference(before, users)
         if store.update(contents, encode(changed), [key(user) for user in removed.to_pylist()]):
@@ -221,12 +248,18 @@ def _users_before(root: Path, name: str) -> pa.Table | None:
 
 
 def key(user_id: Any) -> bytes:
-    """The key of a user; ids that differ have keys that differ, also if only their types do (1 and "1")."""
+    """The key of a user; ids that differ have keys that differ, also if only their types do (1 and "1").
+    Decimals that are equal have the same key (1.5 and 1.50)."""
+    if isinstance(user_id, np.bool_):
+        user_id = bool(user_id)
     if isinstance(user_id, str):
         name = b"s" + user_id.encode()
     elif isinstance(user_id, bytes):
         name = b"b" + user_id
-    elif isinstance(user_id, (int, np.integer)):
+    elif isinstance(user_id, decimal.Decimal):
+        digits = f"{user_id:f}"
+        name = b"d" + (digits.rstrip("0").rstrip(".") if "." in digits else digits).encode()
+    elif isinstance(user_id, (int, np.integer)) and not isinstance(user_id, bool):
         name = b"i%d" % int(user_id)
     else:
         name = f"o{type(user_id).__name__} {user_id!r}".encode()
@@ -246,10 +279,9 @@ def encode(users: pa.Table) -> Iterator[tuple[list[bytes], list[bytes]]]:
         part = users.slice(start, CHUNK)
         vectors = snapshot.vectors_of(part).astype("<f2", copy=False)
         moments = part["event_timestamp"].to_numpy().astype("datetime64[us]").astype(np.int64).tolist()
-        yield (
-            [key(user_id) for user_id in part["user_id"].to_pylist()],
-            [
-                _HEADER.pack(FORMAT, version, moment, vectors.shape[1]) + vector.tobytes()
-                for moment, vector in zip(moments, vectors, strict=True)
-            ],
-        )
+        keys = [key(user_id) for user_id in part["user_id"].to_pylist()]
+        values = []
+        for name, moment, vector in zip(keys, moments, vectors, strict=True):
+            rest = _HEADER.pack(FORMAT, version, moment, len(vector)) + vector.tobytes()
+            values.append(rest + _checksum(name, rest))
+        yield keys, values

@@ -10,6 +10,7 @@ Dimensions: U users, N items, D numbers of an embedding.
 from __future__ import annotations
 
 import datetime
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -97,7 +98,11 @@ def replay(
     folder.mkdir(parents=True, exist_ok=True)
     with duckdb.connect(folder / "log.duckdb") as connection:
         set_up_engine(connection, config.data.memory_limit, folder)
-        logs = _cut(connection, config, events or config.data.events, span, folder)
+        try:
+            logs = _cut(connection, config, events or config.data.events, span, folder)
+        except (ValueError, OSError):
+            shutil.rmtree(folder)  # it was empty, and the same command may name it again
+            raise
         for name in (*roots, "warm"):  # the last one so that the first day compiles nothing
             run(Job(workdir, roots.get(name, folder / "warm"), span.first, dtype="float32"), _silent)
         first = _users(roots["full"])

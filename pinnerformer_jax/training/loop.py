@@ -29,6 +29,7 @@ from pinnerformer_jax.objective.targets import Objective
 from pinnerformer_jax.runtime import keep_heap
 from pinnerformer_jax.training.checkpoint import Checkpoints, RunRecord, check_name, claim, data_digest
 from pinnerformer_jax.training.inputs import open_training_data
+from pinnerformer_jax.training.memory import check_memory, refuse
 from pinnerformer_jax.training.metrics_log import Meter, MetricsLog
 from pinnerformer_jax.training.sharding import make_mesh, replicate, shard_batch
 from pinnerformer_jax.training.state import Tables, TrainState, create
@@ -99,11 +100,13 @@ def open_run(
             f"{mesh.size} devices"
         )
     timelines, catalog, sizes, tables = open_training_data(config, mesh)
-    _ = Windows(timelines, config).users  # raises if there is no user to train on
+    windows = Windows(timelines, config)
+    _ = windows.users  # raises if there is no user to train on
+    graphdef, abstract = jax.eval_shape(lambda: create(config, sizes))
+    check_memory(config, abstract, windows, mesh)
     claim(workdir, RunRecord(config, sizes, data_digest(timelines.manifest)))
 
     replicated = NamedSharding(mesh, PartitionSpec())
-    graphdef, abstract = jax.eval_shape(lambda: create(config, sizes))
     with Checkpoints(workdir) as checkpoints:
         if checkpoints.step() is None:
             made = jax.jit(lambda seed: create(config, sizes, seed)[1], out_shardings=replicated)
@@ -246,7 +249,7 @@ def _compile(run: Run, state: TrainState, batch: Batch) -> tuple[Callable[[np.nd
     print(f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters")
     parts = _part_lengths(run)
     short = _compiled_step(run, state, batch, parts)
-    full = _compiled_step(run, state, batch, ()) if parts else short
+    full = _compiled_step(run, state, batch, (), must_fit=False) if parts else short
 
     def program(lengths: np.ndarray) -> Step:
         fits = parts and (longest_in_parts(lengths, len(parts), run.mesh.size) <= np.array(parts)).all()
@@ -266,11 +269,15 @@ def _part_lengths(run: Run) -> tuple[int, ...]:
     return parts if sum(parts) <= 0.8 * config.model.max_length * count else ()
 
 
-def _compiled_step(run: Run, state: TrainState, batch: Batch, parts: tuple[int, ...]) -> Step:
+def _compiled_step(
+    run: Run, state: TrainState, batch: Batch, parts: tuple[int, ...], *, must_fit: bool = True
+) -> Step:
     started = time.perf_counter()
     step = make_train_step(run.config, run.graphdef, run.mesh, run.corpus, parts, run.objective)
     compiled = step.lower(state, batch, run.tables).compile(compiler_options(run.config.training))
     memory: Any = compiled.memory_analysis()
+    if must_fit:
+        refuse(memory.argument_size_in_bytes + memory.temp_size_in_bytes, run.mesh, "by its program")
     flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
     if jax.default_backend() == "cpu":
         keep_heap(memory.temp_size_in_bytes * run.mesh.size)
