@@ -53,14 +53,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         out = values.out or Path(f"{config.data.prepared.rstrip('/')}_{values.method}")
         check_out(timelines, out)
         made = provenance(values.method, config, timelines)
-        trained = None
+        trained, old = None, timelines
         if values.reuse:
+            old = Timelines.open(values.reuse)  # whose files are verified
             trained, made = load(catalog_path(values.reuse) / MODEL), reused_provenance(made, values.reuse)
         walks = out.with_name(f"{out.name}_walks.npz")
         if trained:
             vectors, _ = pinsage(sources, trained=trained, walks=walks)
         else:
             vectors, trained = make_vectors(values.method, sources, walks=walks)
+        old.check()
         write_copy(timelines, out, vectors, made, trained)
     print(f"wrote {out}: {vectors.any(axis=1).sum():,} of {len(vectors):,} items have a vector")
     if values.evaluate:

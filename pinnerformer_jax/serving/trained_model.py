@@ -33,12 +33,15 @@ class TrainedModel:
     priors_note: str  # a sentence on them
 
     @classmethod
-    def load(cls, workdir: str | Path, checkpoint: Literal["best", "last"]) -> TrainedModel:
+    def load(
+        cls, workdir: str | Path, checkpoint: Literal["best", "last"], prepared: str | Path | None = None
+    ) -> TrainedModel:
         """Read a run.
 
         Args:
-            workdir: of the run; its prepared folder must still be there.
+            workdir: of the run.
             checkpoint: the best or the last, see `Checkpoints`.
+            prepared: where its prepared folder is now; None: where the run found it.
 
         Raises:
             FileNotFoundError: no run, checkpoint or prepared data.
@@ -46,7 +49,7 @@ class TrainedModel:
         """
         config, graphdef, params, step, _ = read_checkpoint(workdir, checkpoint)
         priors = read_priors(Path(workdir), step)
-        return cls(config, graphdef, params, *open_data(Path(workdir)), *priors)
+        return cls(config, graphdef, params, *open_data(Path(workdir), prepared), *priors)
 
     @property
     def kept_events(self) -> int:

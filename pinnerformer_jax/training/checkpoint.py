@@ -1,13 +1,16 @@
 """Checkpoints of a run: the last and the best. They are written atomically, while training continues.
 
 WORKDIR/
-  config.json              the config, what the data decided, and the digest of the prepared data
-  checkpoints/STEP/        params, and rest (optimiser, sketch, step) which serving never reads
+  config.json              the config, what the data decided, the digest of the prepared data, and the folder
+                           that relative paths are relative to
+  checkpoints/STEP/        params, and rest (optimiser, sketch, step) which serving never reads; metrics
+                           has the checksums of both, and its own
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -25,7 +28,7 @@ from pinnerformer_jax.config import Config
 from pinnerformer_jax.config_files import differences, digest, from_dict, to_dict
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.timelines import Manifest, Timelines
-from pinnerformer_jax.files import write_json
+from pinnerformer_jax.files import read_checked_json, write_checked_json
 from pinnerformer_jax.model.pinnerformer import PinnerFormer
 from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.training.state import TrainState
@@ -102,7 +105,7 @@ def claim(workdir: Path, run: RunRecord) -> None:
                 "or undo:\n  " + "\n  ".join(changed)
             )
     record = {"config": to_dict(run.config), "sizes": run.sizes._asdict(), "data": run.data}
-    write_json(_record_path(workdir), record)
+    write_checked_json(_record_path(workdir), record | {"working_folder": str(Path.cwd())})
 
 
 def read_record(workdir: Path) -> RunRecord:
@@ -112,14 +115,18 @@ def read_record(workdir: Path) -> RunRecord:
         FileNotFoundError: no run was started here.
         ValueError: the file is not whole, or of another version of the config.
     """
-    file = _record_path(workdir)
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no run here; start one with python train.py --workdir {workdir}")
+    file, values = _record_path(workdir), _read_record(workdir)
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
         return RunRecord(from_dict(values["config"]), Sizes(**values["sizes"]), values["data"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: not the record of a run: {error}") from error
+
+
+def _read_record(workdir: Path) -> dict[str, Any]:
+    file = _record_path(workdir)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no run here; start one with python train.py --workdir {workdir}")
+    return read_checked_json(file, "the record of a run", "write it again with the training's command")
 
 
 def check_name(workdir: Path, *, read_only: bool = False) -> None:
@@ -169,7 +176,14 @@ class Checkpoints:
         )
 
     def step(self, which: Literal["last", "best"] = "last") -> int | None:
-        """Steps done at a checkpoint; None: there is none."""
+        """Steps done at a checkpoint; None: there is none.
+
+        Raises:
+            ValueError: a checkpoint's metrics, which say which is the best, were altered.
+        """
+        if which == "best":
+            for step in self._manager.all_steps():
+                self._metrics_of(step)
         return self._manager.best_step() if which == "best" else self._manager.latest_step()
 
     def chosen_by(self) -> Literal["recall", "loss"]:
@@ -179,7 +193,12 @@ class Checkpoints:
     def _metrics_of(self, step: int | None) -> dict[str, float]:
         if step is None:
             return {}
-        return self._measured.get(step) or self._manager.metrics(step) or {}
+        if step not in self._measured:
+            self._measured[step] = self._manager.metrics(step) or {}
+            checksum = self._measured[step].get("sha256")
+            if checksum not in (None, _digest_of_metrics(self._measured[step])):
+                raise ValueError(self._damaged(step, "its metrics were altered"))
+        return self._measured[step]
 
     def save(
         self, state: TrainState, validation_loss: float = math.inf, recall: tuple[float, float] | None = None
@@ -204,9 +223,11 @@ class Checkpoints:
         metrics = {"validation_loss": validation_loss}
         if recall is not None:
             metrics |= {"validation_recall": recall[0], "order": self._order_of(validation_loss, *recall)}
-        self._measured[step] = metrics
         # The training loop forbids implicit transfers; Orbax may need some.
         with jax.transfer_guard_device_to_host("allow"):
+            metrics |= {f"{name}_sha256": _digest(tree) for name, tree in _items(state).items()}
+            metrics["sha256"] = _digest_of_metrics(metrics)
+            self._measured[step] = metrics
             self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), _items(state))
         self._unread = step, shapes
@@ -262,14 +283,22 @@ class Checkpoints:
     def _restore(self, step: int | None, items: dict[str, Any]) -> dict[str, Any]:
         wanted = {name: ocp.args.StandardRestore(tree) for name, tree in items.items()}
         try:
-            return dict(self._manager.restore(step, args=ocp.args.Composite(**wanted)).items())
+            found = dict(self._manager.restore(step, args=ocp.args.Composite(**wanted)).items())
+            with jax.transfer_guard_device_to_host("allow"):
+                for name, tree in found.items():
+                    if self._metrics_of(step).get(f"{name}_sha256", digest := _digest(tree)) != digest:
+                        raise ValueError(f"its {name} were altered")
+            return found
         except Exception as error:  # Orbax and TensorStore raise many kinds
-            folder = Path(self._manager.directory) / str(step)
-            others = [other for other in self._manager.all_steps() if other != step]
-            cure = f"delete the folder to go back to step {others[-1]}" if others else "train anew"
             reason = " ".join(str(error).split())[:400]  # Orbax lists every parameter
-            what = "this checkpoint is damaged, or another version of the model wrote it"
-            raise ValueError(f"{folder}: {what} ({reason}); {cure}") from error
+            raise ValueError(self._damaged(step, reason)) from error
+
+    def _damaged(self, step: int | None, reason: str) -> str:
+        folder = Path(self._manager.directory) / str(step)
+        others = [other for other in self._manager.all_steps() if other != step]
+        cure = f"delete the folder to go back to step {others[-1]}" if others else "train anew"
+        what = "this checkpoint is damaged, or another version of the model wrote it"
+        return f"{folder}: {what} ({reason}); {cure}"
 
     def close(self) -> None:
         """Wait until all checkpoints are on disk, and read the last one back.
@@ -294,22 +323,33 @@ class Checkpoints:
         self.close()
 
 
-def open_data(workdir: Path) -> tuple[Timelines, Catalog]:
+def open_data(workdir: Path, prepared: str | Path | None = None) -> tuple[Timelines, Catalog]:
     """The prepared data that a run was trained on.
+
+    Args:
+        workdir: of the run.
+        prepared: where the folder is now; None: where the run found it.
 
     Raises:
         FileNotFoundError: there is no run, or its prepared folder does not exist.
-        ValueError: they are no longer those of the training.
+        ValueError: they are not, or no longer, those of the training, or a file of them is damaged.
     """
     run = read_record(workdir)
-    prepared = run.config.data.prepared
-    timelines = Timelines.open(prepared)
+    folder = Path(prepared or run.config.data.prepared)
+    if not folder.is_dir():
+        trained_in = _read_record(workdir).get("working_folder", "the working folder of the training")
+        meant = "" if folder.is_absolute() or prepared else f" (a path relative to {trained_in})"
+        raise FileNotFoundError(
+            f"{folder}{meant}: the prepared folder of {workdir} is not there; working folder {Path.cwd()}. "
+            "Name it with --data.prepared DIR"
+        )
+    timelines = Timelines.open(folder)
     if data_digest(timelines.manifest) != run.data:
         raise ValueError(
-            f"{prepared}: not the data that {workdir} was trained on (ingest ran again with "
-            "another result); train anew"
+            f"{folder}: not the data that {workdir} was trained on (ingest ran again with "
+            "another result); name the folder of the training with --data.prepared DIR, or train anew"
         )
-    return timelines, Catalog.open(prepared)
+    return timelines, Catalog.of(timelines)
 
 
 class Checkpoint(NamedTuple):
@@ -355,6 +395,21 @@ def read_checkpoint(workdir: str | Path, which: Literal["last", "best"] = "best"
         device = SingleDeviceSharding(jax.devices()[0])
         params = checkpoints.restore_params(abstract, device, step)
         return Checkpoint(run.config, graphdef, params, step, checkpoints.chosen_by())
+
+
+def _digest(tree: Any) -> str:
+    """Hex digest of the names, types and numbers of a pytree of arrays."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        values = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {values.dtype} {values.shape}".encode())
+        digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
+
+
+def _digest_of_metrics(metrics: dict[str, Any]) -> str:
+    values = {name: value for name, value in metrics.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _record_path(workdir: Path) -> Path:

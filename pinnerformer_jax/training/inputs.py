@@ -43,7 +43,8 @@ def open_training_data(config: Config, mesh: Mesh | None = None) -> TrainingData
         ValueError: they were prepared with other settings; or a rule of positives, or a target action, names
             what the log does not have.
     """
-    timelines, catalog = Timelines.open(config.data.prepared), Catalog.open(config.data.prepared)
+    timelines = Timelines.open(config.data.prepared)
+    catalog = Catalog.of(timelines)
     check_ingested(timelines.manifest, config)
     actions, surfaces = timelines.manifest.actions, timelines.manifest.surfaces
     sizes = Sizes(catalog.features.shape[1], len(actions), len(surfaces))

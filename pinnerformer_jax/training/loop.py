@@ -100,6 +100,7 @@ def open_run(
         )
     timelines, catalog, sizes, tables = open_training_data(config, mesh)
     _ = Windows(timelines, config).users  # raises if there is no user to train on
+    timelines.check()
     claim(workdir, RunRecord(config, sizes, data_digest(timelines.manifest)))
 
     replicated = NamedSharding(mesh, PartitionSpec())
