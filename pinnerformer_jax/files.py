@@ -135,8 +135,8 @@ class Unchanged:
         for file, stamp in self._stamps.items():
             if _stamp(file) != stamp:
                 raise ValueError(
-                    f"{file}: changed while this process was reading it, so nothing was written; run the same "
-                    "command again"
+                    f"{file}: changed while this process was reading it, so nothing was written; run the "
+                    "same command again"
                 )
 
 
@@ -250,8 +250,8 @@ def write_checked_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def read_checked_json(path: Path, what: str, cure: str) -> dict[str, Any]:
-    """An object that `write_checked_json` wrote, without the checksum; or one that has none, as older versions
-    wrote them.
+    """An object that `write_checked_json` wrote, without the checksum; or one of an older version, which has
+    none.
 
     Args:
         path: an existing file.

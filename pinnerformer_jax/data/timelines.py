@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pinnerformer_jax.config_files import digest
 from pinnerformer_jax.data.mapped import map_file, read_column
 from pinnerformer_jax.data.positives import is_positive
 from pinnerformer_jax.data.ragged import offsets_of
@@ -141,7 +142,7 @@ class Timelines:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Worker processes map the files again instead of receiving a copy."""
-        return _open_again, (self.path, self.manifest)
+        return _open_again, (self.path, digest(self.manifest))
 
     @property
     def users(self) -> int:
@@ -220,9 +221,9 @@ def _check_there(prepared: Path) -> None:
         )
 
 
-def _open_again(path: Path, manifest: Manifest) -> Timelines:
+def _open_again(path: Path, manifest: str) -> Timelines:
     opened = Timelines.open(path, verify=False)
-    if opened.manifest != manifest:
+    if digest(opened.manifest) != manifest:
         raise ValueError(f"{path}: replaced by other data while this process was reading it")
     return opened
 

@@ -84,11 +84,11 @@ def check_out(timelines: Timelines, out: Path) -> None:
         ValueError: it is the prepared folder itself, or another kind of folder; or a process is reading it.
     """
     out = out.resolve()
-    check_not_read(out)
     if out == timelines.path.resolve() or (out.exists() and not (out / "manifest.json").is_file()):
         raise ValueError(
             f"--out {out} is data.prepared itself, or a folder that is not a prepared one: name another"
         )
+    check_not_read(out)
 
 
 def provenance(method: str, config: Config, timelines: Timelines) -> dict[str, Any]:
