@@ -146,6 +146,8 @@ class Recommender:
         """
         root = Path(snapshots)
         while (name := state.current(root)) is not None:
+            if not (root / name).is_dir():
+                raise FileNotFoundError(f"{root / 'CURRENT'}: names {name}, which is not there; {CURE}")
             try:
                 return cls(root, LoadedState(root, name, users), users)
             except (OSError, ValueError):
