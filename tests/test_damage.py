@@ -1,5 +1,5 @@
-"""A byte that changed, a file that was cut or emptied: what a verb reads is verified before it is used, and the
-message names the file."""
+"""A byte that changed, a file that was cut or emptied: what a verb reads is verified before it is used, and
+the message names the file."""
 
 import dataclasses
 import shutil

@@ -1,4 +1,5 @@
-"""A prepared folder does not change under a reader: locks, and files that are compared before a result is written."""
+"""A prepared folder stays as it is under a reader: locks, and files that are compared before a result is
+written."""
 
 import errno
 import fcntl
@@ -18,7 +19,7 @@ from prepared import write_prepared
 from pinnerformer_jax import embed, evaluate, files
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.timelines import Timelines
-from pinnerformer_jax.files import ReadLock, atomic_folder
+from pinnerformer_jax.files import atomic_folder
 from pinnerformer_jax.items import prepared_copy
 from pinnerformer_jax.items.prepared_copy import write_copy
 from pinnerformer_jax.serving import daily, state
@@ -86,7 +87,8 @@ def test_a_writer_waits_for_a_reader_that_came_later(tmp_path, monkeypatch):
     with atomic_folder(path) as folder:
         prepared(folder, "new")
         reader = reading(path)
-    assert reader.wait() == 0
+    with reader:
+        assert reader.wait() == 0
     assert said == [f"{path}: waiting until nobody reads it, to replace it"]
     assert Catalog.open(path).titles == ["new"] * 3
 
@@ -101,18 +103,19 @@ def test_a_folder_that_this_process_reads_no_more_is_free(tmp_path):
     replace(path)
 
 
-def test_a_reader_that_waited_for_a_rename_reads_the_new_folder(tmp_path):
+def test_a_reader_that_waited_for_a_rename_reads_the_new_folder(tmp_path, monkeypatch):
     path = prepared(tmp_path / "p")
-    held = ReadLock(path)
-    os.rename(path, tmp_path / "old")
-    prepared(path, "new")
-    again = ReadLock(path)
-    again.watch(path / "manifest.json")
-    again.check()
-    with pytest.raises(ValueError, match="manifest.json: changed while this process"):
-        held.watch(tmp_path / "old" / "manifest.json")
-        os.rename(tmp_path / "old", tmp_path / "older")
-        held.check()
+    at_first, is_at = [os.rename], files._is_at
+
+    def renamed_meanwhile(descriptor, folder):
+        if at_first:
+            at_first.pop()(path, tmp_path / "old")
+            prepared(path, "new")
+        return is_at(descriptor, folder)
+
+    monkeypatch.setattr(files, "_is_at", renamed_meanwhile)
+    assert Catalog.open(path).titles == ["new"] * 3
+    assert not at_first
 
 
 def test_without_locks_the_files_stay_and_the_change_is_noticed(tmp_path, no_locks):
@@ -121,24 +124,29 @@ def test_without_locks_the_files_stay_and_the_change_is_noticed(tmp_path, no_loc
     catalog = Catalog.of(timelines)
     replace(path)
     assert catalog.titles == ["old"] * 3
-    assert timelines.user_ids([0]) == ["u"]
+    assert timelines.user_ids(np.arange(1)) == ["u"]
     with pytest.raises(ValueError, match=r"manifest\.json: changed while this process was reading it"):
         timelines.check()
     with pytest.raises(ValueError, match="changed while"):
         Catalog.of(timelines)
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")
+    make_run(folder, ROWS)
+    return folder
+
+
 @pytest.fixture
-def run(tmp_path):
-    """A trained run, of a folder of its own."""
-    return make_run(tmp_path, ROWS)
-
-
-def ingest_other_rows(folder):
-    """Another log into the same prepared folder."""
-    make_run(folder / "other", ROWS[: len(ROWS) // 2])
-    with atomic_folder(folder / "prepared") as temporary:
-        shutil.copytree(folder / "other" / "prepared", temporary, dirs_exist_ok=True)
+def run(made, tmp_path):
+    """A trained run, and in the folder that it is in the prepared one, which it names by a relative path."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    record = json.loads((tmp_path / "run-0" / "config.json").read_text())
+    record["config"]["data"]["prepared"] = "prepared"
+    del record["sha256"]  # an edited record
+    (tmp_path / "run-0" / "config.json").write_text(json.dumps(record))
+    return tmp_path / "run-0"
 
 
 def after(monkeypatch, module, name, act):
@@ -154,8 +162,9 @@ def after(monkeypatch, module, name, act):
 
 
 def test_a_state_of_data_that_were_replaced_is_not_published(run, tmp_path, monkeypatch, no_locks):
+    monkeypatch.chdir(tmp_path)
     snapshots = tmp_path / "snapshots"
-    after(monkeypatch, daily, "build_state", lambda: ingest_other_rows(tmp_path))
+    after(monkeypatch, daily, "build_state", lambda: replace(tmp_path / "prepared"))
     with pytest.raises(ValueError, match="changed while this process was reading it, so nothing was written"):
         publish(run, snapshots, date=day(TRAINED - 1))
     assert state.current(snapshots) is None
@@ -163,6 +172,7 @@ def test_a_state_of_data_that_were_replaced_is_not_published(run, tmp_path, monk
 
 
 def test_a_state_of_a_log_that_changed_is_not_published(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     snapshots, log = tmp_path / "snapshots", write_log(tmp_path, ROWS, TRAINED)
     after(monkeypatch, daily, "write_events", lambda: write_log(tmp_path, ROWS[::2], TRAINED))
     with pytest.raises(ValueError, match=r"day-30\.parquet: changed while this process was reading it"):
@@ -171,9 +181,12 @@ def test_a_state_of_a_log_that_changed_is_not_published(run, tmp_path, monkeypat
 
 
 def test_an_evaluation_of_data_that_were_replaced_writes_nothing(run, tmp_path, monkeypatch, no_locks):
-    after(monkeypatch, evaluate, "baselines", lambda: ingest_other_rows(tmp_path))
+    monkeypatch.setattr(evaluate, "set_up_process", lambda: None)
+    os.rename(tmp_path / "prepared", tmp_path / "moved")
+    after(monkeypatch, evaluate, "baselines", lambda: replace(tmp_path / "moved"))
+    values, config = evaluate.parse(["--workdir", str(run), "--data.prepared", str(tmp_path / "moved")])
     with pytest.raises(ValueError, match="changed while"):
-        evaluate.evaluate_run(run)
+        evaluate.evaluate_run(values.workdir, config=config)
     assert not (run / "results.json").exists()
 
 
@@ -198,11 +211,8 @@ def test_a_worker_maps_the_folder_of_its_parent(tmp_path, no_locks):
 
 
 def test_a_run_finds_a_prepared_folder_that_was_moved(run, tmp_path, monkeypatch, capsys):
-    record = json.loads((run / "config.json").read_text())
-    assert record["working_folder"] == os.getcwd()
-    record["config"]["data"]["prepared"] = "data/prepared"
-    del record["sha256"]  # an edited record
-    (run / "config.json").write_text(json.dumps(record))
+    trained_in = json.loads((run / "config.json").read_text())["working_folder"]
+    assert trained_in == os.getcwd()
     os.rename(tmp_path / "prepared", tmp_path / "moved")
     monkeypatch.chdir(tmp_path)
     for verb, more in ((evaluate, []), (embed, ["--snapshots", "s", "--date", day(TRAINED - 1)])):
@@ -211,6 +221,6 @@ def test_a_run_finds_a_prepared_folder_that_was_moved(run, tmp_path, monkeypatch
             verb.main(["--workdir", str(run), *more])
         assert ended.value.code == 2
         said = capsys.readouterr().err
-        assert f"data/prepared (a path relative to {record['working_folder']})" in said
+        assert f"prepared (a path relative to {trained_in})" in said
         assert said.endswith("Name it with --data.prepared DIR\n")
-        assert verb.main(["--workdir", str(run), *more, "--data.prepared", "moved"]) == 0
+    assert embed.main(["--workdir", str(run), *more, "--data.prepared", "moved"]) == 0
