@@ -245,8 +245,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_checked_json(path: Path, values: dict[str, Any]) -> None:
-    """Write an object as indented JSON, atomically, with its own checksum as "sha256" behind its fields."""
-    write_json(path, {**values, "sha256": _digest(values)})
+    """Write an object as indented JSON, atomically, see `with_checksum`."""
+    write_json(path, with_checksum(values))
+
+
+def with_checksum(values: dict[str, Any]) -> dict[str, Any]:
+    """An object for JSON, with its own checksum as "sha256" behind its fields."""
+    return {**values, "sha256": _digest(values)}
 
 
 def read_checked_json(path: Path, what: str, cure: str) -> dict[str, Any]:

@@ -9,9 +9,9 @@ WORKDIR/
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-import json
 import math
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +28,7 @@ from pinnerformer_jax.config import Config
 from pinnerformer_jax.config_files import differences, digest, from_dict, to_dict
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.timelines import Manifest, Timelines
-from pinnerformer_jax.files import read_checked_json, write_checked_json
+from pinnerformer_jax.files import read_checked_json, with_checksum, write_checked_json
 from pinnerformer_jax.model.pinnerformer import PinnerFormer
 from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.training.state import TrainState
@@ -158,8 +158,13 @@ class Checkpoints:
         Args:
             workdir: of the run.
             read_only: leave the folder as it is: another process may be writing to it.
+
+        Raises:
+            ValueError: the metrics of a checkpoint, which say which is the best, are damaged; the message
+                names the file.
         """
         check_name(workdir, read_only=read_only)
+        _check_metrics(workdir / "checkpoints")
         self._unread: tuple[int, dict[str, Any]] | None = None  # a step that was saved, shapes of its items
         self._measured: dict[int, dict[str, float]] = {}  # by step; Orbax writes them later
         best = BestN(get_metric_fn=_order, reverse=False, n=1)
@@ -176,14 +181,7 @@ class Checkpoints:
         )
 
     def step(self, which: Literal["last", "best"] = "last") -> int | None:
-        """Steps done at a checkpoint; None: there is none.
-
-        Raises:
-            ValueError: a checkpoint's metrics, which say which is the best, were altered.
-        """
-        if which == "best":
-            for step in self._manager.all_steps():
-                self._metrics_of(step)
+        """Steps done at a checkpoint; None: there is none."""
         return self._manager.best_step() if which == "best" else self._manager.latest_step()
 
     def chosen_by(self) -> Literal["recall", "loss"]:
@@ -193,12 +191,7 @@ class Checkpoints:
     def _metrics_of(self, step: int | None) -> dict[str, float]:
         if step is None:
             return {}
-        if step not in self._measured:
-            self._measured[step] = self._manager.metrics(step) or {}
-            checksum = self._measured[step].get("sha256")
-            if checksum not in (None, _digest_of_metrics(self._measured[step])):
-                raise ValueError(self._damaged(step, "its metrics were altered"))
-        return self._measured[step]
+        return self._measured.get(step) or self._manager.metrics(step) or {}
 
     def save(
         self, state: TrainState, validation_loss: float = math.inf, recall: tuple[float, float] | None = None
@@ -226,8 +219,7 @@ class Checkpoints:
         # The training loop forbids implicit transfers; Orbax may need some.
         with jax.transfer_guard_device_to_host("allow"):
             metrics |= {f"{name}_sha256": _digest(tree) for name, tree in _items(state).items()}
-            metrics["sha256"] = _digest_of_metrics(metrics)
-            self._measured[step] = metrics
+            self._measured[step] = metrics = with_checksum(metrics)
             self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), _items(state))
         self._unread = step, shapes
@@ -290,15 +282,12 @@ class Checkpoints:
                         raise ValueError(f"its {name} were altered")
             return found
         except Exception as error:  # Orbax and TensorStore raise many kinds
+            folder = Path(self._manager.directory) / str(step)
+            others = [other for other in self._manager.all_steps() if other != step]
+            cure = f"delete the folder to go back to step {others[-1]}" if others else "train anew"
             reason = " ".join(str(error).split())[:400]  # Orbax lists every parameter
-            raise ValueError(self._damaged(step, reason)) from error
-
-    def _damaged(self, step: int | None, reason: str) -> str:
-        folder = Path(self._manager.directory) / str(step)
-        others = [other for other in self._manager.all_steps() if other != step]
-        cure = f"delete the folder to go back to step {others[-1]}" if others else "train anew"
-        what = "this checkpoint is damaged, or another version of the model wrote it"
-        return f"{folder}: {what} ({reason}); {cure}"
+            what = "this checkpoint is damaged, or another version of the model wrote it"
+            raise ValueError(f"{folder}: {what} ({reason}); {cure}") from error
 
     def close(self) -> None:
         """Wait until all checkpoints are on disk, and read the last one back.
@@ -397,6 +386,15 @@ def read_checkpoint(workdir: str | Path, which: Literal["last", "best"] = "best"
         return Checkpoint(run.config, graphdef, params, step, checkpoints.chosen_by())
 
 
+def _check_metrics(folder: Path) -> None:
+    for file in sorted(folder.glob("*/metrics/metrics")):
+        step = file.parent.parent
+        if step.name.isdigit():
+            cure = f"delete {step} to go on without this checkpoint"
+            with contextlib.suppress(FileNotFoundError):  # a training has just removed it
+                read_checked_json(file, "the metrics of a checkpoint", cure)
+
+
 def _digest(tree: Any) -> str:
     """Hex digest of the names, types and numbers of a pytree of arrays."""
     digest = hashlib.sha256()
@@ -405,11 +403,6 @@ def _digest(tree: Any) -> str:
         digest.update(f"{jax.tree_util.keystr(path)} {values.dtype} {values.shape}".encode())
         digest.update(np.ascontiguousarray(values).data)
     return digest.hexdigest()
-
-
-def _digest_of_metrics(metrics: dict[str, Any]) -> str:
-    values = {name: value for name, value in metrics.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _record_path(workdir: Path) -> Path:
