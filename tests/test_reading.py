@@ -199,6 +199,13 @@ def test_a_copy_of_data_that_were_replaced_is_not_kept(tmp_path, monkeypatch, no
     assert not (tmp_path / "out").exists()
 
 
+def test_vectors_are_not_made_for_a_folder_that_is_read(tmp_path):
+    timelines = Timelines.open(write_world(tmp_path / "p"))
+    held = Timelines.open(prepared(tmp_path / "out"))
+    with pytest.raises(ValueError, match="out: a process is reading it"):
+        prepared_copy.check_out(timelines, held.path)
+
+
 def test_a_worker_maps_the_folder_of_its_parent(tmp_path, no_locks):
     timelines = Timelines.open(prepared(tmp_path / "p"))
     sent = pickle.dumps(timelines)

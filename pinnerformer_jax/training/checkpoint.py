@@ -213,7 +213,7 @@ class Checkpoints:
         if step == self.step():
             return
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
-        metrics = {"validation_loss": validation_loss}
+        metrics: dict[str, Any] = {"validation_loss": validation_loss}
         if recall is not None:
             metrics |= {"validation_recall": recall[0], "order": self._order_of(validation_loss, *recall)}
         # The training loop forbids implicit transfers; Orbax may need some.
