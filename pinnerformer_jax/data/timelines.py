@@ -45,6 +45,8 @@ COLUMNS = {
     "duration": np.float32,
 }
 
+_CURE = "run ingest again (or items, if it wrote the folder)"
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -125,7 +127,7 @@ class Timelines:
         lock = ReadLock(path)
         lock.watch(path / MANIFEST)
         manifest = read_manifest(path)
-        lock.verify(manifest.files, "run ingest again", contents=verify)
+        lock.verify(manifest.files, _CURE, contents=verify)
         opened = cls(path, manifest, [open_shard(path, k) for k in range(manifest.shards)], lock)
         opened.check()
         return opened
@@ -203,14 +205,14 @@ def read_manifest(prepared: str | Path) -> Manifest:
     """
     _check_there(Path(prepared))
     file = Path(prepared) / MANIFEST
-    what, cure = "the manifest of a prepared folder", "run ingest again"
-    values = read_checked_json(file, what, cure)
+    what = "the manifest of a prepared folder"
+    values = read_checked_json(file, what, _CURE)
     if values.pop("format", None) != FORMAT:
-        raise ValueError(f"{file}: not format {FORMAT}; {cure}")
+        raise ValueError(f"{file}: not format {FORMAT}; {_CURE}")
     try:
         return Manifest(**values)
     except TypeError as error:
-        raise ValueError(f"{file}: not {what} ({error}); {cure}") from error
+        raise ValueError(f"{file}: not {what} ({error}); {_CURE}") from error
 
 
 def _check_there(prepared: Path) -> None:

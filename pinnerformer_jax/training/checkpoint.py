@@ -126,7 +126,9 @@ def _read_record(workdir: Path) -> dict[str, Any]:
     file = _record_path(workdir)
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no run here; start one with python train.py --workdir {workdir}")
-    return read_checked_json(file, "the record of a run", "write it again with the training's command")
+    return read_checked_json(
+        file, "the record of a run", "restore it from a copy, or train in another --workdir"
+    )
 
 
 def check_name(workdir: Path, *, read_only: bool = False) -> None:
