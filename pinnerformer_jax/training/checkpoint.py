@@ -9,9 +9,7 @@ WORKDIR/
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import hashlib
 import math
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +29,7 @@ from pinnerformer_jax.data.timelines import Manifest, Timelines
 from pinnerformer_jax.files import read_checked_json, with_checksum, write_checked_json
 from pinnerformer_jax.model.pinnerformer import PinnerFormer
 from pinnerformer_jax.model.towers import Sizes
+from pinnerformer_jax.training.checksums import check_metrics, checksum
 from pinnerformer_jax.training.state import TrainState
 
 _WHERE = ("data.events:", "data.prepared:", "data.memory_limit:", "items.table:")
@@ -166,7 +165,7 @@ class Checkpoints:
                 names the file.
         """
         check_name(workdir, read_only=read_only)
-        _check_metrics(workdir / "checkpoints")
+        check_metrics(workdir / "checkpoints")
         self._unread: tuple[int, dict[str, Any]] | None = None  # a step that was saved, shapes of its items
         self._measured: dict[int, dict[str, float]] = {}  # by step; Orbax writes them later
         best = BestN(get_metric_fn=_order, reverse=False, n=1)
@@ -220,7 +219,7 @@ class Checkpoints:
             metrics |= {"validation_recall": recall[0], "order": self._order_of(validation_loss, *recall)}
         # The training loop forbids implicit transfers; Orbax may need some.
         with jax.transfer_guard_device_to_host("allow"):
-            metrics |= {f"{name}_sha256": _digest(tree) for name, tree in _items(state).items()}
+            metrics |= {f"{name}_sha256": checksum(tree) for name, tree in _items(state).items()}
             self._measured[step] = metrics = with_checksum(metrics)
             self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), _items(state))
@@ -280,7 +279,8 @@ class Checkpoints:
             found = dict(self._manager.restore(step, args=ocp.args.Composite(**wanted)).items())
             with jax.transfer_guard_device_to_host("allow"):
                 for name, tree in found.items():
-                    if self._metrics_of(step).get(f"{name}_sha256", digest := _digest(tree)) != digest:
+                    recorded = self._metrics_of(step).get(f"{name}_sha256")  # older versions recorded none
+                    if recorded and recorded != checksum(tree):
                         raise ValueError(f"its {name} were altered")
             return found
         except Exception as error:  # Orbax and TensorStore raise many kinds
@@ -386,25 +386,6 @@ def read_checkpoint(workdir: str | Path, which: Literal["last", "best"] = "best"
         device = SingleDeviceSharding(jax.devices()[0])
         params = checkpoints.restore_params(abstract, device, step)
         return Checkpoint(run.config, graphdef, params, step, checkpoints.chosen_by())
-
-
-def _check_metrics(folder: Path) -> None:
-    for file in sorted(folder.glob("*/metrics/metrics")):
-        step = file.parent.parent
-        if step.name.isdigit():
-            cure = f"delete {step} to go on without this checkpoint"
-            with contextlib.suppress(FileNotFoundError):  # a training has just removed it
-                read_checked_json(file, "the metrics of a checkpoint", cure)
-
-
-def _digest(tree: Any) -> str:
-    """Hex digest of the names, types and numbers of a pytree of arrays."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        values = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {values.dtype} {values.shape}".encode())
-        digest.update(np.ascontiguousarray(values).data)
-    return digest.hexdigest()
 
 
 def _record_path(workdir: Path) -> Path:
