@@ -19,7 +19,8 @@ changed, if the store has the state before. If that fails, the next run with --s
 --items adds items that came after the training, with vectors of the same making as the run's. They are
 recommended from that night on, and count in histories with the events of that night's log and later ones.
 
-RUN's prepared folder (data.prepared) must still be there: its catalogue numbers the items.
+RUN's prepared folder must still be there: its catalogue numbers the items. If it was moved, name it with
+--data.prepared.
 Files of DIR: pinnerformer_jax/serving/state.py. Steps of the job: serving/daily.py. Who is embedded:
 serving/events.py. Values of a feature store: serving/store.py.
 """
@@ -95,6 +96,10 @@ def _parser() -> argparse.ArgumentParser:
         "--strict", action="store_true",
         help="an id in --tombstones that no data have is an error (code 2), and nothing is deleted; without "
         "this such ids are named, and deleted should they come",
+    )  # fmt: skip
+    parser.add_argument(
+        "--data.prepared", dest="prepared", type=Path, metavar="DIR",
+        help="where the run's prepared folder is now (default: where the training found it)",
     )  # fmt: skip
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="default: best")
     parser.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="default: float16")

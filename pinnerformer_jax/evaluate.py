@@ -7,7 +7,8 @@ Prints a verdict and tables, and writes results.json and report.html into the wo
 "pinnerformer" is the inner product alone; "served" adds what the user did before and what is popular now. The
 weights of these priors are fitted on validation users at earlier splits and kept in priors.json, from which
 the daily job and the verb recommend serve them. --staleness also embeds the users daily and before every
-event, to measure what a daily batch loses (paper, Table 2). Wrong input exits with 2.
+event, to measure what a daily batch loses (paper, Table 2). If the run's prepared folder was moved, name
+it with --data.prepared. Wrong input exits with 2.
 """
 
 from __future__ import annotations
@@ -84,6 +85,10 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config]:
     parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="folder of the run")
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="default: best")
     parser.add_argument("--staleness", action="store_true", help="users embedded once, daily, in real time")
+    parser.add_argument(
+        "--data.prepared", dest="prepared", metavar="DIR",
+        help="where the run's prepared folder is now (default: where the training found it)",
+    )  # fmt: skip
     if {"-h", "--help"} & set(argv):
         parser.print_help()
         tyro.cli(Settings, default=Settings.of(Config()), args=["--help"], description="Settings:")
@@ -91,6 +96,8 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config]:
     with errors_as_messages():
         config = read_record(values.workdir).config
     settings = tyro.cli(Settings, default=Settings.of(config), args=overrides)
+    if values.prepared:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, prepared=values.prepared))
     return values, dataclasses.replace(config, **vars(settings))
 
 
@@ -105,9 +112,10 @@ def evaluate_run(
     Prints the tables, and writes results.json and report.html into the workdir.
 
     Args:
-        workdir: of the run; its prepared folder must still be there.
+        workdir: of the run.
         checkpoint: the best or the last, see `Checkpoints`.
-        config: the run's, with other settings of evaluation, embedding or index; None: the run's.
+        config: the run's, with other settings of evaluation, embedding or index, or with the place that its
+            prepared folder (data.prepared) was moved to; None: the run's.
         with_staleness: also embed the users daily and before every event (paper, Table 2).
 
     Returns:
@@ -119,16 +127,18 @@ def evaluate_run(
     """
     console, workdir = Console(), Path(workdir)
     trained_with, graphdef, params, step, chosen_by = read_checkpoint(workdir, checkpoint)
-    config = config or trained_with
+    moved = config and config.data.prepared != trained_with.data.prepared
+    prepared, config = config.data.prepared if config and moved else None, config or trained_with
     with tempfile.TemporaryFile(dir=workdir):  # the results can be written there
         pass
-    timelines, catalog = open_data(workdir)
+    timelines, catalog = open_data(workdir, prepared)
     data = EvaluationData(config, timelines, catalog)
     protocol, settings = data.protocol, config.evaluation
     model = Evaluator(data, Embedder(graphdef, params, catalog.features), config.model.max_length)
 
     with console.status("fitting the priors on validation users"):
         fit = fit_priors(model)
+    timelines.check()
     write_priors(workdir, fit.priors, step, fit.sentence)
     with console.status("fitting the baselines"):
         constants = choose_constants(data.earlier)
@@ -157,8 +167,9 @@ def evaluate_run(
         staleness=stale,
     )
 
-    print_results(results, console)
     shown = examples(model.scorer, protocol, timelines, catalog, settings)
+    timelines.check()
+    print_results(results, console)
     for path in (write_results(results, workdir), write_page(results, shown, workdir)):
         print(f"wrote {path}")
     return results.to_json()

@@ -39,13 +39,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--horizon", type=int, default=3, help="days whose positives are targets (%(default)s)"
     )
     parser.add_argument("--events", nargs="+", default=(), metavar="LOG", help="default: the run's log")
+    parser.add_argument(
+        "--data.prepared", dest="prepared", type=Path, metavar="DIR",
+        help="where the run's prepared folder is now (default: where the training found it)",
+    )  # fmt: skip
     values = parser.parse_args(argv)
     set_up_process()
     with errors_as_messages():
         if min(values.days, values.horizon) < 1:
             raise ValueError(f"--days {values.days} --horizon {values.horizon}: at least 1 each")
         span = Span(values.first, values.days, values.horizon)
-        lines = replay(values.workdir, values.out, span, tuple(values.events))
+        lines = replay(values.workdir, values.out, span, tuple(values.events), values.prepared)
         write_json(values.out / "replay.json", [dataclasses.asdict(line) for line in lines])
         draw(lines, "the daily job", values.out / "replay.png")
     print(f"wrote {values.out / 'replay.json'} and replay.png")

@@ -25,7 +25,7 @@ from pinnerformer_jax.evaluation.validation_recall import validation_recall
 from pinnerformer_jax.files import folder_lock
 from pinnerformer_jax.objective.targets import Objective
 from pinnerformer_jax.runtime import set_up_process
-from pinnerformer_jax.training.loop import TrainingError, open_run, train
+from pinnerformer_jax.training.loop import Run, TrainingError, open_run, train
 from pinnerformer_jax.training.sizes import sized_by_log
 from pinnerformer_jax.training.state import TrainState
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"  {line}")
     try:
         with errors_as_messages(), folder_lock(values.workdir):
-            train(*open_run(config, values.workdir, recall=validation_recall(config)))
+            train(*_open(config, values.workdir))
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -73,7 +73,15 @@ def fit(config: Config, workdir: str | Path, *, objective: Objective | None = No
     """
     config = sized_by_log(config)
     with folder_lock(Path(workdir)):
-        return train(*open_run(config, Path(workdir), objective, validation_recall(config)))
+        return train(*_open(config, Path(workdir), objective))
+
+
+def _open(config: Config, workdir: Path, objective: Objective | None = None) -> tuple[Run, TrainState]:
+    recall = validation_recall(config)
+    opened = open_run(config, workdir, objective, recall)
+    if recall:
+        recall.timelines.check()  # the run's are the same
+    return opened
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from logs import write_parquet
 from prepared import write_prepared
 
 from pinnerformer_jax.config import ColumnsConfig, DataConfig
+from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.serving import event_store
 from pinnerformer_jax.serving.day_log import load_log
@@ -39,7 +40,7 @@ def make_timelines(folder: Path) -> Timelines:
 def connect(timelines: Timelines) -> Iterator[duckdb.DuckDBPyConnection]:
     """An engine that has the catalogue."""
     with duckdb.connect() as connection:
-        event_store.load_catalogue(connection, timelines, pa.array([], pa.string()))
+        event_store.load_catalogue(connection, Catalog.of(timelines), pa.array([], pa.string()))
         yield connection
 
 

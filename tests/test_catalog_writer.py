@@ -9,7 +9,7 @@ from prepared import write_prepared
 
 from pinnerformer_jax.config import ItemsConfig
 from pinnerformer_jax.data.catalog import Catalog
-from pinnerformer_jax.data.timelines import EVALUATION, open_shard
+from pinnerformer_jax.data.timelines import EVALUATION, Manifest, Timelines, open_shard
 from pinnerformer_jax.ingestion import catalog_writer, item_vectors
 from pinnerformer_jax.ingestion.catalog_writer import (
     check_overlap,
@@ -47,6 +47,11 @@ def add_events(connection, rows, kind="VARCHAR"):
     rows = [(item, second * 10**6, title, topic) for item, second, title, topic in rows]
     if rows:
         connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?)", rows)
+
+
+def catalog_of(folder):
+    """The catalogue alone, of a folder without a manifest."""
+    return Catalog.of(Timelines(folder, Manifest([], [], SPLIT, SPLIT, 0, {}, {}, {}), []))
 
 
 def items(connection, columns):
@@ -146,7 +151,7 @@ def test_given_vectors_become_unit_rows(connection, tmp_path, vectors):
     add_events(connection, [("b", 1, None, None)])
     number_items(connection, SPLIT, without_events=True)
     reachable = write_catalog(connection, config, [], tmp_path / "catalog", print)
-    catalog = Catalog.open(tmp_path)
+    catalog = catalog_of(tmp_path)
     assert catalog.item_ids == ["b", "a"]
     assert catalog.features.tolist() == [[0.0, -1.0], [np.float16(0.6), np.float16(0.8)]]
     assert (catalog.trained, reachable.tolist(), catalog.reachable.tolist()) == (1, [True] * 2, [True] * 2)
@@ -164,7 +169,7 @@ def test_given_vectors_of_any_size_of_number(connection, tmp_path):
     add_events(connection, [])
     number_items(connection, SPLIT, without_events=True)
     write_catalog(connection, config, [], tmp_path / "catalog", print)
-    np.testing.assert_allclose(Catalog.open(tmp_path).features, [[0.6, 0.8]] * 2, atol=1e-3)
+    np.testing.assert_allclose(catalog_of(tmp_path).features, [[0.6, 0.8]] * 2, atol=1e-3)
 
 
 def table(vectors, ids=("a", "b", "c")):
@@ -272,8 +277,8 @@ def built(connection, tmp_path, monkeypatch, texts, **limits):
         f"NULL::VARCHAR AS topic, '{texts}' AS text, k < 9 AS trained FROM range(10) r(k)"
     )
     reachable = write_catalog(connection, ItemsConfig(built_dim=4), shards, tmp_path / "catalog", told.append)
-    assert reachable.tolist() == Catalog.open(tmp_path).reachable.tolist() == [True] * 4 + [False] * 6
-    assert np.array_equal(Catalog.open(tmp_path).features, np.eye(10, 4))
+    assert reachable.tolist() == catalog_of(tmp_path).reachable.tolist() == [True] * 4 + [False] * 6
+    assert np.array_equal(catalog_of(tmp_path).features, np.eye(10, 4))
     return asked, told
 
 

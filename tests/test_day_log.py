@@ -9,13 +9,14 @@ import pytest
 from event_world import DATA, NONE, SECOND, START, events_of, load, row
 from logs import write_parquet
 
+from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.serving import event_store
 from pinnerformer_jax.serving.day_log import load_log
 from pinnerformer_jax.serving.manifest import EventCounts, LogCounts
 
 
 def test_what_becomes_of_a_log(connection, timelines, tmp_path):
-    event_store.load_stored(connection, None, timelines, 9, (START + 99) * SECOND, tmp_path)
+    event_store.load_stored(connection, None, Catalog.of(timelines), 9, (START + 99) * SECOND, tmp_path)
     rows = [
         row(),
         row(),  # twice
@@ -42,19 +43,19 @@ def test_what_becomes_of_a_log(connection, timelines, tmp_path):
 
 
 def test_too_many_bad_rows_stop_it_and_stay_for_reading(connection, timelines, tmp_path):
-    event_store.load_stored(connection, None, timelines, 9, (START + 99) * SECOND, tmp_path)
+    event_store.load_stored(connection, None, Catalog.of(timelines), 9, (START + 99) * SECOND, tmp_path)
     with pytest.raises(ValueError, match=r"2 of 3 rows(.|\n)*failed.parquet"):
         load(connection, tmp_path, [row(user=None), row(item=None), row("item-9")])
     assert pq.read_table(tmp_path / "failed.parquet").num_rows == 3
     load_nothing_new = [row("item-8"), row("item-9")]
     with duckdb.connect() as again:
-        event_store.load_catalogue(again, timelines, pa.array([], pa.string()))
-        event_store.load_stored(again, None, timelines, 9, (START + 99) * SECOND, tmp_path)
+        event_store.load_catalogue(again, Catalog.of(timelines), pa.array([], pa.string()))
+        event_store.load_stored(again, None, Catalog.of(timelines), 9, (START + 99) * SECOND, tmp_path)
         assert load(again, tmp_path, load_nothing_new).arrived == 0  # unknown items alone do not
 
 
 def test_ids_of_other_integers_do_and_of_other_types_do_not(connection, timelines, tmp_path):
-    event_store.load_stored(connection, None, timelines, 9, (START + 99) * SECOND, tmp_path)
+    event_store.load_stored(connection, None, Catalog.of(timelines), 9, (START + 99) * SECOND, tmp_path)
     write_parquet(tmp_path / "text.parquet", [row(user="7")])
     write_parquet(tmp_path / "small.parquet", [row()], user=pa.int16())
     arguments = (DATA, START * 10**9, tmp_path / "work", tmp_path / "rejects", tmp_path / "failed", NONE)

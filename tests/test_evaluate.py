@@ -98,14 +98,9 @@ def test_staleness_is_measured_on_demand(run, capsys):
 
 def test_other_data_are_refused(run, tmp_path, capsys):
     workdir, _ = run
-    record = json.loads((workdir / "config.json").read_text())
-    record["config"]["data"]["prepared"] = str(write_data(tmp_path / "other", seed=1))
-    other = tmp_path / "work"
-    other.mkdir()
-    (other / "config.json").write_text(json.dumps(record))
-    (other / "checkpoints").symlink_to(workdir / "checkpoints")
+    other = write_data(tmp_path / "other", seed=1)
     with pytest.raises(SystemExit, match="2"):
-        evaluate.main(["--workdir", str(other)])
+        evaluate.main(["--workdir", str(workdir), "--data.prepared", str(other)])
     assert "not the data that" in capsys.readouterr().err
 
 

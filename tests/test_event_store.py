@@ -8,12 +8,15 @@ import pyarrow.parquet as pq
 from event_world import DATA, NONE, SECOND, START, events_of, load, row
 
 from pinnerformer_jax.config import PositiveRule
+from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.serving import event_store
 from pinnerformer_jax.serving.manifest import TimelineCounts
 
 
 def test_the_newest_events_of_the_timelines(connection, timelines, tmp_path):
-    _, left = event_store.load_stored(connection, None, timelines, 3, (START + 4) * SECOND, tmp_path)
+    _, left = event_store.load_stored(
+        connection, None, Catalog.of(timelines), 3, (START + 4) * SECOND, tmp_path
+    )
     assert left == TimelineCounts(without_item=0, timelines_after_day=1)
     assert events_of(connection) == [
         (5, "item-4", "", "search", START * SECOND, 1.0),
@@ -26,7 +29,9 @@ def test_the_newest_events_of_the_timelines(connection, timelines, tmp_path):
 
 
 def test_a_state_and_timelines_are_united(connection, timelines, tmp_path):
-    file, _ = event_store.load_stored(connection, None, timelines, 9, (START + 99) * SECOND, tmp_path)
+    file, _ = event_store.load_stored(
+        connection, None, Catalog.of(timelines), 9, (START + 99) * SECOND, tmp_path
+    )
     load(connection, tmp_path, [row(second=50), row(second=51, user=9)])
     event_store.merge_events(connection, NONE, 9)
     (tmp_path / "base").mkdir()
@@ -34,17 +39,17 @@ def test_a_state_and_timelines_are_united(connection, timelines, tmp_path):
     kept = pq.read_table(tmp_path / "base" / "events.parquet")
     assert kept["user_id"].to_pylist() == [5] * 2 + [7] * 6 + [9]
     with duckdb.connect() as again:
-        event_store.load_catalogue(again, timelines, pa.array([], pa.string()))
+        event_store.load_catalogue(again, Catalog.of(timelines), pa.array([], pa.string()))
         again.execute("DELETE FROM items WHERE item_id = 'item-4'")
         _, left = event_store.load_stored(
-            again, tmp_path / "base", timelines, 9, (START + 99) * SECOND, tmp_path
+            again, tmp_path / "base", Catalog.of(timelines), 9, (START + 99) * SECOND, tmp_path
         )
         assert left == TimelineCounts(without_item=2, timelines_after_day=0)
         assert events_of(again) == [tuple(event.values()) for event in kept.to_pylist()[2:]]
 
 
 def test_popularity_counts_recent_positives(connection, timelines, tmp_path):
-    event_store.load_stored(connection, None, timelines, 9, (START + 99) * SECOND, tmp_path)
+    event_store.load_stored(connection, None, Catalog.of(timelines), 9, (START + 99) * SECOND, tmp_path)
     load(connection, tmp_path, [row("item-2", 8), row("item-2", 9), row("item-1", 9, duration=0.4)])
     event_store.merge_events(connection, NONE, 9)
     rules = (PositiveRule("view", 0.5, "home"), PositiveRule("like"))
@@ -54,7 +59,7 @@ def test_popularity_counts_recent_positives(connection, timelines, tmp_path):
 
 def test_an_event_of_the_same_second_is_the_same(connection, timelines, tmp_path):
     """Timelines have whole seconds, a log may have finer ones."""
-    event_store.load_stored(connection, None, timelines, 9, (START + 99) * SECOND, tmp_path)
+    event_store.load_stored(connection, None, Catalog.of(timelines), 9, (START + 99) * SECOND, tmp_path)
     data = dataclasses.replace(DATA, time_unit="ms")
     known, new = row("item-0", 0, duration=0.0), row("item-0", 0, duration=0.1)
     rows = [event | {"time": event["time"] * 1000 + 250} for event in (known, new)]

@@ -3,12 +3,13 @@
 import pyarrow as pa
 from event_world import NONE, SECOND, START, load, row
 
+from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.serving import event_store
 from pinnerformer_jax.serving.histories import write_histories
 
 
 def test_who_is_embedded(connection, timelines, tmp_path):
-    event_store.load_stored(connection, None, timelines, 9, (START + 99) * SECOND, tmp_path)
+    event_store.load_stored(connection, None, Catalog.of(timelines), 9, (START + 99) * SECOND, tmp_path)
     load(connection, tmp_path, [row(), row(user=3)])
     event_store.merge_events(connection, NONE, 9)
 

@@ -204,6 +204,15 @@ def test_who_is_deleted_while_it_is_open_is_cold_at_once(world, snapshots, tmp_p
     assert len(found.items) == ITEMS  # what they had seen is not asked for any more
 
 
+def test_a_state_that_was_removed_is_served_on(snapshots):
+    recommender = Recommender.open(snapshots)
+    before = recommender.recommend(USER, 5, exclude_seen=True)
+    shutil.rmtree(snapshots / state.current(snapshots))
+    assert recommender.recommend(USER, 5, exclude_seen=True) == before
+    with pytest.raises(FileNotFoundError, match=r"CURRENT: names .*, which is not there; roll"):
+        Recommender.open(snapshots)
+
+
 def test_a_state_without_users_serves_what_is_popular(world, snapshots, tmp_path):
     everyone = snapshot.read_parquet(snapshots / state.current(snapshots) / "users.parquet")[
         "user_id"

@@ -20,6 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pinnerformer_jax.data.mapped import map_file, read_column
+from pinnerformer_jax.data.timelines import Timelines
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -35,9 +38,10 @@ def catalog_path(prepared: str | Path) -> Path:
 
 @dataclass(frozen=True)
 class Catalog:
-    """Items by row number, features memory-mapped."""
+    """Items by row number, memory-mapped."""
 
-    path: Path
+    timelines: Timelines  # of the same folder
+    table: np.ndarray  # bytes of items.parquet
     features: np.ndarray  # float16 [N, D_item]
     trained: int  # rows 0 : trained have events up to the split
     reachable: np.ndarray  # bool [N] has a vector
@@ -48,14 +52,23 @@ class Catalog:
 
         Raises:
             FileNotFoundError: there is none.
+            ValueError: a file of the folder is missing, short or altered; names the file.
         """
-        import pyarrow.parquet as pq
+        return cls.of(Timelines.open(prepared))
 
-        path = catalog_path(prepared)
-        flags = pq.read_table(path / ITEMS, columns=["trained", "reachable"], partitioning=None)
-        trained = flags["trained"].to_numpy()
+    @classmethod
+    def of(cls, timelines: Timelines) -> Catalog:
+        """Map the catalogue of an opened folder.
+
+        Raises:
+            ValueError: the folder has changed since it was opened.
+        """
+        path = catalog_path(timelines.path)
+        table = map_file(path / ITEMS)
         features = np.load(path / FEATURES, mmap_mode="r", allow_pickle=False)
-        return cls(path, features, int(trained.sum()), flags["reachable"].to_numpy())
+        timelines.check()
+        trained, reachable = (read_column(table, name).to_numpy(False) for name in ("trained", "reachable"))
+        return cls(timelines, table, features, int(trained.sum()), reachable)
 
     @property
     def items(self) -> int:
@@ -66,6 +79,13 @@ class Catalog:
     def id_column(self) -> pa.Array:
         """Ids as in the log, of the type that they have there."""
         return self._column("item_id")
+
+    def to_arrow(self) -> pa.Table:
+        """number, item_id, title and topic of each item."""
+        import pyarrow as pa
+
+        columns = {name: self._column(name) for name in ("item_id", "title", "topic")}
+        return pa.table({"number": np.arange(self.items), **columns})
 
     @cached_property
     def item_ids(self) -> list[Any]:
@@ -84,6 +104,4 @@ class Catalog:
         return self._column("topic").to_pylist()
 
     def _column(self, name: str) -> pa.Array:
-        import pyarrow.parquet as pq
-
-        return pq.read_table(self.path / ITEMS, columns=[name], partitioning=None)[name].combine_chunks()
+        return read_column(self.table, name)

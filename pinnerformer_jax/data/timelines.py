@@ -15,18 +15,24 @@ PREPARED/
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pinnerformer_jax.config_files import digest
+from pinnerformer_jax.data.mapped import map_file, read_column
 from pinnerformer_jax.data.positives import is_positive
 from pinnerformer_jax.data.ragged import offsets_of
-from pinnerformer_jax.files import Facts, check_files, write_json
+from pinnerformer_jax.files import Facts, ReadLock, read_checked_json, write_checked_json
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MANIFEST = "manifest.json"
 FORMAT = 1
 TRAIN, VALIDATION, EVALUATION = 0, 1, 2
 NO_ROLE = 3  # in `Timelines.at_earlier_split` alone
@@ -38,6 +44,8 @@ COLUMNS = {
     "time": np.int64,
     "duration": np.float32,
 }
+
+_CURE = "run ingest again (or items, if it wrote the folder)"
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,12 @@ class Shard:
     surface: np.ndarray
     time: np.ndarray
     duration: np.ndarray
+    table: np.ndarray  # uint8, the bytes of users.parquet
+
+    @cached_property
+    def user_ids(self) -> pa.Array:
+        """[U], as in the log."""
+        return read_column(self.table, "user_id")
 
     @property
     def users(self) -> int:
@@ -84,35 +98,53 @@ class Shard:
 
 
 class Timelines:
-    """A prepared folder, opened for reading.
+    """A prepared folder, opened for reading: ingest does not replace it while this object lives.
 
     A user's number runs over the shards in order: shard 0's users first.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, shards: list[Shard]) -> None:
-        self.path, self.manifest, self.shards = path, manifest, shards
+    def __init__(
+        self, path: Path, manifest: Manifest, shards: list[Shard], lock: ReadLock | None = None
+    ) -> None:
+        self.path, self.manifest, self.shards, self.lock = path, manifest, shards, lock
         self.first_user = offsets_of(np.array([shard.users for shard in shards], int))  # [shards + 1]
 
     @classmethod
-    def open(cls, path: str | Path, *, verify: bool = False) -> Timelines:
+    def open(cls, path: str | Path, *, verify: bool = True) -> Timelines:
         """Map a prepared folder.
 
         Args:
             path: what ingest wrote.
-            verify: also read every file and compare its checksum.
+            verify: also compare the checksum of every file of the folder, the catalogue's among them; a
+                process reads a file for that once.
 
         Raises:
             FileNotFoundError: it was never prepared.
             ValueError: a file is missing, short or (verify) altered; names the file.
         """
         path = Path(path)
+        _check_there(path)
+        lock = ReadLock(path)
+        lock.watch(path / MANIFEST)
         manifest = read_manifest(path)
-        check_files(path, manifest.files, "run ingest again", contents=verify)
-        return cls(path, manifest, [open_shard(path, k) for k in range(manifest.shards)])
+        lock.verify(manifest.files, _CURE, contents=verify)
+        opened = cls(path, manifest, [open_shard(path, k) for k in range(manifest.shards)], lock)
+        opened.check()
+        return opened
+
+    def check(self) -> None:
+        """Compare the files of the folder with what they were at the opening: before what was made of them is
+        written.
+
+        Raises:
+            ValueError: a file was changed, replaced or removed; the message names it.
+        """
+        if self.lock:
+            self.lock.check()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Worker processes map the files again instead of receiving a copy."""
-        return type(self).open, (self.path,)
+        return _open_again, (self.path, digest(self.manifest))
 
     @property
     def users(self) -> int:
@@ -141,7 +173,7 @@ class Timelines:
             shards.append(dataclasses.replace(shard, role=role, cut=np.diff(before[shard.offsets])))
         window = self.manifest.evaluation_end - self.manifest.split_time
         manifest = dataclasses.replace(self.manifest, split_time=time, evaluation_end=time + window)
-        return Timelines(self.path, manifest, shards)
+        return Timelines(self.path, manifest, shards, self.lock)
 
     def by_shard(self) -> Iterator[tuple[int, Shard]]:
         """(number of the shard's first user, shard) of each shard."""
@@ -149,18 +181,12 @@ class Timelines:
 
     def user_ids(self, users: np.ndarray) -> list[Any]:
         """Ids as in the log, in the order of `users`."""
-        import pyarrow.parquet as pq
-
         ids: list[Any] = [None] * len(users)
         which = np.searchsorted(self.first_user, users, side="right") - 1
         for k in np.unique(which):
             rows = np.flatnonzero(which == k)
-            column = pq.read_table(
-                self.shards[k].path / "users.parquet", columns=["user_id"], partitioning=None
-            )["user_id"]
-            for row, value in zip(
-                rows, column.take(users[rows] - self.first_user[k]).to_pylist(), strict=True
-            ):
+            values = self.shards[k].user_ids.take(users[rows] - self.first_user[k]).to_pylist()
+            for row, value in zip(rows, values, strict=True):
                 ids[row] = value
         return ids
 
@@ -175,23 +201,38 @@ def read_manifest(prepared: str | Path) -> Manifest:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is of another format.
+        ValueError: it is damaged, or of another format.
     """
-    file = Path(prepared) / "manifest.json"
-    if not file.is_file():
+    _check_there(Path(prepared))
+    file = Path(prepared) / MANIFEST
+    what = "the manifest of a prepared folder"
+    values = read_checked_json(file, what, _CURE)
+    if values.pop("format", None) != FORMAT:
+        raise ValueError(f"{file}: not format {FORMAT}; {_CURE}")
+    try:
+        return Manifest(**values)
+    except TypeError as error:
+        raise ValueError(f"{file}: not {what} ({error}); {_CURE}") from error
+
+
+def _check_there(prepared: Path) -> None:
+    if not (prepared / MANIFEST).is_file():
         raise FileNotFoundError(
-            f"{file}: no prepared data here (working folder {Path.cwd()}); run python -m "
+            f"{prepared / MANIFEST}: no prepared data here (working folder {Path.cwd()}); run python -m "
             "pinnerformer_jax.ingest with this config first"
         )
-    values = json.loads(file.read_text(encoding="utf-8"))
-    if values.pop("format", None) != FORMAT:
-        raise ValueError(f"{file}: not format {FORMAT}; run ingest again")
-    return Manifest(**values)
+
+
+def _open_again(path: Path, manifest: str) -> Timelines:
+    opened = Timelines.open(path, verify=False)
+    if digest(opened.manifest) != manifest:
+        raise ValueError(f"{path}: replaced by other data while this process was reading it")
+    return opened
 
 
 def write_manifest(prepared: str | Path, manifest: Manifest) -> None:
     """Write the manifest of a prepared folder, after all its other files."""
-    write_json(Path(prepared) / "manifest.json", {"format": FORMAT, **dataclasses.asdict(manifest)})
+    write_checked_json(Path(prepared) / MANIFEST, {"format": FORMAT, **dataclasses.asdict(manifest)})
 
 
 def open_shard(prepared: Path, shard: int) -> Shard:
@@ -201,4 +242,7 @@ def open_shard(prepared: Path, shard: int) -> Shard:
     def column(name: str) -> np.ndarray:
         return np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
 
-    return Shard(path, *(column(name) for name in ("offsets", "cut", "role", *COLUMNS)))
+    columns = [column(name) for name in ("offsets", "cut", "role", *COLUMNS)]
+    users = path / "users.parquet"
+    table = map_file(users) if users.is_file() else np.zeros(0, np.uint8)  # the bench writes no ids
+    return Shard(path, *columns, table=table)

@@ -31,6 +31,7 @@ class ValidationRecall:
     """
 
     def __init__(self, config: Config, timelines: Timelines, catalog: Catalog) -> None:
+        self.timelines = timelines
         self._data = EvaluationData(config, timelines, catalog)
         self.users = sum(len(data.protocol.users) for data in self._data.earlier)
 
@@ -58,8 +59,8 @@ def validation_recall(config: Config) -> ValidationRecall | None:
     Raises:
         FileNotFoundError: the data were never prepared.
     """
-    prepared = config.data.prepared
-    measure = ValidationRecall(config, Timelines.open(prepared), Catalog.open(prepared))
+    timelines = Timelines.open(config.data.prepared)
+    measure = ValidationRecall(config, timelines, Catalog.of(timelines))
     if measure.can_tell:
         print(
             f"the best checkpoint is chosen by recall@10 of {measure.users:,} validation users at earlier "

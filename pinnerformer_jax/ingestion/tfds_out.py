@@ -23,10 +23,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import tensorflow_datasets as tfds
 
-from pinnerformer_jax.data.catalog import ITEMS, catalog_path
+from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.timelines import COLUMNS, ROLES, Timelines
 from pinnerformer_jax.ingestion.tfds_prepare import prepare
 
@@ -98,20 +97,12 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         }
 
     def _generate_examples(self, users: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
-        item_ids = _text(catalog_path(self.timelines.path) / ITEMS, "item_id")
+        item_ids = Catalog.of(self.timelines).id_column.cast(pa.large_string())
         for first, shard in self.timelines.by_shard():
-            user_ids = _text(shard.path / "users.parquet", "user_id")
+            user_ids = shard.user_ids.cast(pa.large_string())
             for user in users[(users >= first) & (users < first + shard.users)] - first:
                 rows = slice(*shard.offsets[user : user + 2])
                 columns = {column: getattr(shard, column)[rows] for column in COLUMNS}
                 item = item_ids.take(columns["item"]).to_pylist()
                 yield int(first + user), columns | {"user_id": user_ids[user].as_py(), "item": item}
-
-
-def _text(path: Path, column: str) -> pa.Array:
-    # One chunk: a take from many chunks would join them again for every user.
-    return (
-        pq.read_table(path, columns=[column], partitioning=None)[column]
-        .cast(pa.large_string())
-        .combine_chunks()
-    )
+        self.timelines.check()

@@ -56,14 +56,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_out(timelines, out)
         writing = stack.enter_context(atomic_folder(out.resolve()))  # a second run is refused at once
         made = provenance(values.method, config, timelines)
-        trained = None
+        trained, old = None, timelines
         if values.reuse:
+            old = Timelines.open(values.reuse)  # whose files are verified
             trained, made = load(catalog_path(values.reuse) / MODEL), reused_provenance(made, values.reuse)
         walks = out.with_name(f"{out.name}_walks.npz")
         if trained:
             vectors, _ = pinsage(sources, trained=trained, walks=walks)
         else:
             vectors, trained = make_vectors(values.method, sources, walks=walks)
+        old.check()
         fill_copy(timelines, writing, vectors, made, trained)
     print(f"wrote {out}: {vectors.any(axis=1).sum():,} of {len(vectors):,} items have a vector")
     if values.evaluate:

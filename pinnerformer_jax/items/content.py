@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64
 
 from pinnerformer_jax.config import Config, ItemsConfig
-from pinnerformer_jax.data.catalog import ITEMS, Catalog
+from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.ingestion.catalog_writer import exact_id, open_item_files, read_item_table
 from pinnerformer_jax.ingestion.event_mapping import bind
 from pinnerformer_jax.ingestion.item_vectors import TextBasis, project_texts
-from pinnerformer_jax.ingestion.log_reader import parquet_files, restrict
+from pinnerformer_jax.ingestion.log_reader import restrict
 
 if TYPE_CHECKING:
     import duckdb
@@ -39,7 +39,7 @@ def item_texts(config: Config, catalog: Catalog) -> list[str]:
         rows = connection.execute(
             """
             SELECT trim(concat_ws(' ', c.title, c.topic, t.text))
-            FROM catalogue AS c LEFT JOIN item_table AS t USING (item_id) ORDER BY file_row_number"""
+            FROM catalogue AS c LEFT JOIN item_table AS t USING (item_id) ORDER BY number"""
         ).fetchall()
     return [text for (text,) in rows]
 
@@ -68,7 +68,7 @@ def item_numbers(config: Config, catalog: Catalog) -> Float64[np.ndarray, "n k"]
             f"""
             SELECT t.* EXCLUDE item_id FROM catalogue AS c LEFT JOIN
                 (SELECT {exact_id(*item, kind)} AS item_id, {columns} FROM item_files) AS t USING (item_id)
-            ORDER BY file_row_number"""
+            ORDER BY number"""
         ).fetchnumpy()
     for name, (_, of), column in zip(wanted, numbers, found.values(), strict=True):
         if of == "VARCHAR" and np.isnan(np.ma.filled(column.astype(float), np.nan)).all():
@@ -127,16 +127,13 @@ def content_features(
 def _item_table(
     items: ItemsConfig, catalog: Catalog
 ) -> Generator[tuple[duckdb.DuckDBPyConnection, str], None, None]:
-    """A connection with the item table, see `read_item_table`, and the view `catalogue`; the type of ids."""
+    """A connection with the item table, see `read_item_table`, and the view `catalogue` (number, item_id,
+    title, topic); the type of ids."""
     import duckdb
 
-    file = catalog.path / ITEMS
     with duckdb.connect() as connection, tempfile.TemporaryDirectory() as work:
-        connection.execute(
-            f"CREATE VIEW catalogue AS SELECT * FROM {parquet_files(file, 'file_row_number = true')}"
-        )
+        connection.register("catalogue", catalog.to_arrow())
         (kind,) = connection.execute("SELECT any_value(typeof(item_id)) FROM catalogue").fetchone()
-        files = open_item_files(connection, items, Path(work))
-        restrict(connection, [file, *files], [Path(work)])
+        restrict(connection, open_item_files(connection, items, Path(work)), [Path(work)])
         read_item_table(connection, items, kind)
         yield connection, kind

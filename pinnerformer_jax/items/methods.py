@@ -45,7 +45,7 @@ class Sources(NamedTuple):
 
 def open_sources(config: Config, timelines: Timelines) -> Sources:
     """Read the training events of a prepared folder."""
-    catalog = Catalog.open(timelines.path)
+    catalog = Catalog.of(timelines)
     events = training_engagement(timelines, config.data.positives)
     return Sources(config, catalog, events, build_graph(events.user, events.item, catalog.items))
 

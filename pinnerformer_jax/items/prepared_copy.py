@@ -21,8 +21,8 @@ from jaxtyping import Float32
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.data.catalog import FEATURES, ITEMS, MODEL, VECTORS, catalog_path
-from pinnerformer_jax.data.timelines import Timelines, write_manifest
-from pinnerformer_jax.files import atomic_folder, facts_of, sha256, write_json
+from pinnerformer_jax.data.timelines import Timelines, read_manifest, write_manifest
+from pinnerformer_jax.files import atomic_folder, check_contents, check_not_read, facts_of, sha256, write_json
 from pinnerformer_jax.items.trained import Trained, save
 from pinnerformer_jax.training.checkpoint import data_digest
 
@@ -85,19 +85,21 @@ def fill_copy(
     counts = timelines.manifest.counts | {"unreachable_items": int((~reachable).sum())}
     manifest = dataclasses.replace(timelines.manifest, files=dict(sorted(files.items())), counts=counts)
     write_manifest(folder, manifest)
+    timelines.check()  # the files that were linked are those of its manifest
 
 
 def check_out(timelines: Timelines, out: Path) -> None:
     """Whether `write_copy` may write there.
 
     Raises:
-        ValueError: it is the prepared folder itself, or another kind of folder.
+        ValueError: it is the prepared folder itself, or another kind of folder; or a process is reading it.
     """
     out = out.resolve()
     if out == timelines.path.resolve() or (out.exists() and not (out / "manifest.json").is_file()):
         raise ValueError(
             f"--out {out} is data.prepared itself, or a folder that is not a prepared one: name another"
         )
+    check_not_read(out)
 
 
 def provenance(method: str, config: Config, timelines: Timelines) -> dict[str, Any]:
@@ -119,7 +121,12 @@ def reused_provenance(made: dict[str, Any], old: Path) -> dict[str, Any]:
 def made_by(folder: Path) -> dict[str, Any] | None:
     """The provenance of the vectors that `write_copy` wrote to a folder; None: it did not write it."""
     file = catalog_path(folder) / VECTORS
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    if not file.is_file():
+        return None
+    recorded = read_manifest(folder).files.get(str(file.relative_to(folder)))
+    if recorded:
+        check_contents(file, recorded["sha256"], f"delete {folder} and make the vectors again")
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def _link(source: Path, target: Path) -> None:

@@ -12,14 +12,13 @@ the two counts know both. The paper serves the inner product alone. The weights 
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
 from pinnerformer_jax.data.contracts import DAY
-from pinnerformer_jax.files import write_json
+from pinnerformer_jax.files import read_checked_json, write_checked_json
 
 FILE = "priors.json"
 KEPT_EVENTS = 4096
@@ -91,7 +90,7 @@ def write_priors(workdir: Path, priors: Priors, step: int, note: str) -> None:
         step: of that checkpoint.
         note: how they were fitted, for people.
     """
-    write_json(workdir / FILE, {"step": step, **asdict(priors), "note": note})
+    write_checked_json(workdir / FILE, {"step": step, **asdict(priors), "note": note})
 
 
 def read_priors(workdir: Path, step: int) -> tuple[Priors, str]:
@@ -113,8 +112,8 @@ def read_priors(workdir: Path, step: int) -> tuple[Priors, str]:
             Priors(),
             f"no {FILE} in {workdir}: served without priors; python -m pinnerformer_jax.evaluate fits them",
         )
+    values = read_checked_json(file, "what evaluate writes", "run evaluate again")
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
         fitted_for = values["step"]
         known = {field.name for field in fields(Priors)}
         priors = Priors(**{name: float(value) for name, value in values.items() if name in known})

@@ -16,7 +16,6 @@ with queries that are mixtures of items:
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import shutil
@@ -31,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pinnerformer_jax.config import IndexConfig
-from pinnerformer_jax.files import check_contents, sha256, write_json
+from pinnerformer_jax.files import check_contents, read_checked_json, sha256, write_checked_json
 from pinnerformer_jax.retrieval import exact
 
 FORMAT = 1
@@ -141,7 +140,7 @@ class ScannIndex:
                 "model_version": model_version,
             }
             settings = asdict(self.settings)
-            write_json(
+            write_checked_json(
                 new / "manifest.json", {"format": FORMAT, **facts, "settings": settings, "files": files}
             )
             if path.exists():
@@ -169,7 +168,7 @@ class ScannIndex:
             raise FileNotFoundError(
                 f"{path / 'manifest.json'}: no ScaNN index here; build and save one first"
             )
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        manifest = _read_manifest(path)
         if manifest["format"] != FORMAT:
             raise ValueError(f"{path}: an index of format {manifest['format']}, not {FORMAT}; build it again")
         present = {file.name for file in path.iterdir()} - {"manifest.json"}
@@ -187,7 +186,11 @@ class ScannIndex:
 
 def version_of(path: Path) -> str:
     """The model version that a saved index names; "" if none was given."""
-    return json.loads((path / "manifest.json").read_text(encoding="utf-8")).get("model_version", "")
+    return _read_manifest(path).get("model_version", "")
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    return read_checked_json(path / "manifest.json", "the manifest of an index", "build the index again")
 
 
 class SearchSpeed(NamedTuple):

@@ -47,7 +47,7 @@ def run(job: Job, report: Callable[[str], None] = print) -> str:
             writing.
     """
     feature_store = open_store(job.store) if job.store else None
-    model = TrainedModel.load(job.workdir, job.checkpoint)
+    model = TrainedModel.load(job.workdir, job.checkpoint, job.prepared)
     with state.write_lock(job.snapshots):
         plan = make_plan(job, model)
         if plan.unknown:
@@ -62,6 +62,8 @@ def run(job: Job, report: Callable[[str], None] = print) -> str:
             with atomic_folder(job.snapshots / plan.name) as folder:
                 for line in build_state(plan, model, folder):
                     report(line)
+                model.timelines.check()
+                plan.read.check()
         state.publish_state(job.snapshots, plan.name)
         if feature_store:
             report(store.publish_users(feature_store, job.snapshots, plan.name))

@@ -72,7 +72,7 @@ def _read(connection: duckdb.DuckDBPyConnection, work: Path, model: TrainedModel
     """The histories of the users in work/events.parquet."""
     import pyarrow as pa
 
-    event_store.load_catalogue(connection, model.timelines, pa.array([]))
+    event_store.load_catalogue(connection, model.catalog, pa.array([]))
     event_store.load_empty_store(connection, model.timelines)
     no_users = connection.sql("SELECT user_id FROM stored").to_arrow_table()["user_id"].combine_chunks()
     restrict(connection, [], [work])

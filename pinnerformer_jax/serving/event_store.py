@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pinnerformer_jax.config import PositiveRule
-from pinnerformer_jax.data.catalog import ITEMS, catalog_path
+from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.data.positives import positive_sql
 from pinnerformer_jax.data.ragged import flat_ranges
@@ -49,25 +49,27 @@ _SAME = " AND ".join(
 )
 
 
-def load_catalogue(connection: duckdb.DuckDBPyConnection, timelines: Timelines, new: pa.Array) -> None:
+def load_catalogue(connection: duckdb.DuckDBPyConnection, catalog: Catalog, new: pa.Array) -> None:
     """Create the tables `items`, `action_ids` and `surface_ids`, as `write_shards` reads them.
 
     Args:
         connection: where to.
-        timelines: of the run; its catalogue has the first numbers.
+        catalog: of the run; it has the first numbers.
         new: ids of items that came after the training; their numbers go on from the catalogue's.
     """
     import pyarrow as pa
 
-    catalogue = parquet_files(catalog_path(timelines.path) / ITEMS, "file_row_number = true")
-    connection.execute(f"CREATE TABLE items AS SELECT item_id, file_row_number AS number FROM {catalogue}")
+    connection.register("catalogue", catalog.to_arrow())
+    connection.execute("CREATE TABLE items AS SELECT item_id, number FROM catalogue")
+    connection.unregister("catalogue")
+    manifest = catalog.timelines.manifest
     if len(new):
         connection.register("new_ids", pa.table({"item_id": new, "place": np.arange(len(new))}))
         connection.execute(
             "INSERT INTO items SELECT item_id, (SELECT count(*) FROM items) + place FROM new_ids"
         )
         connection.unregister("new_ids")
-    for kind, names in (("action", timelines.manifest.actions), ("surface", timelines.manifest.surfaces)):
+    for kind, names in (("action", manifest.actions), ("surface", manifest.surfaces)):
         connection.execute(f"CREATE TABLE {kind}_ids ({kind} VARCHAR, id BIGINT)")
         rows = [(name, number) for number, name in enumerate(names) if number]
         if rows:
@@ -81,17 +83,20 @@ def load_empty_store(connection: duckdb.DuckDBPyConnection, timelines: Timelines
         connection: where `items` is.
         timelines: of the run.
     """
-    users = parquet_files(timelines.shards[0].path / "users.parquet")
+    import pyarrow as pa
+
+    connection.register("of_shard", pa.table({"user_id": timelines.shards[0].user_ids}))
     connection.execute(
         "CREATE TABLE stored AS SELECT user_id, item_id, '' AS action, '' AS surface, 0::BIGINT AS micros, "
-        f"0::FLOAT AS duration FROM {users}, items LIMIT 0"
+        "0::FLOAT AS duration FROM of_shard, items LIMIT 0"
     )
+    connection.unregister("of_shard")
 
 
 def load_stored(
     connection: duckdb.DuckDBPyConnection,
     base: Path | None,
-    timelines: Timelines | None,
+    catalog: Catalog | None,
     kept: int,
     end: int,
     work: Path,
@@ -101,7 +106,8 @@ def load_stored(
     Args:
         connection: where `items` is.
         base: folder of the state; None: there is none.
-        timelines: each user's newest events before `end` are taken; None: the state has them already.
+        catalog: of prepared timelines, whose newest events of each user before `end` are taken; None: the
+            state has them already.
         kept: how many events of each user are kept.
         end: microseconds since 1970.
         work: folder for the file.
@@ -110,10 +116,10 @@ def load_stored(
         The file that the view reads, and counts of events that were left out; None if no timelines were read.
     """
     file, counts = work / "stored.parquet", None
-    if timelines is None and base is not None:
+    if catalog is None and base is not None:
         file = base / "events.parquet"
-    elif timelines is not None:
-        later = _load_timelines(connection, timelines, kept, end)
+    elif catalog is not None:
+        later = _load_timelines(connection, catalog, kept, end)
         if base:
             events = parquet_files(base / "events.parquet")
             connection.execute(
@@ -130,14 +136,11 @@ def load_stored(
     return file, counts
 
 
-def _load_timelines(connection: duckdb.DuckDBPyConnection, timelines: Timelines, most: int, end: int) -> int:
+def _load_timelines(connection: duckdb.DuckDBPyConnection, catalog: Catalog, most: int, end: int) -> int:
     """Create the table `prepared` of the newest events before `end`; returns how many are not before it."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    ids = pq.read_table(catalog_path(timelines.path) / ITEMS, columns=["item_id"], partitioning=None)[
-        "item_id"
-    ]
+    ids, timelines = catalog.id_column, catalog.timelines
     names = {kind: pa.array(getattr(timelines.manifest, f"{kind}s")) for kind in ("action", "surface")}
     later = 0
     for number, shard in enumerate(timelines.shards):
@@ -147,10 +150,9 @@ def _load_timelines(connection: duckdb.DuckDBPyConnection, timelines: Timelines,
         later += len(shard.time) - int(count.sum())
         kept = np.minimum(count, most)
         owner, event = flat_ranges(shard.offsets[:-1] + count - kept, kept)
-        users = pq.read_table(shard.path / "users.parquet", columns=["user_id"], partitioning=None)["user_id"]
         part = pa.table(
             {
-                "user_id": users.take(pa.array(owner)),
+                "user_id": shard.user_ids.take(pa.array(owner)),
                 "item_id": ids.take(pa.array(shard.item[event])),
                 "action": names["action"].take(pa.array(shard.action[event])),
                 "surface": names["surface"].take(pa.array(shard.surface[event])),

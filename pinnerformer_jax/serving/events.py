@@ -64,9 +64,9 @@ def write_events(plan: Plan, model: TrainedModel, items: ItemSet, folder: Path, 
     failed = root / "rejects.parquet"
     with engine(work / "events.duckdb", data.memory_limit, root) as connection:
         set_up_engine(connection, data.memory_limit, work)
-        event_store.load_catalogue(connection, model.timelines, items.new["item_id"].combine_chunks())
+        event_store.load_catalogue(connection, model.catalog, items.new["item_id"].combine_chunks())
         stored, timelines = event_store.load_stored(
-            connection, plan.base_folder, model.timelines if from_timelines else None, kept, end, work
+            connection, plan.base_folder, model.catalog if from_timelines else None, kept, end, work
         )
         restrict(connection, plan.log, [folder, work, plan.base_folder])
         log = load_log(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pinnerformer_jax.config import PositiveRule
-from pinnerformer_jax.files import Facts, check_files, facts_of, write_json
+from pinnerformer_jax.files import Facts, check_files, facts_of, read_checked_json, write_checked_json
 from pinnerformer_jax.retrieval.priors import Priors
 
 FORMAT = 1
@@ -142,7 +141,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     values["priors"] = dataclasses.asdict(manifest.priors)
     values["positives"] = [dataclasses.asdict(rule) for rule in manifest.positives]
     values["files"] = facts_of(folder)
-    write_json(folder / "manifest.json", {"format": FORMAT, **values})
+    write_checked_json(folder / "manifest.json", {"format": FORMAT, **values})
 
 
 def read_manifest(root: Path, name: str) -> Manifest:
@@ -159,8 +158,8 @@ def read_manifest(root: Path, name: str) -> Manifest:
     file = root / name / "manifest.json"
     if not file.is_file():
         raise FileNotFoundError(f"{file}: this state is not there (any more); see --rollback and --keep")
+    values = read_checked_json(file, "the manifest of a state", CURE)
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
         if values.pop("format") != FORMAT:
             raise ValueError(f"not format {FORMAT}")
         counts, index = Counts.from_json(values.pop("counts")), IndexReport(**values.pop("index"))

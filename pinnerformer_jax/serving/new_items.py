@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pinnerformer_jax.config import ItemsConfig
-from pinnerformer_jax.data.catalog import FEATURES, ITEMS, Catalog
+from pinnerformer_jax.data.catalog import FEATURES, Catalog
 from pinnerformer_jax.ingestion.catalog_writer import open_item_files, read_item_table, write_given
-from pinnerformer_jax.ingestion.log_reader import parquet_files, restrict
+from pinnerformer_jax.ingestion.log_reader import restrict
 from pinnerformer_jax.serving.plan import Plan
 from pinnerformer_jax.serving.snapshot import lists, rows_of
 from pinnerformer_jax.serving.trained_model import TrainedModel
@@ -174,8 +174,8 @@ def _of_table(file: Path, items: ItemsConfig, catalog: Catalog) -> pa.Table:
             "pinnerformer_jax.items --reuse writes; no other method can make more of them: train again"
         )
     with duckdb.connect() as connection, tempfile.TemporaryDirectory() as work:
-        known = parquet_files(catalog.path / ITEMS)
-        [(kind,)] = connection.execute(f"SELECT any_value(typeof(item_id)) FROM {known}").fetchall()
+        connection.register("known", catalog.to_arrow())
+        [(kind,)] = connection.execute("SELECT any_value(typeof(item_id)) FROM known").fetchall()
         items = dataclasses.replace(items, table=str(file))
         restrict(connection, open_item_files(connection, items, Path(work)), [Path(work)])
         read_item_table(connection, items, kind)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pinnerformer_jax.files import sha256
+from pinnerformer_jax.files import Unchanged, sha256
 from pinnerformer_jax.ingestion.log_reader import log_files
 from pinnerformer_jax.serving import state
 from pinnerformer_jax.serving.manifest import FORMAT, Manifest, read_manifest, verify_state
@@ -43,6 +43,7 @@ class Job:
     dtype: Literal["float16", "float32"] = "float16"  # of the user vectors
     max_reject_share: float | None = None  # of the log; None: the run's
     keep: int = 7  # states that stay, the served one among them
+    prepared: Path | None = None  # where the run's prepared folder is now; None: where the run found it
     store: str | None = None  # URL of a feature store, which gets the user vectors after publishing
 
     def __post_init__(self) -> None:
@@ -60,6 +61,7 @@ class Plan:
     base: str | None  # path of the state it is built on
     previous: Manifest | None  # of that state, whose files were verified
     log: list[Path]
+    read: Unchanged  # files that were given, and must stay until the state is published
     deleted: pa.Array  # ids of all deleted users
     unknown: list[str]  # of the ids in --tombstones, those that no data have
     requested: pa.Array  # ids in --users
@@ -101,18 +103,21 @@ def make_plan(job: Job, model: TrainedModel) -> Plan:
         ValueError: an input is wrong, or a file of the base is damaged.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     root = job.snapshots
-    user_type = pq.read_schema(model.timelines.shards[0].path / "users.parquet").field("user_id").type
+    user_type = model.timelines.shards[0].user_ids.type
     date = _date(job)
     base = state.base_for(root, date, again=bool(job.events))
     if any(pattern.startswith("tfds:") for pattern in job.events):
         raise ValueError(f"--events {' '.join(job.events)}: a day's log is files, not a TFDS data set")
     log = log_files("--events", job.events, root) if job.events else []
+    read = Unchanged()
+    read.watch(*log, *(file for file in (job.users, job.tombstones) if file))
     inputs = {f"events {number}": sha256(file) for number, file in enumerate(log)}
     if job.items:
-        inputs["items"] = _checksum_of_items(job.items)
+        file = _file_of_items(job.items)
+        read.watch(file)
+        inputs["items"] = sha256(file)
     deleted = deleted_users(root, user_type)
     known = [shard.path / "users.parquet" for shard in model.timelines.shards]
     known += [root / base / "events.parquet"] if base else []
@@ -143,6 +148,7 @@ def make_plan(job: Job, model: TrainedModel) -> Plan:
         base=base,
         previous=previous,
         log=log,
+        read=read,
         deleted=deleted_users(root, user_type),
         unknown=unknown,
         requested=requested,
@@ -166,9 +172,9 @@ def _date(job: Job) -> str:
     return date
 
 
-def _checksum_of_items(source: Path) -> str:
-    """Checksum of an item table, or of a prepared folder's manifest, which has the checksums of its files."""
+def _file_of_items(source: Path) -> Path:
+    """An item table, or a prepared folder's manifest, which has the checksums of its files."""
     file = source / "manifest.json" if source.is_dir() else source
     if not file.is_file():
         raise FileNotFoundError(f"--items {source}: neither an item table nor a prepared folder")
-    return sha256(file)
+    return file

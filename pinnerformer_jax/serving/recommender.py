@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pinnerformer_jax.files import ReadLock
 from pinnerformer_jax.retrieval.priors import Priors, decay
 from pinnerformer_jax.retrieval.scann_index import ScannIndex, version_of
 from pinnerformer_jax.serving import snapshot, state
-from pinnerformer_jax.serving.manifest import read_manifest, verify_state
+from pinnerformer_jax.serving.manifest import CURE, read_manifest
 from pinnerformer_jax.serving.ranking import OwnCounts, Ranking
 from pinnerformer_jax.serving.tombstones import deleted_users, tombstone_files
 from pinnerformer_jax.serving.user_events import UserEvents, positive_events
@@ -61,7 +62,9 @@ class LoadedState:
 
     def __init__(self, root: Path, name: str, store: snapshot.UserStore | None = None) -> None:
         self.name, self.folder = name, root / name
-        self.manifest = verify_state(root, name)
+        self.manifest = read_manifest(root, name)
+        lock = ReadLock(self.folder)
+        lock.verify(self.manifest.files, CURE)
         self.items = snapshot.read_parquet(self.folder / "items.parquet")
         self.model_version = snapshot.version_of(self.items)
         self.vectors = snapshot.vectors_of(self.items)
@@ -89,6 +92,7 @@ class LoadedState:
         snapshot.check_same_version(
             {"items.parquet": self.model_version, "user vectors": self.users.model_version}
         )
+        lock.check()
 
     @cached_property
     def _row(self) -> dict[Any, int]:
@@ -141,12 +145,17 @@ class Recommender:
             ValueError: a file is damaged, or users, items and index are not of one model version.
         """
         root = Path(snapshots)
-        name = state.current(root)
-        if name is None:
-            raise FileNotFoundError(
-                f"{root / 'CURRENT'}: nothing was published here; run python -m pinnerformer_jax.embed first"
-            )
-        return cls(root, LoadedState(root, name, users), users)
+        while (name := state.current(root)) is not None:
+            if not (root / name).is_dir():
+                raise FileNotFoundError(f"{root / 'CURRENT'}: names {name}, which is not there; {CURE}")
+            try:
+                return cls(root, LoadedState(root, name, users), users)
+            except (OSError, ValueError):
+                if state.current(root) == name:
+                    raise  # else it was pruned, and a later state is served
+        raise FileNotFoundError(
+            f"{root / 'CURRENT'}: nothing was published here; run python -m pinnerformer_jax.embed first"
+        )
 
     def recommend(self, user_id: Any, k: int = 10, *, exclude_seen: bool = False) -> Recommendations:
         """The k items of highest served score; for a user without a vector the k most popular items.

@@ -61,7 +61,7 @@ def current(root: Path) -> str | None:
     file = root / "CURRENT"
     if not file.is_file():
         return None
-    name = file.read_text(encoding="utf-8").strip()
+    name = file.read_text(encoding="utf-8", errors="replace").strip()
     if not _STATE.fullmatch(name):
         raise ValueError(
             f"{file}: names {name!r}, which is no state of this folder; write the path of one, below {root}, "

@@ -218,6 +218,7 @@ def publish_users(store: Store, root: Path, name: str) -> str:
 
 def _write_users(store: Store, root: Path, name: str) -> str:
     manifest = read_manifest(root, name)
+    check_files(root / name, {"users.parquet": manifest.files["users.parquet"]}, CURE)
     users = snapshot.read_parquet(root / name / "users.parquet")
     snapshot.check_same_version(
         {"manifest.json": manifest.model_version, "users.parquet": snapshot.version_of(users)}

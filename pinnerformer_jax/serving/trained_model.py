@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
-import numpy as np
 from flax import nnx
 
 from pinnerformer_jax.config import Config
@@ -18,6 +15,7 @@ from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.retrieval.priors import Priors, kept_events, read_priors
 from pinnerformer_jax.training.checkpoint import data_digest, open_data, read_checkpoint
+from pinnerformer_jax.training.checksums import checksum
 
 
 @dataclass(frozen=True)
@@ -33,12 +31,15 @@ class TrainedModel:
     priors_note: str  # a sentence on them
 
     @classmethod
-    def load(cls, workdir: str | Path, checkpoint: Literal["best", "last"]) -> TrainedModel:
+    def load(
+        cls, workdir: str | Path, checkpoint: Literal["best", "last"], prepared: str | Path | None = None
+    ) -> TrainedModel:
         """Read a run.
 
         Args:
-            workdir: of the run; its prepared folder must still be there.
+            workdir: of the run.
             checkpoint: the best or the last, see `Checkpoints`.
+            prepared: where its prepared folder is now; None: where the run found it.
 
         Raises:
             FileNotFoundError: no run, checkpoint or prepared data.
@@ -46,7 +47,7 @@ class TrainedModel:
         """
         config, graphdef, params, step, _ = read_checkpoint(workdir, checkpoint)
         priors = read_priors(Path(workdir), step)
-        return cls(config, graphdef, params, *open_data(Path(workdir)), *priors)
+        return cls(config, graphdef, params, *open_data(Path(workdir), prepared), *priors)
 
     @property
     def kept_events(self) -> int:
@@ -75,9 +76,5 @@ def model_version(config: Config, data: str, params: Any) -> str:
             actions.
         params: a pytree of arrays.
     """
-    facts = hashlib.sha256(json.dumps([asdict(config.model), data], sort_keys=True).encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        values = np.asarray(leaf)
-        facts.update(f"{jax.tree_util.keystr(path)} {values.dtype} {values.shape}".encode())
-        facts.update(np.ascontiguousarray(values).tobytes())
-    return facts.hexdigest()[:12]
+    facts = json.dumps([asdict(config.model), data], sort_keys=True)
+    return checksum(params, facts.encode())[:12]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pinnerformer_jax.config import PositiveRule
+from pinnerformer_jax.data.mapped import map_file
 from pinnerformer_jax.data.positives import is_positive, positive_table
 
 if TYPE_CHECKING:
@@ -15,18 +16,18 @@ if TYPE_CHECKING:
 
 
 class UserEvents:
-    """Events by user. The file's footer is read once; a request then reads the row groups that the user's id
-    can be in. Threads may share it.
+    """Events by user. The file is mapped, so that its bytes stay if the state is removed, and its footer is
+    read once; a request then reads the row groups that the user's id can be in. Threads may share it.
 
     Args:
         file: events.parquet of a state.
     """
 
     def __init__(self, file: Path) -> None:
+        import pyarrow as pa
         import pyarrow.dataset as ds
-        from pyarrow.fs import LocalFileSystem
 
-        self._fragment = ds.ParquetFileFormat().make_fragment(str(file), LocalFileSystem())
+        self._fragment = ds.ParquetFileFormat().make_fragment(pa.py_buffer(map_file(file)))
         self._fragment.ensure_complete_metadata()
 
     def of(self, user_id: Any) -> pa.Table:

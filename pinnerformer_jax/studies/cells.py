@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ import jax
 from pinnerformer_jax.config import Config, DataConfig
 from pinnerformer_jax.config_files import differences, in_sections_of_today, to_dict
 from pinnerformer_jax.evaluation.comparison import MODEL
-from pinnerformer_jax.files import folder_lock, write_json
+from pinnerformer_jax.files import folder_lock, read_checked_json, write_checked_json
 from pinnerformer_jax.studies.measure import Numbers, StudyData, measure_run
 from pinnerformer_jax.studies.study_table import Part
 from pinnerformer_jax.training.loop import TrainingError, open_run, train
@@ -98,8 +97,8 @@ def read_cell(cell: Cell) -> CellRecord:
     if not file.is_file():
         return empty
     try:
-        record = CellRecord.from_json(json.loads(file.read_text(encoding="utf-8")))
-    except (KeyError, TypeError, ValueError) as error:
+        record = CellRecord.from_json(read_checked_json(file, "the record of a cell", "delete it"))
+    except (KeyError, TypeError) as error:
         raise ValueError(f"{file}: not the record of a cell ({error}); delete it") from error
     return record if record.evaluation == empty.evaluation else empty
 
@@ -128,7 +127,8 @@ def finish(cell: Cell, data: StudyData) -> str:
         jax.clear_caches()  # later cells run other programs
     seconds = time.perf_counter() - started
     record.seconds += seconds
-    write_json(cell.folder / "measured.json", record.to_json())
+    data.timelines.check()
+    write_checked_json(cell.folder / "measured.json", record.to_json())
     return f"{outcome} ({seconds:.0f} s)"
 
 

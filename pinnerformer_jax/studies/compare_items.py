@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pinnerformer_jax.config import Config
-from pinnerformer_jax.data.catalog import FEATURES, catalog_path
+from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.evaluation.comparison import MODEL
 from pinnerformer_jax.files import write_json, write_text
@@ -63,9 +63,9 @@ def compare_methods(
         folders = {method: vectors_of(method, sources, timelines, workdir) for method in methods}
         made: dict[str, np.ndarray] = {}
         for method, folder in folders.items():
-            vectors = np.load(catalog_path(folder) / FEATURES, allow_pickle=False)
-            made[method] = vectors.astype(np.float32)
+            made[method] = Catalog.open(folder).features.astype(np.float32)
         results = evaluate_vectors(timelines, sources, made)
+        timelines.check()
         pairs = {kind: found.pairs for kind, found in results[methods[0]].items()}
         for method, by_kind in results.items():
             for kind, found in by_kind.items():

@@ -45,8 +45,8 @@ class StudyData(EvaluationData):
         Raises:
             FileNotFoundError: there is none.
         """
-        prepared = config.data.prepared
-        return cls(config, Timelines.open(prepared), Catalog.open(prepared))
+        timelines = Timelines.open(config.data.prepared)
+        return cls(config, timelines, Catalog.of(timelines))
 
     @cached_property
     def pinnersage(self) -> Numbers:

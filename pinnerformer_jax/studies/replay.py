@@ -70,7 +70,12 @@ class ReplayDay:
 
 
 def replay(
-    workdir: Path, folder: Path, span: Span, events: tuple[str, ...] = (), report: Callable = print
+    workdir: Path,
+    folder: Path,
+    span: Span,
+    events: tuple[str, ...] = (),
+    prepared: Path | None = None,
+    report: Callable = print,
 ) -> list[ReplayDay]:
     """Replay the days, and compare both ways of each.
 
@@ -79,6 +84,7 @@ def replay(
         folder: for the days' logs and both series of states.
         span: days.
         events: the log; (): the run's own.
+        prepared: where the run's prepared folder is now; None: where the run found it.
         report: called with a line about each day.
 
     Returns:
@@ -104,13 +110,17 @@ def replay(
             shutil.rmtree(folder)  # it was empty, and the same command may name it again
             raise
         for name in (*roots, "warm"):  # the last one so that the first day compiles nothing
-            run(Job(workdir, roots.get(name, folder / "warm"), span.first, dtype="float32"), _silent)
+            root = roots.get(name, folder / "warm")
+            run(Job(workdir, root, span.first, dtype="float32", prepared=prepared), _silent)
         first = _users(roots["full"])
         for number, log in enumerate(logs):
             date = _day(span.first, number + 1)
             seconds: dict[str, Any] = {}
             for name in list(roots)[:: 1 if number % 2 == 0 else -1]:
-                job = Job(workdir, roots[name], date, (str(log),), everyone=name == "full", dtype="float32")
+                job = Job(
+                    workdir, roots[name], date, (str(log),), everyone=name == "full", dtype="float32",
+                    prepared=prepared,
+                )  # fmt: skip
                 started = time.perf_counter()
                 run(job, _silent)
                 seconds[name] = time.perf_counter() - started

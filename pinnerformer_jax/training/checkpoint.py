@@ -1,14 +1,15 @@
 """Checkpoints of a run: the last and the best. They are written atomically, while training continues.
 
 WORKDIR/
-  config.json              the config, what the data decided, and the digest of the prepared data
-  checkpoints/STEP/        params, and rest (optimiser, sketch, step) which serving never reads
+  config.json              the config, what the data decided, the digest of the prepared data, and the folder
+                           that relative paths are relative to
+  checkpoints/STEP/        params, and rest (optimiser, sketch, step) which serving never reads; metrics
+                           has the checksums of both, and its own
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from types import TracebackType
@@ -26,9 +27,10 @@ from pinnerformer_jax.config.by_log import SHARES, fill
 from pinnerformer_jax.config_files import differences, digest, from_dict, to_dict
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.timelines import Manifest, Timelines
-from pinnerformer_jax.files import write_json
+from pinnerformer_jax.files import read_checked_json, with_checksum, write_checked_json
 from pinnerformer_jax.model.pinnerformer import PinnerFormer
 from pinnerformer_jax.model.towers import Sizes
+from pinnerformer_jax.training.checksums import check_metrics, checksum
 from pinnerformer_jax.training.state import TrainState
 
 _WHERE = ("data.events:", "data.prepared:", "data.memory_limit:", "items.table:")
@@ -106,7 +108,7 @@ def claim(workdir: Path, run: RunRecord) -> None:
                 "or undo:\n  " + "\n  ".join(changed)
             )
     record = {"config": to_dict(run.config), "sizes": run.sizes._asdict(), "data": run.data}
-    write_json(_record_path(workdir), record)
+    write_checked_json(_record_path(workdir), record | {"working_folder": str(Path.cwd())})
 
 
 def read_record(workdir: Path) -> RunRecord:
@@ -116,14 +118,20 @@ def read_record(workdir: Path) -> RunRecord:
         FileNotFoundError: no run was started here.
         ValueError: the file is not whole, or of another version of the config.
     """
-    file = _record_path(workdir)
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no run here; start one with python train.py --workdir {workdir}")
+    file, values = _record_path(workdir), _read_record(workdir)
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
         return RunRecord(from_dict(values["config"]), Sizes(**values["sizes"]), values["data"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: not the record of a run: {error}") from error
+
+
+def _read_record(workdir: Path) -> dict[str, Any]:
+    file = _record_path(workdir)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no run here; start one with python train.py --workdir {workdir}")
+    return read_checked_json(
+        file, "the record of a run", "restore it from a copy, or train in another --workdir"
+    )
 
 
 def check_name(workdir: Path, *, read_only: bool = False) -> None:
@@ -155,8 +163,13 @@ class Checkpoints:
         Args:
             workdir: of the run.
             read_only: leave the folder as it is: another process may be writing to it.
+
+        Raises:
+            ValueError: the metrics of a checkpoint, which say which is the best, are damaged; the message
+                names the file.
         """
         check_name(workdir, read_only=read_only)
+        check_metrics(workdir / "checkpoints")
         self._unread: tuple[int, dict[str, Any]] | None = None  # a step that was saved, shapes of its items
         self._measured: dict[int, dict[str, float]] = {}  # by step; Orbax writes them later
         best = BestN(get_metric_fn=_order, reverse=False, n=1)
@@ -205,12 +218,13 @@ class Checkpoints:
         if step == self.step():
             return
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
-        metrics = {"validation_loss": validation_loss}
+        metrics: dict[str, Any] = {"validation_loss": validation_loss}
         if recall is not None:
             metrics |= {"validation_recall": recall[0], "order": self._order_of(validation_loss, *recall)}
-        self._measured[step] = metrics
         # The training loop forbids implicit transfers; Orbax may need some.
         with jax.transfer_guard_device_to_host("allow"):
+            metrics |= {f"{name}_sha256": checksum(tree) for name, tree in _items(state).items()}
+            self._measured[step] = metrics = with_checksum(metrics)
             self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), _items(state))
         self._unread = step, shapes
@@ -266,7 +280,13 @@ class Checkpoints:
     def _restore(self, step: int | None, items: dict[str, Any]) -> dict[str, Any]:
         wanted = {name: ocp.args.StandardRestore(tree) for name, tree in items.items()}
         try:
-            return dict(self._manager.restore(step, args=ocp.args.Composite(**wanted)).items())
+            found = dict(self._manager.restore(step, args=ocp.args.Composite(**wanted)).items())
+            with jax.transfer_guard_device_to_host("allow"):
+                for name, tree in found.items():
+                    recorded = self._metrics_of(step).get(f"{name}_sha256")  # older versions recorded none
+                    if recorded and recorded != checksum(tree):
+                        raise ValueError(f"its {name} were altered")
+            return found
         except Exception as error:  # Orbax and TensorStore raise many kinds
             folder = Path(self._manager.directory) / str(step)
             others = [other for other in self._manager.all_steps() if other != step]
@@ -298,22 +318,33 @@ class Checkpoints:
         self.close()
 
 
-def open_data(workdir: Path) -> tuple[Timelines, Catalog]:
+def open_data(workdir: Path, prepared: str | Path | None = None) -> tuple[Timelines, Catalog]:
     """The prepared data that a run was trained on.
+
+    Args:
+        workdir: of the run.
+        prepared: where the folder is now; None: where the run found it.
 
     Raises:
         FileNotFoundError: there is no run, or its prepared folder does not exist.
-        ValueError: they are no longer those of the training.
+        ValueError: they are not, or no longer, those of the training, or a file of them is damaged.
     """
     run = read_record(workdir)
-    prepared = run.config.data.prepared
-    timelines = Timelines.open(prepared)
+    folder = Path(prepared or run.config.data.prepared)
+    if not folder.is_dir():
+        trained_in = _read_record(workdir).get("working_folder", "the working folder of the training")
+        meant = "" if folder.is_absolute() or prepared else f" (a path relative to {trained_in})"
+        raise FileNotFoundError(
+            f"{folder}{meant}: the prepared folder of {workdir} is not there; working folder {Path.cwd()}. "
+            "Name it with --data.prepared DIR"
+        )
+    timelines = Timelines.open(folder)
     if data_digest(timelines.manifest) != run.data:
         raise ValueError(
-            f"{prepared}: not the data that {workdir} was trained on (ingest ran again with "
-            "another result); train anew"
+            f"{folder}: not the data that {workdir} was trained on (ingest ran again with "
+            "another result); name the folder of the training with --data.prepared DIR, or train anew"
         )
-    return timelines, Catalog.open(prepared)
+    return timelines, Catalog.of(timelines)
 
 
 class Checkpoint(NamedTuple):

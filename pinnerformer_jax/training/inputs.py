@@ -45,7 +45,8 @@ def open_training_data(config: Config, mesh: Mesh | None = None) -> TrainingData
     """
     if config.sizes_by_log:
         raise ValueError("sizes_by_log = True: give the config that training.sizes.sized_by_log returns")
-    timelines, catalog = Timelines.open(config.data.prepared), Catalog.open(config.data.prepared)
+    timelines = Timelines.open(config.data.prepared)
+    catalog = Catalog.of(timelines)
     check_ingested(timelines.manifest, config)
     actions, surfaces = timelines.manifest.actions, timelines.manifest.surfaces
     identities = catalog.trained if config.model.identity_dim else 0

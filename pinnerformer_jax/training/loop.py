@@ -104,6 +104,7 @@ def open_run(
     _ = windows.users  # raises if there is no user to train on
     graphdef, abstract = jax.eval_shape(lambda: create(config, sizes))
     check_memory(config, abstract, windows, mesh)
+    timelines.check()
     claim(workdir, RunRecord(config, sizes, data_digest(timelines.manifest)))
 
     replicated = NamedSharding(mesh, PartitionSpec())

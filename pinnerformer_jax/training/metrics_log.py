@@ -202,7 +202,12 @@ def _drop_after(file: Path, step: int) -> None:
     """Keep the lines up to `step`, without a last line that a kill cut short."""
     if not file.is_file():
         return
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    write_text(
-        file, "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step)
-    )
+    kept = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
+        if line.endswith("\n"):
+            try:
+                logged = json.loads(line)["step"]
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"{file} line {number} is damaged ({error}): delete the line") from None
+            kept += [line] if logged <= step else []
+    write_text(file, "".join(kept))

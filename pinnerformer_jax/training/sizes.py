@@ -19,7 +19,8 @@ def sized_by_log(config: Config) -> Config:
     """
     if not config.sizes_by_log:
         return config
-    timelines, catalog = Timelines.open(config.data.prepared), Catalog.open(config.data.prepared)
+    timelines = Timelines.open(config.data.prepared)
+    catalog = Catalog.of(timelines)
     log = log_size(timelines, catalog)
     print(
         f"sizes by the log: {log.users:,} training users with {log.events:,} events, {log.items:,} items "
