@@ -78,7 +78,7 @@ def settings_by_log(log: LogSize) -> dict[str, dict[str, Any]]:
         "training": {
             "batch_size": batch,
             "steps": steps,
-            "learning_rate": 5e-4 if few else 1e-3,
+            "learning_rate": 3e-4 if few else 1e-3,
             "weight_decay": 0.1 if few else 0.01,
             "checkpoint_every": max(steps // 8, 1),
             "log_every": max(steps // 16, 1),
