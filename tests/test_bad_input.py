@@ -170,7 +170,7 @@ INPUTS = [
             (["--data.positives.0.action", "nope"], "data.positives"),
             (["--data.sequence-actions", "nope"], "data.sequence_actions"),
             (["--data.csv.delimiter", "ab"], "csv.delimiter"),
-            (["--data.csv.encoding", "latin-99"], "csv.encoding"),
+            *[(["--data.csv.encoding", name], "csv.encoding") for name in ("latin-99", "zip", "hex", "")],
             (["--data.min-user-events", "100000"], "data.min_user_events"),
             (["--items.table", "missing.parquet"], "missing.parquet"),
             (["--items.table", "no.parquet"], "no.parquet"),

@@ -71,9 +71,10 @@ class CsvConfig:
         alone = len(self.delimiter) <= 1 and self.delimiter not in ('"', "\r", "\n")
         require(alone, "csv.delimiter", self.delimiter, "must be one character, no quote or line break")
         try:
-            codecs.lookup(self.encoding)
-        except LookupError:
-            raise ValueError(f"csv.encoding = {self.encoding!r}: Python knows no such encoding") from None
+            of_text = codecs.lookup(self.encoding)._is_text_encoding  # not that of base64, zip ...
+        except (LookupError, ValueError):
+            of_text = False
+        require(of_text, "csv.encoding", self.encoding, "Python knows no such encoding of text")
 
 
 @dataclass(frozen=True)

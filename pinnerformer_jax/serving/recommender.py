@@ -171,6 +171,7 @@ class Recommender:
 
         Raises:
             ConnectionError: the feature store does not answer.
+            OSError: it is damaged.
             ValueError: k < 1, the feature store does not have the items' model version any more, or the list
                 of deleted users is damaged.
         """
