@@ -64,7 +64,7 @@ HEAD = "from pinnerformer_jax.config import *\n\n"
             "config = Config(model=ModelConfig(layer=3))\n",
             "c.py line 3: TypeError: .*The nearest is 'layers'",
         ),
-        ("config = Config(zzz=3)\n", r"c.py line 3: .*There are: \['name', 'data'"),
+        ("config = Config(zzz=3)\n", r"c.py line 3: .*There are: \['name', 'sizes_by_log', 'data'"),
         ("config = Config(\n    data={'shards': 2})\n", r"c.py line 3: data = .*: must be a DataConfig"),
         ("config = Config(data=DataConfig(shards=0))\n", "c.py line 3: data.shards = 0: must be >= 1"),
         ("config = 1 / 0\n", "c.py line 3: ZeroDivisionError: division by zero"),

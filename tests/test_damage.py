@@ -2,6 +2,7 @@
 the message names the file."""
 
 import dataclasses
+import gc
 import shutil
 
 import jax
@@ -20,6 +21,9 @@ from pinnerformer_jax.serving.recommender import Recommender
 from pinnerformer_jax.serving.tombstones import tombstone_files
 from pinnerformer_jax.studies.cells import Cell, read_cell
 from pinnerformer_jax.training.checkpoint import read_checkpoint
+
+# After an error Orbax's threads find their event loop closed, some of them only during the next test.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 def flipped(contents):
@@ -111,7 +115,6 @@ def test_records_of_a_run(world, tmp_path, damage):
         pytest.param("params/**/*", 99, marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax, after an error
 @damages
 def test_checkpoints(world, tmp_path, damage, files, most):
     """A file that says nothing of the parameters may change; the message names the checkpoint's folder."""
@@ -119,6 +122,7 @@ def test_checkpoints(world, tmp_path, damage, files, most):
     shutil.copytree(world[1] / "checkpoints", tmp_path / "checkpoints")
     step = tmp_path / "checkpoints" / "1"
     assert unnoticed(step, damage, lambda: read_checkpoint(tmp_path).params, step, files, most) == []
+    gc.collect()
 
 
 @damages

@@ -46,9 +46,9 @@ def test_three_times_of_each_action():
 def test_a_dropped_feature_reaches_the_input_in_nothing_and_leaves_the_others(feature):
     """Without the feature's rows of the kernel the encoder is the whole one with those rows at zero."""
     config = small.config().model
-    whole = ActionEncoder(config, *small.SIZES, rngs=nnx.Rngs(0))
+    whole = ActionEncoder(config, *small.SIZES[:3], rngs=nnx.Rngs(0))
     part = ActionEncoder(
-        dataclasses.replace(config, drop_features=(feature,)), *small.SIZES, rngs=nnx.Rngs(1)
+        dataclasses.replace(config, drop_features=(feature,)), *small.SIZES[:3], rngs=nnx.Rngs(1)
     )
     items, actions, surfaces = small.ITEM_DIM, config.action_dim, config.surface_dim
     absolute, relative = len(ABSOLUTE_PERIODS), 2 * len(RELATIVE_PERIODS)
@@ -74,7 +74,7 @@ def test_a_dropped_feature_reaches_the_input_in_nothing_and_leaves_the_others(fe
 
 def test_without_any_time_there_is_no_phase_to_learn():
     config = dataclasses.replace(small.config().model, drop_features=("absolute_time", "relative_time"))
-    encoder = ActionEncoder(config, *small.SIZES, rngs=nnx.Rngs(0))
+    encoder = ActionEncoder(config, *small.SIZES[:3], rngs=nnx.Rngs(0))
     assert not hasattr(encoder, "phase")
     batch, tables = small.batch(), small.tables()
     got = encoder(batch.history, batch.length, tables.item_features)
@@ -87,7 +87,7 @@ def test_without_any_time_there_is_no_phase_to_learn():
 def test_equals_the_papers_concatenation_and_linear():
     """The plain twin: build the concatenated vector with the learned phase in it, and one matmul."""
     config = small.config().model
-    encoder = ActionEncoder(config, *small.SIZES, rngs=nnx.Rngs(0))
+    encoder = ActionEncoder(config, *small.SIZES[:3], rngs=nnx.Rngs(0))
     rng = np.random.default_rng(1)
     for name in ("phase", "bias"):
         parameter = getattr(encoder, name)

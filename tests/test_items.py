@@ -9,6 +9,7 @@ import pytest
 from prepared import write_prepared
 
 from pinnerformer_jax.data.catalog import Catalog
+from pinnerformer_jax.files import Unchanged
 from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.serving import snapshot
 from pinnerformer_jax.serving.items import write_items, write_popular
@@ -44,7 +45,7 @@ def plan(root, base=None):
     return Plan(
         job=Job(Path("run"), root), name="new", date="2026-03-01", base=base, previous=None, log=[],
         deleted=nobody, unknown=[], requested=nobody, kept_events=4, inputs={},
-        same_data=base is not None, same_model=base is not None,
+        same_data=base is not None, same_model=base is not None, read=Unchanged(),
     )  # fmt: skip
 
 

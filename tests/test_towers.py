@@ -7,7 +7,7 @@ import pytest
 import small
 from flax import nnx
 
-from pinnerformer_jax.model import towers
+from pinnerformer_jax.model import layers
 from pinnerformer_jax.model.layers import MLP, Dropout
 from pinnerformer_jax.model.pinnerformer import PinnerFormer
 
@@ -191,7 +191,7 @@ def test_an_mlp_is_linear_gelu_linear_in_value_and_gradient(platform, monkeypatc
 def test_a_biass_gradient_is_summed_in_float32():
     rows = jnp.zeros((4096, 1), jnp.bfloat16)
     outward = jnp.where(jnp.arange(4096)[:, None] % 2 == 0, 1.0, -0.99609375).astype(jnp.bfloat16)
-    _, backward = jax.vjp(towers.add_bias, rows, jnp.zeros(1, jnp.float32))
+    _, backward = jax.vjp(layers.add_bias, rows, jnp.zeros(1, jnp.float32))
     to_rows, to_bias = backward(outward)
     assert to_rows.dtype == jnp.bfloat16
     assert float(to_bias[0]) == 2048 * (1 - 0.99609375), "exact, where bfloat16 would round each partial sum"
