@@ -113,6 +113,7 @@ def test_the_embedder_gives_items_their_numbers(model):
     np.testing.assert_allclose(embedder.items(first=30), wanted[30:], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_loss_trains_the_weights_of_the_history(model):
     graphdef, params = model.split()
     settings = config()

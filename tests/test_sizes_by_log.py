@@ -49,14 +49,26 @@ def test_a_setting_that_is_not_at_its_default_stays():
     assert fill(ModelConfig(layers=3), {"layers": 2, "width": 128}) == ModelConfig(layers=3, width=128)
 
 
-def test_training_uses_the_sizes_and_keeps_them_in_the_record(tmp_path, capsys):
-    prepared = write_data(tmp_path / "data")
-    small = small_run.config(prepared, steps=2, checkpoint_every=2, weight_decay=0.01)
-    asked = dataclasses.replace(small, sizes_by_log=True)
+def small_and_asking(tmp_path):
+    """A config with all sizes but for dropout and weight decay, and the same with `sizes_by_log`."""
+    small = small_run.config(write_data(tmp_path / "data"), steps=2, checkpoint_every=2, weight_decay=0.01)
+    return small, dataclasses.replace(small, sizes_by_log=True)
+
+
+def test_the_sizes_are_those_of_the_prepared_log(tmp_path, capsys):
+    small, asked = small_and_asking(tmp_path)
     with pytest.raises(ValueError, match="sizes_by_log = True: give the config that"):
         open_training_data(asked)
-    state = train.fit(asked, tmp_path / "run")
+    sized = sized_by_log(asked)
     assert "sizes by the log: 32 training users with" in capsys.readouterr().out
+    assert sized.model == dataclasses.replace(small.model, dropout=0.3)
+    assert sized_by_log(sized) is sized
+
+
+@pytest.mark.slow
+def test_training_uses_the_sizes_and_keeps_them_in_the_record(tmp_path):
+    small, asked = small_and_asking(tmp_path)
+    state = train.fit(asked, tmp_path / "run")
     kept = read_record(tmp_path / "run").config
     assert kept == sized_by_log(asked)
     assert not kept.sizes_by_log
