@@ -129,17 +129,25 @@ def result(folder: Path, name: str) -> str:
     return (folder / "said").read_text()
 
 
-def main() -> None:
-    """Run the verbs."""
+def read_arguments(
+    description: str | None, verbs: dict[str, Any], times: int
+) -> tuple[Path, argparse.Namespace]:
+    """The world, made in the folder that the command line names, and the command line's values."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("verbs", nargs="*", default=list(VERBS))
-    parser.add_argument("--times", type=int, default=50)
+    parser.add_argument("verbs", nargs="*", default=list(verbs))
+    parser.add_argument("--times", type=int, default=times)
     values = parser.parse_args()
     world = values.folder.absolute() / "world"
     make_world(world)
+    return world, values
+
+
+def main() -> None:
+    """Run the verbs."""
+    world, values = read_arguments(__doc__, VERBS, 50)
     for name in values.verbs:
         verb, right, seconds = VERBS[name], [], 0.0
         for rows in ("new", "old"):

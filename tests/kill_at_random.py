@@ -9,7 +9,6 @@ final parameters, bit for bit.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -19,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from ingest_beside import CONFIG, VERBS, make_world, result, start, wait
+from ingest_beside import CONFIG, VERBS, read_arguments, result, start, wait
 
 from pinnerformer_jax import study
 
@@ -50,15 +49,7 @@ def temporary(folder: Path) -> list[str]:
 
 def main() -> None:
     """Kill the verbs."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("verbs", nargs="*", default=list(KILLED))
-    parser.add_argument("--times", type=int, default=20)
-    values = parser.parse_args()
-    world = values.folder.absolute() / "world"
-    make_world(world)
+    world, values = read_arguments(__doc__, KILLED, 20)
     (world / "study.py").write_text(STUDY)
     rng = np.random.default_rng(0)
     for name in values.verbs:

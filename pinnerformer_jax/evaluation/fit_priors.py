@@ -128,20 +128,13 @@ def _choose(full: np.ndarray, new: np.ndarray, user: np.ndarray) -> tuple[int, .
         part = value[chosen_on].sum(axis=0)[:, own, :, popularity]
         return tuple(int(k) for k in np.unravel_index(part.argmax(), part.shape))
 
-    def held_out(family: _Family) -> np.ndarray:
-        """[U]: the value of each user at the place that the users of the other folds choose."""
-        found = np.empty(len(users))
-        for k in range(FOLDS):
-            found[fold == k] = value[fold == k][:, *best(family, fold != k)]
-        return found
+    def held_out(family: _Family) -> float:
+        """The value of all users, each at the place that the users of the other folds choose."""
+        return sum(value[fold == k][:, *best(family, fold != k)].sum() for k in range(FOLDS))
 
     zero, whole = slice(0, 1), slice(None)
-    everybody = np.full(len(users), True)
-    of_both = held_out((whole, whole))
-    for simpler in ((zero, zero), (zero, whole), (whole, zero)):
-        if (of_both - held_out(simpler)).sum() <= 0:
-            return best(simpler, everybody)
-    return best((whole, whole), everybody)
+    families = (zero, zero), (zero, whole), (whole, zero), (whole, whole)
+    return best(max(families, key=held_out), np.full(len(users), True))  # of equals, the simplest
 
 
 def _rows(model: Evaluator, half_lives: Sequence[float]) -> Iterator[_Row]:
