@@ -70,15 +70,15 @@ def parts(folder: Path, sizes: Sequence[int], seconds: float) -> list[Part]:
         Part("profile", "profile", 100, (*users(main), *trace), NO_GRAPHS),
         Part("train", "train", 120, (*users(main), "--steps", "100", "--training.length-parts", "1")),
         *map(at, others[:2]),
-        Part("embed", "embed", 90, step),
-        Part("length-parts", "step", 100, (*step, "--lengths", "uniform")),
+        Part("embed", "embed", 180, step),
+        Part("length-parts", "step", 150, (*step, "--lengths", "uniform")),
         Part("resume", "correctness", 90, ("--only", "resume"), small=True),
         Part("deterministic", "step", 80, (*step, *deterministic)),
         *map(at, others[2:]),
         Part("heads-6", "step", 80, (*step, "--model.heads", "6")),
         Part("heads-12", "step", 80, (*step, "--model.heads", "12")),
         Part("attention", "attention", 60, step),
-        Part("loss", "loss", 60, step),
+        Part("loss", "loss", 90, step),
         Part("triton", "step", 150, step, kept),  # on an H200 more than 80 s of compiling
     ]
 

@@ -17,7 +17,7 @@ from pinnerformer_jax.objective.negatives import Pool
 
 def row_chunk() -> int:
     """Rows whose logits are in memory at a time: 54 MB for 1,024 rows and the paper's negatives. A GPU takes
-    more rows at a time, for fewer rounds of the loop (not timed there)."""
+    more rows at a time, for fewer rounds of the loop."""
     return 4096 if jax.default_backend() == "gpu" else 1024
 
 
