@@ -129,8 +129,9 @@ def evaluate_run(
     trained_with, graphdef, params, step, chosen_by = read_checkpoint(workdir, checkpoint)
     moved = config and config.data.prepared != trained_with.data.prepared
     prepared, config = config.data.prepared if config and moved else None, config or trained_with
-    with tempfile.TemporaryFile(dir=workdir):  # the results can be written there
-        pass
+    with tempfile.TemporaryFile(dir=workdir) as room:  # the results can be written there
+        room.write(bytes(2**20))
+        room.flush()
     timelines, catalog = open_data(workdir, prepared)
     data = EvaluationData(config, timelines, catalog)
     protocol, settings = data.protocol, config.evaluation

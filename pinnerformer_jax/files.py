@@ -282,6 +282,25 @@ def read_checked_json(path: Path, what: str, cure: str) -> dict[str, Any]:
     return values
 
 
+def checked_lines(path: Path) -> list[tuple[str, dict[str, Any] | None]]:
+    """Lines of JSON objects that end with their checksums (`with_checksum`): each as it is in the file, and
+    its values without the checksum; None: it is damaged. Lines of an older version have no checksum. A last
+    line without an end, which a kill cut short, is left out. No file, no lines."""
+    found: list[tuple[str, dict[str, Any] | None]] = []
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    for line in lines:
+        if not line.endswith(b"\n"):
+            continue
+        text = line.decode("utf-8", "replace")
+        try:
+            values = json.loads(text)
+            intact = isinstance(values, dict) and values.pop("sha256", None) in (None, _digest(values))
+        except ValueError:
+            intact = False
+        found.append((text, values if intact else None))
+    return found
+
+
 def _digest(values: dict[str, Any]) -> str:
     plain = json.loads(json.dumps(values))  # as they are read back
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

@@ -8,6 +8,7 @@ import hashlib
 import os
 import platform
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,17 +16,20 @@ import jax
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # malloc.h
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_OF_READERS = ("Event loop is closed", "Encountered error while reading array index")
 
 
 def set_up_process(*, keep_programs: bool = True) -> None:
     """Prepare a process to compute; each verb calls this once, before its first computation.
 
-    All threads share one heap (`share_heap`), and compiled programs are kept on disk (`keep_compiled`).
+    All threads share one heap (`share_heap`), compiled programs are kept on disk (`keep_compiled`), and only
+    the message reports a damaged checkpoint (`leave_out_readers`).
 
     Args:
         keep_programs: False where compilation itself is measured.
     """
     share_heap()
+    leave_out_readers()
     if keep_programs:
         keep_compiled()
 
@@ -37,6 +41,19 @@ def share_heap() -> None:
     keeps it, so call this before the first computation. Only glibc has arenas; elsewhere nothing happens.
     """
     _mallopt(_M_ARENA_MAX, 1)
+
+
+def leave_out_readers() -> None:
+    """Print no tracebacks of threads that were reading a checkpoint when another of them failed. At the first
+    array that cannot be read, Orbax (0.12) raises that error and closes its event loop; the threads that read
+    the other arrays find it closed."""
+    usual = sys.unraisablehook
+
+    def hook(found: sys.UnraisableHookArgs) -> None:
+        if not any(text in str(found.exc_value) for text in _OF_READERS):
+            usual(found)
+
+    sys.unraisablehook = hook
 
 
 def keep_heap(temporaries: int) -> bool:

@@ -6,6 +6,7 @@ import struct
 import jax.numpy as jnp
 import pytest
 
+from pinnerformer_jax.evaluation.report import read_losses
 from pinnerformer_jax.training import metrics_log
 from pinnerformer_jax.training.metrics_log import Meter, MetricsLog, StepMetrics
 
@@ -98,6 +99,25 @@ def test_lines_past_the_checkpoint_are_dropped_on_resume(tmp_path):
         file.write('{"step": 8, "lo')  # cut short by a kill
     write(tmp_path, 4, [6, 8])
     assert steps_of(tmp_path) == [2, 4, 6, 8]
+
+
+def test_a_damaged_line_is_named_on_resume_and_left_out_of_the_curve(tmp_path, capsys):
+    write(tmp_path, 0, [2, 4, 6])
+    file = tmp_path / "metrics.jsonl"
+    before = file.read_bytes()
+    second = before.index(b"\n") + 1
+    key = before.index(b'"sha256"', second)
+    for place in range(second, before.index(b"\n", second)):  # each byte of the second line
+        if key < place < key + 7:  # then its values are as they were
+            continue
+        file.write_bytes(before[:place] + bytes([before[place] ^ 1]) + before[place + 1 :])
+        assert [line["step"] for line in read_losses(file)] == [2, 6]
+        assert f"{file}: 1 damaged lines are not in" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=rf"{file} line 2 is damaged: delete the line"):
+        write(tmp_path, 6, [8])
+    file.write_bytes(before)
+    assert [line["step"] for line in read_losses(file)] == [2, 4, 6]
+    assert capsys.readouterr().err == ""
 
 
 def test_a_run_that_starts_anew_starts_an_empty_curve(tmp_path):

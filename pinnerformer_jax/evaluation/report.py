@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from pinnerformer_jax.evaluation.results import (
     Results,
     ScannResult,
 )
-from pinnerformer_jax.files import write_json, write_text
+from pinnerformer_jax.files import checked_lines, write_json, write_text
 
 PROTOCOLS = {
     "paper": "Paper",
@@ -164,16 +165,12 @@ def render(template: Path, **values: Any) -> str:
 
 
 def read_losses(path: Path) -> list[dict[str, float]]:
-    """Lines of a run's metrics.jsonl; [] if there is no file. A last line that was cut short is left out."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if "step" in line:
-            lines.append(line)
-    return lines
+    """Lines of a run's metrics.jsonl; [] if there is no file. Damaged lines are left out; their number is
+    printed."""
+    lines = [values for _, values in checked_lines(path)]
+    if damaged := lines.count(None):
+        print(f"{path}: {damaged} damaged lines are not in the report's curve", file=sys.stderr)
+    return [values for values in lines if values and "step" in values]
 
 
 def tables(rows: Sequence[MetricRow]) -> list[ProtocolTable]:

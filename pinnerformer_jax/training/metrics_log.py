@@ -12,7 +12,7 @@ from types import TracebackType
 
 import jax
 
-from pinnerformer_jax.files import write_text
+from pinnerformer_jax.files import checked_lines, with_checksum, write_text
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class MetricsLog:
         self._events.flush()
 
     def _record(self, step: int, values: dict[str, float]) -> None:
-        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        self._lines.write(json.dumps(with_checksum({"step": step, **values})) + "\n")
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
 
@@ -200,14 +200,10 @@ class MetricsLog:
 
 def _drop_after(file: Path, step: int) -> None:
     """Keep the lines up to `step`, without a last line that a kill cut short."""
-    if not file.is_file():
-        return
     kept = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
-        if line.endswith("\n"):
-            try:
-                logged = json.loads(line)["step"]
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"{file} line {number} is damaged ({error}): delete the line") from None
-            kept += [line] if logged <= step else []
-    write_text(file, "".join(kept))
+    for number, (line, values) in enumerate(checked_lines(file), start=1):
+        if values is None or "step" not in values:
+            raise ValueError(f"{file} line {number} is damaged: delete the line")
+        kept += [line] if values["step"] <= step else []
+    if file.is_file():
+        write_text(file, "".join(kept))
