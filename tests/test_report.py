@@ -162,7 +162,7 @@ def test_page_is_whole_in_itself(results, tmp_path):
     page = write_page(results, EXAMPLES, tmp_path).read_text()
     assert not re.search(r"https?:|//\w|src=|@import|url\((?!#)", page)
     assert "<script" not in page
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 6
     assert "prefers-color-scheme: dark" in page
     used = set(re.findall(r"var\((--[\w-]+)\)", page))
     assert used <= set(re.findall(r"(--[\w-]+):", page))

@@ -61,33 +61,35 @@ def loss_curve(lines: Sequence[Mapping[str, float]]) -> str | None:
     return _svg(figure, "loss")
 
 
-def recall_bars(panels: Sequence[tuple[str, Sequence[MetricRow]]]) -> str:
-    """Bars with intervals, one panel a protocol.
+def recall_bars(title: str, rows: Sequence[MetricRow]) -> str:
+    """Bars with intervals, the highest first. The model's two rows have its colour.
 
     Args:
-        panels: title of each, and its rows, which have intervals.
+        title: of the protocol.
+        rows: a method each, with intervals.
     """
-    figure, axes = _figure(len(panels), 11.6, 0.42 * max(len(rows) for _, rows in panels) + 0.9)
-    for axis, (title, rows) in zip(axes, panels, strict=True):
-        rows = sorted(rows, key=lambda row: row.value)
-        high = max([row.high or 0.0 for row in rows] + [1e-9])
-        for k, row in enumerate(rows):
-            axis.barh(k, row.value, 0.66, color=ACCENT if row.method == MODEL else BAR)
-            axis.hlines(k, row.low, row.high, color=INK, linewidth=1)
-            axis.text(
-                (row.high or row.value) + 0.02 * high,
-                k,
-                f"{row.value:.3f}",
-                va="center",
-                color=INK,
-                fontsize=9,
-            )
-        axis.set_yticks(range(len(rows)), [label(row.method) for row in rows])
-        axis.set_xlim(0, 1.2 * high)
-        axis.set_title(title, loc="left", fontsize=10.5, color=INK)
-        axis.grid(visible=False, axis="y")
-        axis.xaxis.set_major_locator(_ticks(4))
-    return _svg(figure, "bars")
+    figure, (axes,) = _figure(1, 5.0, 0.36 * len(rows) + 0.7)
+    rows = sorted(rows, key=lambda row: row.value)
+    high = max([row.high or 0.0 for row in rows] + [1e-9])
+    for k, row in enumerate(rows):
+        own = row.method in (MODEL, SERVED)
+        axes.barh(k, row.value, 0.66, color=ACCENT if own else BAR, alpha=0.5 if row.method == MODEL else 1)
+        axes.hlines(k, row.low, row.high, color=INK, linewidth=1)
+        axes.text(
+            (row.high or row.value) + 0.02 * high,
+            k,
+            f"{row.value:.3f}",
+            va="center",
+            color=INK,
+            fontsize=9,
+        )
+    axes.set_yticks(range(len(rows)), [label(row.method).replace(", ", ",\n") for row in rows])
+    axes.set_xlim(0, 1.2 * high)
+    # Above the names, too: they are wide, and a title above the bars alone may not fit.
+    figure.suptitle(title, x=0.02, ha="left", fontsize=10.5, color=INK)
+    axes.grid(visible=False, axis="y")
+    axes.xaxis.set_major_locator(_ticks(4))
+    return _svg(figure, title)
 
 
 def recall_by_history(rows: Sequence[LengthRow]) -> str:
@@ -98,7 +100,9 @@ def recall_by_history(rows: Sequence[LengthRow]) -> str:
     users = {row.events: row.n_users for row in rows}
     for method, colour in _colours([row.method for row in rows]):
         points = [(buckets.index(row.events), row.recall) for row in rows if row.method == method]
-        axes.plot(*zip(*points, strict=True), "o-", color=colour, label=label(method), **_weight(method))
+        axes.plot(
+            *zip(*points, strict=True), marker="o", color=colour, label=label(method), **_weight(method)
+        )
     axes.set_xticks(range(len(buckets)), [f"{name}\n({users[name]:,})" for name in buckets], fontsize=8)
     axes.set_xlabel("events up to t (users)")
     axes.set_ylabel("recall@10")
@@ -180,14 +184,17 @@ def _ticks(count: int) -> Any:
 
 
 def _colours(methods: Sequence[str]) -> list[tuple[str, str]]:
-    """Colours by method: baselines first, so that the model's line is drawn on top."""
-    others = [method for method in dict.fromkeys(methods) if method != MODEL]
-    own = [(MODEL, ACCENT)] if MODEL in methods else []
+    """Colours by method: baselines first, so that the model's lines are drawn on top."""
+    others = [method for method in dict.fromkeys(methods) if method not in (MODEL, SERVED)]
+    own = [(method, ACCENT) for method in (MODEL, SERVED) if method in methods]
     return [(method, LINES[k % len(LINES)]) for k, method in enumerate(others)] + own
 
 
-def _weight(method: str) -> dict[str, float]:
-    return {"linewidth": 2.6, "markersize": 5} if method == MODEL else {"linewidth": 1.4, "markersize": 3}
+def _weight(method: str) -> dict[str, Any]:
+    """Of a method's line; that of the inner product alone is dashed beside the served one of the same colour."""
+    if method in (MODEL, SERVED):
+        return {"linewidth": 2.4, "markersize": 5, "linestyle": "--" if method == MODEL else "-"}
+    return {"linewidth": 1.4, "markersize": 3, "linestyle": "-"}
 
 
 def _legend(figure: Figure) -> None:

@@ -117,18 +117,15 @@ def write_page(results: Results, examples: Sequence[Example], workdir: Path) -> 
     """
     rows = results.methods.rows
     bars = [
-        (
-            f"{title}: recall@10",
-            [row for row in rows if row.is_metric(protocol, "recall@10")],
-        )
+        (f"{title}: recall@10", [row for row in rows if row.is_metric(protocol, "recall@10")])
         for protocol, title in PROTOCOLS.items()
     ]
     page = render(
         Path(__file__).with_name("report.html"),
         name=results.config.name,
-        model=MODEL,
+        own={MODEL, SERVED},
         cards=list(_cards(rows)),
-        bars=figures.recall_bars([(title, panel) for title, panel in bars if panel]),
+        bars=[figures.recall_bars(title, panel) for title, panel in bars if panel],
         loss=figures.loss_curve(read_losses(workdir / "metrics.jsonl")),
         history=figures.recall_by_history(
             [row for row in results.methods.history_length if row.method in CURVES]
@@ -210,8 +207,8 @@ def protocol_sentence(results: Results) -> str:
     facts, filtered = results.protocol, results.config.evaluation.filter_seen
     seen = "left out of the candidates" if filtered else "kept among the candidates"
     return (
-        f"{facts.users:,} of {facts.eligible_users:,} unseen users with an event up to t = "
-        f"{facts.t} and a reachable target in the {facts.window_days:g} days after it; "
+        f"{facts.users:,} of {facts.eligible_users:,} unseen users with an event before the training ends "
+        f"(t = {facts.t}) and a reachable target in the {facts.window_days:g} days after it; "
         f"{facts.pairs:,} targets, "
         f"{facts.new_pairs:,} of them new to the user; {facts.unreachable_pairs:,} more are left out "
         f"because the item has no vector. Random index of {facts.index_size:,} of "
