@@ -191,7 +191,7 @@ def _colours(methods: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _weight(method: str) -> dict[str, Any]:
-    """Of a method's line; that of the inner product alone is dashed beside the served one of the same colour."""
+    """Of a method's line; the inner product alone is dashed beside the served score."""
     if method in (MODEL, SERVED):
         return {"linewidth": 2.4, "markersize": 5, "linestyle": "--" if method == MODEL else "-"}
     return {"linewidth": 1.4, "markersize": 3, "linestyle": "-"}
