@@ -32,7 +32,7 @@ from pinnerformer_jax.config import Config, EmbeddingConfig, EvaluationConfig, I
 from pinnerformer_jax.evaluation.baselines import baselines, choose_constants
 from pinnerformer_jax.evaluation.comparison import SERVED
 from pinnerformer_jax.evaluation.evaluator import EvaluationData, Evaluator
-from pinnerformer_jax.evaluation.examples import examples
+from pinnerformer_jax.evaluation.examples import examples, missed
 from pinnerformer_jax.evaluation.fit_priors import fit_priors
 from pinnerformer_jax.evaluation.report import print_results, write_page, write_results
 from pinnerformer_jax.evaluation.results import NotMeasured, Provenance, Results, ScannResult
@@ -168,10 +168,11 @@ def evaluate_run(
         staleness=stale,
     )
 
-    shown = examples(model.scorer, protocol, timelines, catalog, settings)
+    where = model.served(fit.priors), protocol, timelines, catalog, settings
+    drawn, not_served = examples(*where), missed(*where)
     timelines.check()
     print_results(results, console)
-    for path in (write_results(results, workdir), write_page(results, shown, workdir)):
+    for path in (write_results(results, workdir), write_page(results, drawn, not_served, workdir)):
         print(f"wrote {path}")
     return results.to_json()
 

@@ -6,7 +6,7 @@ from pinnerformer_jax.config import EvaluationConfig, PositiveRule
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.data.timelines import EVALUATION, Timelines
-from pinnerformer_jax.evaluation.examples import examples
+from pinnerformer_jax.evaluation.examples import examples, missed
 from pinnerformer_jax.evaluation.protocol import build_protocol
 
 T = 1_795_000_000
@@ -14,7 +14,7 @@ T = 1_795_000_000
 
 @pytest.fixture
 def described(tmp_path):
-    def tell(**config):
+    def tell(describe=examples, first=15, **config):
         def event(item, time):
             return (item, 1, 1, T + time, 0.0)
 
@@ -23,13 +23,14 @@ def described(tmp_path):
             "8": [event(3, -DAY), event(4, 1)],
         }
         path = write_prepared(
-            tmp_path / "p", users, T, roles=dict.fromkeys(users, EVALUATION), items=15,
+            tmp_path / f"{first}", users, T, roles=dict.fromkeys(users, EVALUATION), items=15,
             titles=[f"title {k}" for k in range(14)] + [None],
         )  # fmt: skip
         timelines, catalog, settings = Timelines.open(path), Catalog.open(path), EvaluationConfig(**config)
         protocol = build_protocol(timelines, catalog.reachable, (PositiveRule(),), settings)
         scores = np.tile(np.arange(15, 0, -1, dtype=np.float32), (2, 1))  # item 0 first
-        return examples(lambda users: scores[users], protocol, timelines, catalog, settings)
+        scores[:, first:] += 15
+        return describe(lambda users: scores[users], protocol, timelines, catalog, settings)
 
     return tell
 
@@ -59,3 +60,11 @@ def test_seen_items_are_not_retrieved_if_they_are_filtered(described):
         ("title 1", False),
         ("title 2", True),
     ]
+
+
+def test_users_without_a_hit_are_shown_the_one_with_the_most_targets_first(described):
+    assert described(missed) == []
+    found = described(missed, first=5)  # items 5 to 14 before all others
+    assert [user.user for user in found] == ["7", "8"]
+    assert not any(item.hit for user in found for item in user.targets)
+    assert [user.user for user in described(missed, first=3)] == ["7"]  # item 4 is found for user 8

@@ -121,7 +121,7 @@ def test_terminal_states_the_protocol(results):
 def test_terminal_and_page_state_the_checkpoint(results, tmp_path):
     said = "Checkpoint: step 1,234 (lowest validation loss); evaluated 2026-11-26T08:00:00+00:00"
     assert said in " ".join(text(results).split())
-    assert said in write_page(results, EXAMPLES, tmp_path).read_text()
+    assert said in write_page(results, EXAMPLES, [], tmp_path).read_text()
 
 
 def test_tables_fit_a_terminal_of_80_columns(results):
@@ -159,7 +159,7 @@ def test_results_are_plain_json_with_the_promised_rows(results, tmp_path):
 
 def test_page_is_whole_in_itself(results, tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "validation_loss": 2.5}\n')
-    page = write_page(results, EXAMPLES, tmp_path).read_text()
+    page = write_page(results, EXAMPLES, [], tmp_path).read_text()
     assert not re.search(r"https?:|//\w|src=|@import|url\((?!#)", page)
     assert "<script" not in page
     assert page.count("<svg") == 6
@@ -169,14 +169,16 @@ def test_page_is_whole_in_itself(results, tmp_path):
 
 
 def test_page_escapes_what_comes_from_the_log(results, tmp_path):
-    page = write_page(results, EXAMPLES, tmp_path).read_text()
+    page = write_page(results, EXAMPLES, [], tmp_path).read_text()
     assert "Tea &amp; &lt;i&gt;cake&lt;/i&gt;" in page
     assert "User &lt;u&gt;" in page
     assert "<b>bold</b>" not in page
 
 
 def test_page_tells_examples_and_headlines(results, tmp_path):
-    page = write_page(results, EXAMPLES, tmp_path).read_text()
+    page = write_page(results, EXAMPLES, [], tmp_path).read_text()
+    assert "no target is found" not in page
+    assert "no target is found" in write_page(results, [], EXAMPLES, tmp_path).read_text()
     assert "1,234 events" in page
     assert "✓ hit" in page
     assert page.count('<li class="hit">') == 1
@@ -187,7 +189,7 @@ def test_page_tells_examples_and_headlines(results, tmp_path):
 
 def test_page_without_scann(results, tmp_path):
     results = dataclasses.replace(results, scann=NotMeasured("ScaNN does not load here"))
-    assert "ScaNN does not load here" in write_page(results, EXAMPLES, tmp_path).read_text()
+    assert "ScaNN does not load here" in write_page(results, EXAMPLES, [], tmp_path).read_text()
 
 
 def test_losses_tolerate_absence_and_a_line_cut_short(tmp_path):

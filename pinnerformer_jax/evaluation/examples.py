@@ -11,12 +11,14 @@ from pinnerformer_jax.config import EvaluationConfig
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import format_time
 from pinnerformer_jax.data.timelines import Timelines
-from pinnerformer_jax.evaluation.comparison import Scorer
+from pinnerformer_jax.evaluation.comparison import MAX_SCORES, Scorer
 from pinnerformer_jax.evaluation.metrics import NO_PAIRS, rank_targets, retrieved
 from pinnerformer_jax.evaluation.protocol import Protocol
 
 SHOWN = 10
 """Items of each list."""
+ACTIVE = 256
+"""Users with the most targets, among whom `missed` looks."""
 
 
 class ExampleEvent(NamedTuple):
@@ -55,6 +57,34 @@ def examples(
     """Describe a few users, drawn at random so that the choice favours no method."""
     rng = np.random.default_rng(config.seed)
     places = np.sort(rng.choice(len(protocol.users), min(count, len(protocol.users)), replace=False))
+    return _describe(places, scorer, protocol, timelines, catalog, config)
+
+
+def missed(
+    scorer: Scorer,
+    protocol: Protocol,
+    timelines: Timelines,
+    catalog: Catalog,
+    config: EvaluationConfig,
+    count: int = 3,
+) -> list[Example]:
+    """Describe the users with the most targets of which none is retrieved. They show what the method cannot
+    do. Looked for among the `ACTIVE` users with the most targets, or fewer in a large catalogue."""
+    active = max(min(ACTIVE, MAX_SCORES // len(protocol.reachable)), 1)
+    places = np.argsort(-np.diff(protocol.targets.offsets), kind="stable")[:active]
+    found = _describe(places, scorer, protocol, timelines, catalog, config)
+    return [user for user in found if not any(target.hit for target in user.targets)][:count]
+
+
+def _describe(
+    places: np.ndarray,
+    scorer: Scorer,
+    protocol: Protocol,
+    timelines: Timelines,
+    catalog: Catalog,
+    config: EvaluationConfig,
+) -> list[Example]:
+    """Evaluated users by their places, in this order."""
     history, targets = protocol.history, protocol.targets
     user, number = targets.of(places)
     owner, event = history.of(places)

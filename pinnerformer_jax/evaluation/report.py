@@ -107,12 +107,15 @@ def write_results(results: Results, workdir: Path) -> Path:
     return path
 
 
-def write_page(results: Results, examples: Sequence[Example], workdir: Path) -> Path:
+def write_page(
+    results: Results, examples: Sequence[Example], missed: Sequence[Example], workdir: Path
+) -> Path:
     """Write WORKDIR/report.html, which needs no other file; its path.
 
     Args:
         results: of the evaluation.
         examples: users to show.
+        missed: users for whom no target is retrieved, likewise.
         workdir: of the run. The loss curve is read from its metrics.jsonl, if there is one.
     """
     rows = results.methods.rows
@@ -134,7 +137,7 @@ def write_page(results: Results, examples: Sequence[Example], workdir: Path) -> 
             {name: curve for name, curve in results.methods.coverage_curve.items() if name in CURVES}
         ),
         tables=tables(rows),
-        examples=examples,
+        users=[("Users, drawn at random", examples), ("Active users of whom no target is found", missed)],
         verdict=results.verdict,
         sentence=protocol_sentence(results),
         priors=priors_sentence(results),
