@@ -23,6 +23,7 @@ VERBS = (
     "evaluate",
     "embed",
     "recommend",
+    "similar",
     "replay",
     "study",
     "compare_items",

@@ -1,21 +1,28 @@
-"""Recommend items to a user, from the state that the daily job published.
+"""Recommend items to users, from the state that the daily job published.
 
-    python -m pinnerformer_jax.recommend --snapshots DIR --user ID [-k 10] [--hide-seen] [--store URL]
+    python -m pinnerformer_jax.recommend --snapshots DIR --user ID [--user ID ...] [-k 10] [--hide-seen]
+    python -m pinnerformer_jax.recommend --snapshots DIR --all --out recs.parquet     # or .csv, .jsonl
 
-A user without a vector (unknown, deleted, or with too few events) gets the most popular items.
+Printed, a user without a vector (unknown, deleted, or with too few events) gets the most popular items. In a
+file, such users are left out, and counted by reason.
+
+Rules of the shop (--allow, --block, --at-most) are read at each call; they need no new state.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pinnerformer_jax.command_line import errors_as_messages
+from pinnerformer_jax.serving import bulk
 from pinnerformer_jax.serving.recommender import Recommendations, Recommender
+from pinnerformer_jax.serving.shop_rules import add_flags, read_ids, rules_of
 from pinnerformer_jax.serving.stores import open_store
 
 if TYPE_CHECKING:
@@ -23,13 +30,32 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-_FLAGS = ("--snapshots", "--user", "-k", "--hide-seen", "--store", "-h", "--help")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb; the exit code."""
-    from rich.console import Console
+    parser = _parser()
+    flags = set(parser._option_string_actions)
+    values = parser.parse_args(_with_joined_ids(sys.argv[1:] if argv is None else argv, flags))
+    if values.all_users and values.out is None:
+        parser.error("--all needs --out FILE")
+    if values.users is not None and values.out is None:
+        parser.error("--users needs --out FILE; --user ID prints")
+    if values.json and values.out is not None:
+        parser.error("--json prints; --out FILE.jsonl writes JSON lines")
+    with errors_as_messages():
+        many = values.out is not None
+        if many and values.out.suffix not in bulk.FORMATS:
+            raise ValueError(f"--out {values.out}: the name must end with one of {', '.join(bulk.FORMATS)}")
+        store = open_store(values.store) if values.store else None
+        recommender = Recommender.open(values.snapshots, store, keep_events=many)
+        recommender.rules = rules_of(values, recommender.refresh().items["item_id"].combine_chunks())
+        if many:
+            _write(recommender, values)
+        else:
+            _print(recommender, values)
+    return 0
 
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pinnerformer_jax.recommend",
         description=__doc__,
@@ -39,8 +65,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--snapshots", type=Path, required=True, metavar="DIR", help="where states are published"
     )
-    parser.add_argument("--user", required=True, metavar="ID", help="as in the log")
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument(
+        "--user", action="append", metavar="ID", help="as in the log; may be given several times"
+    )
+    who.add_argument("--users", type=Path, metavar="FILE", help="ids, one a line")
+    who.add_argument("--all", action="store_true", dest="all_users", help="everybody in the state")
     parser.add_argument("-k", type=int, default=10, help="how many items (%(default)s)")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="write a table, .parquet, .csv or .jsonl, and print no items"
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON object for each user")
     parser.add_argument(
         "--hide-seen", action="store_true", help="leave out items of the user's newest events"
     )
@@ -48,25 +83,48 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--store", metavar="URL",
         help="look the vector up in this feature store (the URL that embed got), not in the snapshot",
     )  # fmt: skip
-    values = parser.parse_args(_with_joined_id(sys.argv[1:] if argv is None else argv))
-    with errors_as_messages():
-        store = open_store(values.store) if values.store else None
-        recommender = Recommender.open(values.snapshots, store)
-        user_id = _user_id(values.user, recommender.user_type())
-        found = recommender.recommend(user_id, values.k, exclude_seen=values.hide_seen)
-    origin = "no vector, so the most popular items" if found.cold else f"by {found.formula}"
-    print(f"user {values.user}: {origin} (model {found.model_version}, {found.date})")
-    Console().print(_table(found))
-    return 0
+    add_flags(parser)
+    return parser
 
 
-def _with_joined_id(argv: Sequence[str]) -> list[str]:
+def _with_joined_ids(argv: Sequence[str], flags: set[str]) -> list[str]:
     """The arguments with `--user -x` as `--user=-x`: the parser takes an id that starts with - for a flag."""
-    joined = list(argv)
-    for k, (flag, value) in enumerate(itertools.pairwise(argv)):
-        if flag == "--user" and value.startswith("-") and value.partition("=")[0] not in _FLAGS:
-            return [*joined[:k], f"--user={value}", *joined[k + 2 :]]
+    joined: list[str] = []
+    for value in argv:
+        is_id = value.startswith("-") and value.partition("=")[0] not in flags
+        if joined and joined[-1] == "--user" and is_id:
+            joined[-1] = f"--user={value}"
+        else:
+            joined.append(value)
     return joined
+
+
+def _write(recommender: Recommender, values: argparse.Namespace) -> None:
+    """Write the file of --out, and print what it has."""
+    import pyarrow as pa
+
+    user_type, ids = recommender.user_type(), None
+    if values.users is not None:
+        ids = read_ids(values.users, user_type)
+    elif values.user is not None:
+        ids = pa.array([_user_id(user, user_type) for user in values.user], user_type).unique()
+    counts = bulk.write_recommendations(recommender, ids, values.k, values.out, exclude_seen=values.hide_seen)
+    print(f"{values.out}: {counts.summary()}")
+
+
+def _print(recommender: Recommender, values: argparse.Namespace) -> None:
+    """Print the recommendations of each --user."""
+    from rich.console import Console
+
+    for user in values.user:
+        user_id = _user_id(user, recommender.user_type())
+        found = recommender.recommend(user_id, values.k, exclude_seen=values.hide_seen)
+        if values.json:
+            print(json.dumps(_as_json(user_id, found), ensure_ascii=False, default=str))
+            continue
+        origin = "no vector, so the most popular items" if found.cold else f"by {found.formula}"
+        print(f"user {user}: {origin} (model {found.model_version}, {found.date})")
+        Console().print(_table(found))
 
 
 def _user_id(text: str, user_type: pa.DataType) -> Any:
@@ -76,6 +134,27 @@ def _user_id(text: str, user_type: pa.DataType) -> Any:
         return pa.scalar(text).cast(user_type).as_py()
     except pa.ArrowInvalid:
         raise ValueError(f"--user {text!r}: user ids are of type {user_type}") from None
+
+
+def _as_json(user_id: Any, found: Recommendations) -> dict[str, Any]:
+    """An object for JSON; the score of a cold user's items is null."""
+    items = [
+        {
+            "rank": rank,
+            "item_id": item.id,
+            "title": item.title,
+            "score": None if math.isnan(item.score) else item.score,
+        }
+        for rank, item in enumerate(found.items, 1)
+    ]
+    return {
+        "user_id": user_id,
+        "cold": found.cold,
+        "score": found.formula,
+        "model_version": found.model_version,
+        "date": found.date,
+        "items": items,
+    }
 
 
 def _table(found: Recommendations) -> Table:

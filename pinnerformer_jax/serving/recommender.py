@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pinnerformer_jax.files import ReadLock
-from pinnerformer_jax.retrieval.priors import Priors, decay
+from pinnerformer_jax.retrieval.priors import Priors
+from pinnerformer_jax.retrieval.rules import NO_RULES, Rules, within_cap
 from pinnerformer_jax.retrieval.scann_index import ScannIndex, version_of
 from pinnerformer_jax.serving import snapshot, state
 from pinnerformer_jax.serving.manifest import CURE, read_manifest
+from pinnerformer_jax.serving.own_items import NOTHING, Counting, OwnItems
 from pinnerformer_jax.serving.ranking import OwnCounts, Ranking
+from pinnerformer_jax.serving.shop_rules import ShopRules
 from pinnerformer_jax.serving.tombstones import deleted_users, tombstone_files
-from pinnerformer_jax.serving.user_events import UserEvents, positive_events
+from pinnerformer_jax.serving.user_events import UserEvents
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,6 +56,7 @@ class LoadedState:
         root: SNAPSHOTS.
         name: path of the state below it.
         store: feature store of the user vectors; None: the state's own users.parquet.
+        keep_events: see `Recommender.open`.
 
     Raises:
         FileNotFoundError: there is no such state.
@@ -60,7 +64,9 @@ class LoadedState:
             store has no vectors of that version.
     """
 
-    def __init__(self, root: Path, name: str, store: snapshot.UserStore | None = None) -> None:
+    def __init__(
+        self, root: Path, name: str, store: snapshot.UserStore | None = None, *, keep_events: bool = True
+    ) -> None:
         self.name, self.folder = name, root / name
         self.manifest = read_manifest(root, name)
         lock = ReadLock(self.folder)
@@ -81,8 +87,17 @@ class LoadedState:
         self.priors = self.manifest.priors
         popularity = self.folder / "popularity.npy"
         counts = np.load(popularity, allow_pickle=False) if popularity.is_file() else None
-        self.ranking = Ranking(self.vectors, index, self.priors, counts)
+        # An index without partitions compares all items too, and a product does that for a batch at once.
+        self.index = index if index is not None and index.settings.leaves else None
+        self.popularity = counts
+        self.ranking = Ranking(self.vectors, self.index, self.priors, counts)
+        self._ruled: tuple[ShopRules | None, Rules, Ranking] = None, NO_RULES, self.ranking
         self.events = UserEvents(self.folder / "events.parquet")
+        end = int(state.day_end(self.manifest.date).timestamp())
+        self.counting = Counting(self.manifest.positives, end, self.priors.own_half_life_days)
+        self._own: OwnItems | None = None
+        if keep_events:
+            self._own = OwnItems.read(self.events, self.items["item_id"].combine_chunks(), self.counting)
         self.user_type = _type_of_users(self.folder)
         self.users: snapshot.UserVectors
         if store is None:
@@ -95,26 +110,53 @@ class LoadedState:
         lock.check()
 
     @cached_property
-    def _row(self) -> dict[Any, int]:
+    def row(self) -> dict[Any, int]:
         """Row of each item."""
         return {item: row for row, item in enumerate(self.items["item_id"].to_pylist())}
 
+    def items_of(self, scores: np.ndarray, rows: np.ndarray) -> list[Item]:
+        """Items of rows, with scores."""
+        found = self.items.select(["item_id", "title"]).take(rows)
+        return [
+            Item(item, title, float(score))
+            for item, title, score in zip(*found.to_pydict().values(), scores, strict=True)
+        ]
+
     def rows_of(self, item_ids: pa.ChunkedArray) -> np.ndarray:
         """int64: the rows of items; -1: it has no vector."""
-        return np.array([self._row.get(item, -1) for item in item_ids.to_pylist()], np.int64)
+        return np.array([self.row.get(item, -1) for item in item_ids.to_pylist()], np.int64)
 
-    def own_counts(self, events: pa.Table, rows: np.ndarray) -> OwnCounts:
-        """A user's own decayed counts.
+    def own(self, user_id: Any) -> OwnCounts:
+        """The items of a user's newest events, and their decayed counts."""
+        if self._own is not None:
+            return self._own.of(user_id)
+        events = self.events.of(user_id)
+        return self.counting.of(events, self.rows_of(events["item_id"]))
 
-        Args:
-            events: of the user, see `UserEvents.of`.
-            rows: int64 [E], the rows of their items.
-        """
-        end = int(state.day_end(self.manifest.date).timestamp())
-        counted = positive_events(events, self.manifest.positives) & (rows >= 0)
-        time = events["micros"].to_numpy()[counted] // 10**6
-        own, place = np.unique(rows[counted], return_inverse=True)
-        return OwnCounts(own, np.bincount(place, decay(time, end, self.priors.own_half_life_days), len(own)))
+    @cached_property
+    def own_items(self) -> OwnItems:
+        """`own` of all users."""
+        if self._own is None:
+            self._own = OwnItems.read(self.events, self.items["item_id"].combine_chunks(), self.counting)
+        return self._own
+
+    def under(self, rules: ShopRules | None) -> Ranking:
+        """The ranking within the rules of a shop; kept until other rules are asked for."""
+        known, _, ranking = self._ruled
+        if known is not rules:
+            by_row = NO_RULES if rules is None else rules.for_items(self.items["item_id"].combine_chunks())
+            ranking = Ranking(self.vectors, self.index, self.priors, self.popularity, by_row)
+            self._ruled = rules, by_row, ranking
+        return ranking
+
+    def most_popular(self, k: int, hidden: np.ndarray, rules: Rules) -> np.ndarray:
+        """int32 [at most k]: rows of the most popular items that may be shown."""
+        if rules is NO_RULES:
+            rows = self.popular[: k + len(hidden)]
+        else:
+            rows = self.popular if rules.allowed is None else self.popular[rules.allowed[self.popular]]
+        rows = rows[~np.isin(rows, hidden)]
+        return rows[within_cap(rows, rules)][:k]
 
 
 class Recommender:
@@ -122,22 +164,40 @@ class Recommender:
 
     Threads may share it. If a new state cannot be used, that is logged as an error, and the old one goes on
     being served.
+
+    Attributes:
+        rules: of the shop, for every answer from now on; None: there are none. Replace the object when they
+            change; the first answer after that takes some milliseconds more.
     """
 
-    def __init__(self, root: Path, loaded: LoadedState, store: snapshot.UserStore | None = None) -> None:
-        self._root, self._loaded, self._store = root, loaded, store
+    rules: ShopRules | None = None
+
+    def __init__(
+        self,
+        root: Path,
+        loaded: LoadedState,
+        store: snapshot.UserStore | None = None,
+        *,
+        keep_events: bool = True,
+    ) -> None:
+        self._root, self._loaded, self._store, self._keep_events = root, loaded, store, keep_events
         self._deleted: tuple[list[Path], set[Any]] = [], set()
         self._tried: tuple[str, int] | None = None
         self._loading = threading.Lock()
 
     @classmethod
-    def open(cls, snapshots: str | Path, users: snapshot.UserStore | None = None) -> Recommender:
+    def open(
+        cls, snapshots: str | Path, users: snapshot.UserStore | None = None, *, keep_events: bool = True
+    ) -> Recommender:
         """Load the served state.
 
         Args:
             snapshots: folder that python -m pinnerformer_jax.embed publishes to.
             users: the feature store where vectors are looked up, such as stores.open_store(URL); None: the
                 state's own users.parquet.
+            keep_events: read the users' newest events once and keep their items in memory, 8 bytes for each
+                user and item. False: each request that needs them reads the file, which is less work if
+                there are few requests.
 
         Raises:
             FileNotFoundError: no state was published there.
@@ -149,7 +209,8 @@ class Recommender:
             if not (root / name).is_dir():
                 raise FileNotFoundError(f"{root / 'CURRENT'}: names {name}, which is not there; {CURE}")
             try:
-                return cls(root, LoadedState(root, name, users), users)
+                loaded = LoadedState(root, name, users, keep_events=keep_events)
+                return cls(root, loaded, users, keep_events=keep_events)
             except (OSError, ValueError):
                 if state.current(root) == name:
                     raise  # else it was pruned, and a later state is served
@@ -158,7 +219,7 @@ class Recommender:
         )
 
     def recommend(self, user_id: Any, k: int = 10, *, exclude_seen: bool = False) -> Recommendations:
-        """The k items of highest served score; for a user without a vector the k most popular items.
+        """The k items of highest served score within `rules`; for a user without a vector the k most popular.
 
         The score is the inner product with the user's vector, and the priors if the run's evaluation found
         that they help: the same score as the method "served" of the evaluation.
@@ -178,30 +239,41 @@ class Recommender:
         if k < 1:
             raise ValueError(f"k = {k}: must be at least 1")
         loaded = self.refresh()
-        deleted = user_id in self._deleted_users()
+        deleted = user_id in self.deleted_users()
         vector = None if deleted else loaded.users.get(user_id)
-        hidden, own = np.empty(0, np.int64), OwnCounts(np.empty(0, np.int64), np.empty(0))
-        counted = vector is not None and loaded.priors.own_weight != 0
-        if not deleted and (exclude_seen or counted):
-            events = loaded.events.of(user_id)
-            rows = loaded.rows_of(events["item_id"])
-            hidden = np.unique(rows) if exclude_seen else hidden
-            own = loaded.own_counts(events, rows) if counted else own
+        ranking, own = loaded.under(self.rules), NOTHING
+        if not deleted and (exclude_seen or (vector is not None and loaded.priors.own_weight)):
+            own = loaded.own(user_id)
+        hidden = own.rows if exclude_seen else NOTHING.rows
         if vector is None:
-            rows = loaded.popular[: k + len(hidden)]
-            rows = rows[~np.isin(rows, hidden)][:k]
+            rows = loaded.most_popular(k, hidden, ranking.rules)
             scores = np.full(len(rows), np.nan)
         else:
-            scores, rows = loaded.ranking.best(vector, k, own, hidden)
-        found = loaded.items.select(["item_id", "title"]).take(rows)
-        items = [
-            Item(item, title, float(score))
-            for item, title, score in zip(*found.to_pydict().values(), scores, strict=True)
-        ]
-        manifest = loaded.manifest
+            scores, rows = ranking.best(vector, k, own, hidden)
+        items = loaded.items_of(scores, rows)
         return Recommendations(
-            items, vector is None, loaded.model_version, manifest.date, loaded.priors.formula
+            items, vector is None, loaded.model_version, loaded.manifest.date, loaded.priors.formula
         )
+
+    def similar(self, item_id: Any, k: int = 10) -> list[Item]:
+        """The k items whose vectors have the largest inner product with an item's own, best first, within
+        `rules`; the score is that product, for vectors are of unit length their cosine.
+
+        Args:
+            item_id: of the type that ids have in the log.
+            k: how many; fewer if there are not so many items.
+
+        Raises:
+            ValueError: k < 1, or no item of the state has this id.
+        """
+        if k < 1:
+            raise ValueError(f"k = {k}: must be at least 1")
+        loaded = self.refresh()
+        row = loaded.row.get(item_id)
+        if row is None:
+            raise ValueError(f"item {item_id!r}: none of the {len(loaded.vectors):,} items of the state")
+        ranking = Ranking(loaded.vectors, loaded.index, Priors(), None, loaded.under(self.rules).rules)
+        return loaded.items_of(*ranking.best(loaded.vectors[row], k, NOTHING, np.array([row])))
 
     def refresh(self) -> LoadedState:
         """The state that is served now. It is loaded here if the pointer has moved and the feature store has
@@ -213,14 +285,14 @@ class Recommender:
             flipped = (self._root / "CURRENT").stat().st_mtime_ns
             if self._tried != (name, flipped) and self._stored(name):
                 self._tried = name, flipped  # not tried again, until the pointer is written again
-                self._loaded = LoadedState(self._root, name, self._store)
+                self._loaded = LoadedState(self._root, name, self._store, keep_events=self._keep_events)
         except (OSError, ValueError) as error:
             _log.error("%s goes on being served: %s", self._loaded.name, error)
         finally:
             self._loading.release()
         return self._loaded
 
-    def _deleted_users(self) -> set[Any]:
+    def deleted_users(self) -> set[Any]:
         """Ids of deleted users, read again when there are further ones.
 
         Raises:

@@ -15,6 +15,7 @@ items.parquet, in the rows of the index
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -38,6 +39,9 @@ class UserVectors(Protocol):
 
     def get(self, user_id: Any) -> np.ndarray | None:
         """float32 [D]; None: the user has no vector."""
+
+    def get_many(self, user_ids: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+        """float32 [B, D], zeros for users without a vector; bool [B], whether the user has one."""
 
 
 @runtime_checkable
@@ -230,6 +234,17 @@ class SnapshotVectors:
         if row == count or self.user_ids[row].as_py() != user_id:
             return None
         return self.vectors[row].astype(np.float32)
+
+    def get_many(self, user_ids: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+        """float32 [B, D], zeros for users without a vector; bool [B], whether the user has one."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        rows = pc.index_in(pa.array(user_ids, self.user_ids.type), self.user_ids)
+        known, rows = rows.is_valid().to_numpy(zero_copy_only=False), rows.drop_null().to_numpy()
+        vectors = np.zeros((len(known), self.vectors.shape[1]), np.float32)
+        vectors[known] = self.vectors[rows]
+        return vectors, known
 
 
 def lists(vectors: np.ndarray) -> pa.Array:
