@@ -24,6 +24,7 @@ VERBS = (
     "embed",
     "recommend",
     "similar",
+    "run",
     "replay",
     "study",
     "compare_items",

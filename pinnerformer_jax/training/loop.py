@@ -21,13 +21,20 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from pinnerformer_jax.config import Config
+from pinnerformer_jax.config import Config, TrainingConfig
 from pinnerformer_jax.data.contracts import Batch, longest_in_parts
 from pinnerformer_jax.data.timelines import VALIDATION, Timelines
 from pinnerformer_jax.data.windows import Windows, training_batches
 from pinnerformer_jax.objective.targets import Objective
 from pinnerformer_jax.runtime import keep_heap
-from pinnerformer_jax.training.checkpoint import Checkpoints, RunRecord, check_name, claim, data_digest
+from pinnerformer_jax.training.checkpoint import (
+    Checkpoints,
+    RunRecord,
+    check_name,
+    claim,
+    data_digest,
+    read_record,
+)
 from pinnerformer_jax.training.inputs import open_training_data
 from pinnerformer_jax.training.memory import check_memory, refuse
 from pinnerformer_jax.training.metrics_log import Meter, MetricsLog
@@ -146,7 +153,7 @@ def train(run: Run, state: TrainState) -> TrainState:
         MetricsLog(run.workdir, step, config.steps, config.batch_size) as log,
         jax.transfer_guard("disallow"),
     ):
-        if _no_longer_better(run, checkpoints):
+        if _no_longer_better(config, checkpoints):
             log.say(f"nothing is left to do: {_ended(run, checkpoints)}")
             return state
         batches = training_batches(run.timelines, run.config, start_step=step, steps=config.steps)
@@ -199,7 +206,7 @@ def train(run: Run, state: TrainState) -> TrainState:
                 else:
                     raise _not_finite(step, "the validation loss", checkpoints)
                 log.flush()
-                if step < config.steps and _no_longer_better(run, checkpoints):
+                if step < config.steps and _no_longer_better(config, checkpoints):
                     log.say(f"training ends after step {step}: {_ended(run, checkpoints)}")
                     return state
                 meter.start()
@@ -217,9 +224,16 @@ def _recall(run: Run, state: TrainState) -> tuple[float, float] | None:
         return run.recall(run.graphdef, jax.device_get(state.params))
 
 
-def _no_longer_better(run: Run, checkpoints: Checkpoints) -> bool:
+def is_finished(workdir: Path) -> bool:
+    """Whether the training of a run has ended: after all its steps, or because it got no better."""
+    config = read_record(workdir).config.training
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        return checkpoints.step() == config.steps or _no_longer_better(config, checkpoints)
+
+
+def _no_longer_better(config: TrainingConfig, checkpoints: Checkpoints) -> bool:
     """Whether the best checkpoint is followed by `training.patience` others."""
-    config, best, last = run.config.training, checkpoints.step("best"), checkpoints.step("last")
+    best, last = checkpoints.step("best"), checkpoints.step("last")
     if not config.patience or best is None or last is None:
         return False
     return last - best >= config.patience * config.checkpoint_every
