@@ -114,4 +114,4 @@ def strength(action: str) -> str:
 
 def named(columns: Sequence[Facts], names: Sequence[str]) -> list[Facts]:
     """The columns that have one of these names, by the order of the names."""
-    return sorted((c for c in columns if c.key in names), key=lambda c: names.index(c.key))
+    return sorted((c for c in columns if c.key in names), key=lambda c: (names.index(c.key), c.name.lower() != c.name))

@@ -48,9 +48,8 @@ def choose_ids(draft: Draft, columns: Sequence[Facts]) -> None:
         reason = f"by its name; in a sample {best.distinct:,} values such as {best.example}"
         mark = ""
         if best.kind.endswith("[]"):
-            draft.choose(
-                name, f"unnest({best.sql})", "a list: each row of the log has several, unnested", CHECK
-            )
+            values = "a list: each row of the log is as many events, which unnest takes apart"
+            draft.choose(name, f"unnest({best.sql})", values)
             continue
         if not sure:
             reason += f". Only some logs name {what} by such a column"
@@ -100,45 +99,39 @@ def choose_time(
     maybe = [
         c for c in columns
         if c not in sure and c.filled > 0.05 and not column_names.LATER_TIME.search(c.key)
-        and re.search(r"time|date|(_|\b|[a-z])(At|at|ts|dt)\b|timestamp", c.name) and c.key not in column_names.DURATION
+        and c.key not in column_names.DURATION and re.search(r"time|date|(At|_at|_ts|_dt)$", c.name)
     ]  # fmt: skip
     rest = [c for c in columns if c not in sure + maybe and not re.search("id$", c.key) and c.filled > 0.5]
-    listed = next((c for c in sure + maybe if c.kind.endswith("[]")), None)
     unknown: TimeFormat | None = None
     for group in (sure, maybe, rest):
         found = {}
         for column in group:
-            form = None if column.kind.endswith("]") else read_times(connection, relation, column)
-            if form is None or (
-                column in rest
-                and (form.mark == EDIT or (not re.match("TIMESTAMP", column.kind) and form.unit == "s"))
-            ):
+            form = read_times(connection, relation, column)
+            if form is None:
                 continue
-            if not form.expression and form.unit == "s":  # numbers of another kind
+            if form.expression or form.unit == "timestamp":
+                found[column.name] = form
+            elif group is not rest:  # numbers of another kind
                 unknown = unknown or form
-                continue
-            found[column.name] = form
         if not found:
             continue
         finer = {name: form for name, form in found.items() if not form.coarse} or found
         name = next(iter(finer))
         form = finer[name]
-        others = [repr(other.expression) for key, other in finer.items() if key != name]
-        reason, mark = form.reason, form.mark
-        if others and not mark:
-            reason, mark = f"{reason}. It might as well be {_or(others)}", CHECK
-        if group is not sure and not mark:
-            reason, mark = f"{name}: {reason}. The name does not say that it is the time of the event", CHECK
+        others = [f"{other.expression!r}, time_unit={other.unit!r}" for key, other in finer.items() if key != name]
+        value, reason, mark, instead = form.expression, form.reason, form.mark, [*form.instead, *others]
+        if others:
+            reason, mark = f"{reason}. It might as well be {' or '.join(list(finer)[1:])}", mark or CHECK
+        if group is maybe:
+            reason, mark = f"{reason}. Its name does not say that it is the time of the event", mark or CHECK
+        if group is rest and not name.startswith("unnest"):
+            reason = f"no column is called like a time. {name} could be one: {reason}"
+            value, mark, instead = "", EDIT, [repr(form.expression), *instead]
         if form.coarse:
             reason += ". Days without a time of day: the order within a day is not known"
-        draft.choose("data.columns.time", form.expression, reason, mark, [*form.instead, *others])
+        draft.choose("data.columns.time", value, reason, mark, instead)
         draft.choose("data.time_unit", form.unit, "see data.columns.time")
         return form
-    if listed:
-        draft.choose("data.columns.time", f"unnest({listed.sql})", "a list, unnested as the items are", CHECK)
-        unit = "s" if "INT" in listed.kind or "DOUBLE" in listed.kind else "timestamp"
-        draft.choose("data.time_unit", unit, "the lists were not looked into", CHECK)
-        return None
     if unknown:
         draft.choose("data.columns.time", "", unknown.reason, EDIT, unknown.instead)
         draft.choose("data.time_unit", unknown.unit, "see data.columns.time")
@@ -214,6 +207,8 @@ def choose_duration(draft: Draft, columns: Sequence[Facts]) -> None:
     value = best.name
     if kind in ("INTERVAL", "TIME"):
         reason = f"of type {kind}"
+    elif any(of.startswith("duration") for of in best.of_files):
+        reason = f"of type {best.of_files[0]} in the files, so that its unit is known"
     elif in_ms:
         number = f"try_cast({best.bare} AS DOUBLE)" if kind == "VARCHAR" else best.bare
         value, reason = f"{number} / 1000", f"milliseconds by its name; {reason}"

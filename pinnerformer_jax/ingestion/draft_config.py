@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pinnerformer_jax.config import Config, CsvConfig, DataConfig
+from pinnerformer_jax.config import Config, CsvConfig, DataConfig, ItemsConfig
 from pinnerformer_jax.data.contracts import DAY, format_time
 from pinnerformer_jax.ingestion import catalog_writer, column_names, event_mapping, kinds, rejects
 from pinnerformer_jax.ingestion.csv_reader import NOT_UTF8
@@ -135,7 +135,8 @@ def _open(
             f"the file is not UTF-8. Does this text look right: {odd_text!r}?",
             "" if encoding == "utf-16" else CHECK, ['"latin-1"', '"cp1250"', '"shift-jis"'],
         )  # fmt: skip
-    lines = f"{len(files):,} file{'s' if len(files) > 1 else ''}, {rows:,} rows"
+    what = "the log" if section == "data" else "the item table"
+    lines = f"{what}: {len(files):,} file{'s' if len(files) > 1 else ''}, {rows:,} rows"
     if broken:
         lines += f", of which {broken:,} are broken lines, which ingest sets aside"
     draft.seen.append(lines)
@@ -148,8 +149,10 @@ def _draft_items(connection: duckdb.DuckDBPyConnection, draft: Draft, table: str
     item = draft.value("data.columns.item")
     if not item:
         draft.choose(
-            "items.table", table, "the item of the log is not known, so its ids were not compared", EDIT
-        )
+            "items.table", "",
+            f"{table} is left out, as the item of the log is not known. Write data.columns.item, and table and id "
+            "here", CHECK, [f"table={table!r}, id=..."],
+        )  # fmt: skip
         return
     sql, kind = event_mapping.bind_id(connection, "log", "data.columns.item", item)
     connection.execute(
@@ -157,6 +160,15 @@ def _draft_items(connection: duckdb.DuckDBPyConnection, draft: Draft, table: str
         f"WHERE {BROKEN} IS NULL) WHERE item_id IS NOT NULL AND trim(CAST(item_id AS VARCHAR)) <> ''"
     )
     choose_items(connection, draft, table, columns, kind)
+    if not draft.value("items.table"):
+        return
+    chosen = ItemsConfig(**draft.section("items"), csv=CsvConfig(**draft.section("items.csv")))
+    try:
+        catalog_writer.read_item_table(connection, chosen, kind)
+    except ValueError as error:
+        for setting in [s for s in draft.choices if s.startswith("items.")]:
+            del draft.choices[setting]
+        draft.choose("items.table", "", f"{table} is left out, as ingest refuses it: {error}", CHECK)
 
 
 def _try(connection: duckdb.DuckDBPyConnection, draft: Draft, columns: Sequence[Facts]) -> None:
@@ -165,23 +177,15 @@ def _try(connection: duckdb.DuckDBPyConnection, draft: Draft, columns: Sequence[
     step = _sample_users(connection, config)
     try:
         kinds.check_ids(connection, "trial", config.data)
-        item_type = event_mapping.bind_id(connection, "trial", "data.columns.item", config.data.columns.item)[
-            1
-        ]
-        catalog_writer.read_item_table(connection, config.items, item_type)
         event_mapping.stage(connection, "trial", config.data, "item_table" if config.items.vector else None)
     except ValueError as error:
         setting = next((s for s in draft.choices if f"{s} " in str(error) or f"{s}:" in str(error)), "")
-        if not setting and str(error).startswith("items.table"):
-            setting = "items.table"
         if not setting:
             raise
         draft.choose(setting, "", f"ingest refuses {draft.value(setting)!r}: {error}", EDIT)
         return
     rejects.mark_duplicates(connection)
-    [(rows, scoped)] = connection.execute(
-        "SELECT count(*), count(*) FILTER (in_scope) FROM staged"
-    ).fetchall()
+    [(scoped,)] = connection.execute("SELECT count(*) FILTER (in_scope) FROM staged").fetchall()
     rejected = rejects.count(connection)
     _choose_rejects(draft, rejected, scoped)
     good = "FROM staged WHERE in_scope AND reason IS NULL"
@@ -191,11 +195,7 @@ def _try(connection: duckdb.DuckDBPyConnection, draft: Draft, columns: Sequence[
     ).fetchall()
     if not events:
         return
-    about = ""
-    if step > 1:
-        about = f"of every {step}th user: "
-    elif rows == scoped:
-        pass
+    about = f"of one user in {step:,}: " if step > 1 else ""
     days = (last - first) / (DAY * 10**6)
     draft.seen.append(
         f"{about}{users:,} users, {items:,} items, {events:,} usable events, {format_time(first // 10**6)} to "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pinnerformer_jax.ingestion import column_names
 from pinnerformer_jax.ingestion.catalog_writer import exact_id
 from pinnerformer_jax.ingestion.column_names import named
-from pinnerformer_jax.ingestion.draft import CHECK, EDIT, Draft
+from pinnerformer_jax.ingestion.draft import CHECK, Draft
 from pinnerformer_jax.ingestion.log_profile import Facts
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def choose_items(
         draft.choose(
             "items.table", "",
             f"{table} is left out: {best.column.name} has an item in more than one row ({best.repeated:,} rows too "
-            "many), and ingest takes one row an item. Write such a table and run init again", CHECK,
+            "many), and ingest takes one row an item. Write such a table", CHECK,
         )  # fmt: skip
         return
     reason = f"{best.matched:,} of the {items:,} items of the log ({share:.1%}) are in it"
@@ -165,12 +165,11 @@ def _no_match(
     [(example,)] = connection.execute("SELECT min(CAST(item_id AS VARCHAR)) FROM log_items").fetchall()
     named_id = next(iter(named(columns, column_names.ITEM)), columns[0])
     most = f"{best.column.name} has {best.matched:,} of them" if best else "no column has any of them"
-    draft.choose("items.table", table, f"{most}", CHECK)
     draft.choose(
-        "items.id", best.column.name if best else "",
-        f"of the {items:,} items of the log, with ids such as {example!r}, {most}; {named_id.name} has ids such as "
-        f"{named_id.example!r}. Write the column or expression that gives the log's ids, or leave items out",
-        CHECK if best else EDIT,
+        "items.table", "",
+        f"{table} is left out: of the {items:,} items of the log, with ids such as {example!r}, {most}; "
+        f"{named_id.name} has ids such as {named_id.example!r}. To use it write table and id, a column or an "
+        "expression that gives the log's ids", CHECK, [f"table={table!r}, id=..."],
     )  # fmt: skip
 
 

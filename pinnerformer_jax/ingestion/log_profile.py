@@ -22,8 +22,10 @@ SAMPLE = 20_000
 _PEEK = 1 << 22  # bytes of a file whose encoding is looked at
 _FREQUENT = 300  # values of a column that are kept, the most frequent first
 _RECBOLE = re.compile(r":(token|float|token_seq|float_seq)$")
-_KEYWORDS = set(
-    ["all", "and", "any", "as", "asc", "between", "by", "case", "cast", "check", "column", "cross", "default", "desc", "distinct", "do", "else", "end", "except", "false", "for", "from", "full", "group", "having", "in", "inner", "is", "join", "left", "like", "limit", "natural", "not", "null", "offset", "on", "only", "or", "order", "outer", "primary", "references", "right", "select", "similar", "table", "then", "to", "true", "union", "unique", "user", "using", "when", "where", "window", "with"]
+_KEYWORDS = frozenset(
+    """all and any as asc between by case cast check column cross default desc distinct do else end except false for
+    from full group having in inner is join left like limit natural not null offset on only or order outer primary
+    references right select similar table then to true union unique user using when where window with""".split()
 )
 """Names that SQL takes for its own unless they are quoted."""
 _VALUE = re.compile(r"[-+]?\d+([.,]\d+)?|\d{4}-\d\d-\d\d.*|[0-9a-f-]{20,}", re.IGNORECASE)
@@ -35,6 +37,7 @@ class Facts(NamedTuple):
     name: str  # as the files spell it
     sql: str  # quoted for the engine
     kind: str  # the engine's type
+    of_files: tuple[str, ...]  # the types that the files say
     filled: float  # share of the sample's rows that have a value: not null, not blank, not NaN
     distinct: int  # values in the sample
     numbers: float  # share of the filled rows that read as a number
@@ -46,7 +49,8 @@ class Facts(NamedTuple):
     @property
     def key(self) -> str:
         """The name in small letters and digits alone, without RecBole's type: userId, user_id:token -> userid."""
-        return key(self.name)
+        name = key(self.name)
+        return name.removesuffix("list") if self.kind.endswith("]") else name  # Merlin: item_id-list
 
     @property
     def text(self) -> bool:
@@ -101,7 +105,7 @@ def profile(connection: duckdb.DuckDBPyConnection, relation: str) -> list[Facts]
         low, middle, high = (float("nan") if value is None else value for value in spread)
         found.append(
             Facts(
-                column.names[0], sql, kind, there / max(count, 1), distinct, numbers / max(there, 1),
+                column.names[0], sql, kind, tuple(column.kinds), there / max(count, 1), distinct, numbers / max(there, 1),
                 low, middle, high, dict(frequent),
             )
         )  # fmt: skip
@@ -130,7 +134,8 @@ def check_header(file: Path, encoding: str, known: Sequence[str]) -> None:
     if suffixes.endswith(".parquet"):
         return
     with open_bytes(file) as data:
-        line = data.readline(1 << 16).decode(encoding, "replace").removeprefix("\ufeff").rstrip("\r\n")
+        line = data.readline(1 << 16).decode(encoding, "replace").removeprefix("\ufeff")
+    line = next(iter(line.splitlines()), "")
     if "::" in line and not re.search("[,\t;|]", line):
         names = ",".join(["user", "item", "rating", "time"][: line.count("::") + 1])
         raise ValueError(

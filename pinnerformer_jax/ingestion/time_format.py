@@ -46,6 +46,8 @@ def read_times(connection: duckdb.DuckDBPyConnection, relation: str, column: Fac
     mark is EDIT and `instead` has both readings.
     """
     name = column.name
+    if column.kind.endswith("[]") and not column.kind.startswith("STRUCT"):
+        return _of_lists(connection, relation, column)
     if re.fullmatch(r"TIMESTAMP.*|DATE", column.kind):
         zone = "" if "ZONE" in column.kind else _no_zone(column)
         return TimeFormat(name, "timestamp", f"of type {column.kind}{zone}", coarse=column.kind == "DATE")
@@ -60,6 +62,26 @@ def read_times(connection: duckdb.DuckDBPyConnection, relation: str, column: Fac
             name, "timestamp", f"ISO times such as {column.example}{_no_zone(column)}", coarse=coarse
         )
     return _of_format(connection, relation, column)
+
+
+def _of_lists(connection: duckdb.DuckDBPyConnection, relation: str, column: Facts) -> TimeFormat | None:
+    """Times of a log whose rows are sessions, with a list of times each."""
+    item = column.kind.removesuffix("[]")
+    listed = f"unnest({column.sql})"
+    reason = "lists, which unnest takes apart as those of the items"
+    if re.fullmatch(r"TIMESTAMP.*|DATE", item):
+        return TimeFormat(listed, "timestamp", reason, coarse=item == "DATE")
+    if not re.fullmatch(r"U?(BIG|SMALL)?INT(EGER)?|DOUBLE", item):
+        return None
+    [(low, high)] = connection.execute(
+        f"SELECT quantile_disc(t, 0.01), quantile_disc(t, 0.99) FROM (SELECT {listed} AS t FROM {relation}_sample)"
+    ).fetchall()
+    if low is None:
+        return None
+    found = _of_numbers(connection, relation, column._replace(low=low, high=high, frequent={str(low): 1}))
+    if found is None or not found.expression:
+        return found
+    return found._replace(expression=listed, reason=f"{reason}; {found.reason}")
 
 
 def _no_zone(column: Facts) -> str:
