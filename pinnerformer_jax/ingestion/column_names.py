@@ -78,8 +78,8 @@ ORDER = ("invoice", "invoiceno", "invoiceid", "orderid", "order", "orderno", "tr
 STATUS = ("orderstatus", "financialstatus", "paymentstatus", "status")
 
 TITLE = (
-    "title", "itemtitle", "producttitle", "movietitle", "name", "itemname", "productname", "prodname", "lineitemname",
-    "displayname", "trackname", "traname", "songname", "videotitle", "caption", "headline", "description",
+    "title", "itemtitle", "producttitle", "movietitle", "itemname", "productname", "prodname", "lineitemname",
+    "displayname", "trackname", "traname", "songname", "videotitle", "caption", "headline", "name", "description",
 )  # fmt: skip
 TOPIC = (
     "topic", "categorycode", "category", "categoryname", "maincategory", "genre", "genres", "department",

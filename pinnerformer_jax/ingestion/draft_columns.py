@@ -152,7 +152,11 @@ def choose_scope(
     user = next((c for c in columns if c.name == draft.value("data.columns.user")), None)
     if user is not None:
         text = f"lower(trim(CAST({user.sql} AS VARCHAR)))"
-        empty = f"({user.sql} IS NULL OR {text} = '' OR isnan(TRY_CAST({text} AS DOUBLE)))"
+        empty = f"{user.sql} IS NULL"
+        if user.kind == "VARCHAR":
+            empty = f"({empty} OR trim({user.sql}) = '')"
+        elif user.kind in ("FLOAT", "DOUBLE"):
+            empty = f"({empty} OR isnan({user.sql}))"
         rows, blank = connection.execute(
             f"SELECT count(*), count(*) FILTER ({empty}) FROM {relation} WHERE {BROKEN} IS NULL"
         ).fetchone()
@@ -167,7 +171,12 @@ def choose_scope(
             f"SELECT {text} AS t, count(*) AS n, sum(n) OVER () FROM {relation}_sample WHERE NOT {empty} "
             "GROUP BY t ORDER BY n DESC, t LIMIT 1"
         ).fetchall() or [("", 0, 1)]
-        nobody = [v for v in user.frequent if v.lower().removesuffix(".0") in _NOBODY]
+        usual = sorted(user.frequent.values())[len(user.frequent) // 2] if user.frequent else 0
+        nobody = [
+            value for value, count in user.frequent.items()
+            if (plain := value.lower().removesuffix(".0")) in _NOBODY
+            and (plain not in ("0", "-1") or count > max(10 * usual, 0.005 * sampled))  # ids may begin at 0
+        ]  # fmt: skip
         if nobody:
             shown = ", ".join(map(repr, nobody))
             wanted = [literal(v) for v in nobody]
@@ -239,7 +248,11 @@ def choose_titles(draft: Draft, columns: Sequence[Facts], with_table: bool) -> N
     if with_table:
         return
     item = draft.value("data.columns.item")
-    titles = [c for c in named(columns, column_names.TITLE) if c.text and c.name != item and c.distinct > 1]
+    items = next((c.distinct for c in columns if c.name == item), 0)
+    titles = [  # about one an item: no order numbers
+        c for c in named(columns, column_names.TITLE)
+        if c.text and c.name != item and 1 < c.distinct and (not items or c.distinct <= 3 * items)
+    ]  # fmt: skip
     if titles:
         draft.choose(
             "data.columns.title",

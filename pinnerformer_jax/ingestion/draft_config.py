@@ -35,7 +35,7 @@ from pinnerformer_jax.ingestion.log_reader import engine, log_files, open_log
 if TYPE_CHECKING:
     import duckdb
 
-TRIAL = 2_000_000
+TRIAL = 1_000_000
 """Rows that the choices are tried on, about."""
 
 _KNOWN = (*column_names.USER, *column_names.ITEM, *column_names.TIME)

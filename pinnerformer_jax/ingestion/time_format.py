@@ -144,14 +144,13 @@ def _of_format(connection: duckdb.DuckDBPyConnection, relation: str, column: Fac
         for dates in (_DAY_FIRST, _MONTH_FIRST)
     )
     clear = _layouts(connection, relation, column, [*_WHOLE, *(d + c for d in _CLEAR for c in _CLOCKS)])
-    shares = {
-        order: _share(connection, relation, column, _parse(column.sql, layouts)) if layouts else 0.0
-        for order, layouts in (("day", days), ("month", months), ("clear", clear))
-    }
-    if max(shares.values()) < 0.9:
+    of_clear = _share(connection, relation, column, _parse(column.sql, clear)) if clear else 0.0
+    either = ", ".join(_parse(column.sql, layouts) for layouts in (days, months) if layouts)
+    of_either = _share(connection, relation, column, f"coalesce({either})") if either else 0.0
+    if max(of_clear, of_either) < 0.9:
         return None
     example = f"such as {column.example}"
-    if shares["clear"] >= max(shares.values()):
+    if of_clear >= of_either:
         coarse = not any("%H" in layout or "%I" in layout for layout in clear)
         zone = "" if any("%z" in layout for layout in clear) else ", taken as UTC (data.time_zone)"
         return TimeFormat(_parse(column.bare, clear), "timestamp", f"texts {example}{zone}", coarse=coarse)
