@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import datetime
 import gzip
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,12 +52,11 @@ def write(
 ) -> str:
     """Write a CSV file, .gz by its name; without a header where it is empty."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    opened = gzip.open(path, "wt", encoding=encoding, newline="") if path.suffix == ".gz" else None
-    with opened or open(path, "w", encoding=encoding, newline="") as file:
-        writer = csv.writer(file, delimiter=delimiter)
-        if header:
-            writer.writerow(header)
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
+    writer.writerows([header, *rows] if header else rows)
+    data = text.getvalue().encode(encoding)
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
     return str(path)
 
 
@@ -67,27 +67,33 @@ def seconds(row: Event) -> int:
 def recbole(folder: Path) -> tuple[str, str]:
     """RecBole: name:type in the header."""
     log = write(
-        folder / "ml.inter", ["user_id:token", "item_id:token", "rating:float", "timestamp:float"],
-        [(r.user, r.item, float(1 + int(5 * r.draw)), float(seconds(r))) for r in events()], "\t",
-    )  # fmt: skip
+        folder / "ml.inter",
+        ["user_id:token", "item_id:token", "rating:float", "timestamp:float"],
+        [(r.user, r.item, float(1 + int(5 * r.draw)), float(seconds(r))) for r in events()],
+        "\t",
+    )
     items = write(
-        folder / "ml.item", ["item_id:token", "movie_title:token_seq", "class:token_seq"],
-        [(k, f"Film {k} of many", ("Drama", "Comedy")[k % 2]) for k in range(12)], "\t",
-    )  # fmt: skip
+        folder / "ml.item",
+        ["item_id:token", "movie_title:token_seq", "class:token_seq"],
+        [(k, f"Film {k} of many", ("Drama", "Comedy")[k % 2]) for k in range(12)],
+        "\t",
+    )
     return log, items
 
 
 def movielens(folder: Path) -> tuple[str, str]:
     """MovieLens 25M."""
     log = write(
-        folder / "ratings.csv", ["userId", "movieId", "rating", "timestamp"],
+        folder / "ratings.csv",
+        ["userId", "movieId", "rating", "timestamp"],
         [(r.user + 1, r.item + 1, 0.5 + 0.5 * int(10 * r.draw), seconds(r)) for r in events()],
-    )  # fmt: skip
+    )
     genres = ("Adventure|Children", "Drama", "Comedy|Romance")
     items = write(
-        folder / "movies.csv", ["movieId", "title", "genres"],
+        folder / "movies.csv",
+        ["movieId", "title", "genres"],
         [(k + 1, f"Some film, the {k}th (1995)", genres[k % 3]) for k in range(12)],
-    )  # fmt: skip
+    )
     return log, items
 
 
@@ -106,9 +112,15 @@ def retailrocket(folder: Path) -> tuple[str, str]:
         rows.append((1000 * seconds(r), r.user, event, r.item, 7 if event == "transaction" else ""))
     log = write(folder / "events.csv", ["timestamp", "visitorid", "event", "itemid", "transactionid"], rows)
     items = write(
-        folder / "item_properties.csv", ["timestamp", "itemid", "property", "value"],
-        [(1000 * seconds(r), k, name, f"n{k}") for k in range(12) for name in ("categoryid", "available") for r in events()[:2]],
-    )  # fmt: skip
+        folder / "item_properties.csv",
+        ["timestamp", "itemid", "property", "value"],
+        [
+            (1000 * seconds(r), k, name, f"n{k}")
+            for k in range(12)
+            for name in ("categoryid", "available")
+            for r in events()[:2]
+        ],
+    )
     return log, items
 
 
@@ -138,9 +150,20 @@ def instacart(folder: Path) -> tuple[str, str]:
     """Instacart, orders joined with their products: no time but the days since the order before."""
     log = write(
         folder / "orders.csv",
-        ["order_id", "user_id", "product_id", "order_number", "order_dow", "order_hour_of_day", "days_since_prior_order"],
-        [(k // 3, r.user, r.item, k % 9, r.when.weekday(), r.when.hour, int(30 * r.draw)) for k, r in enumerate(events())],
-    )  # fmt: skip
+        [
+            "order_id",
+            "user_id",
+            "product_id",
+            "order_number",
+            "order_dow",
+            "order_hour_of_day",
+            "days_since_prior_order",
+        ],
+        [
+            (k // 3, r.user, r.item, k % 9, r.when.weekday(), r.when.hour, int(30 * r.draw))
+            for k, r in enumerate(events())
+        ],
+    )
     return log, ""
 
 
@@ -159,12 +182,29 @@ def rees46(folder: Path) -> tuple[str, str]:
         )
         category = ("electronics.smartphone", "apparel.shoes", "")[r.item % 3]
         rows.append(
-            (f"{r.when} UTC", action, 1004856 + r.item, 2053013555631882655 + r.item % 3, category, "samsung", 130.76,
-             520088904 + r.user, f"4d3b30da-a5e4-49df-b1a8-{r.user:012x}")
-        )  # fmt: skip
-    header = (
-        "event_time event_type product_id category_id category_code brand price user_id user_session".split()
-    )
+            (
+                f"{r.when} UTC",
+                action,
+                1004856 + r.item,
+                2053013555631882655 + r.item % 3,
+                category,
+                "samsung",
+                130.76,
+                520088904 + r.user,
+                f"4d3b30da-a5e4-49df-b1a8-{r.user:012x}",
+            )
+        )
+    header = [
+        "event_time",
+        "event_type",
+        "product_id",
+        "category_id",
+        "category_code",
+        "brand",
+        "price",
+        "user_id",
+        "user_session",
+    ]
     return write(folder / "2023-Mar.csv.gz", header, rows), ""
 
 
@@ -174,21 +214,58 @@ def kuairand(folder: Path) -> tuple[str, str]:
     for r in events():
         click = int(r.draw > 0.4)
         rows.append(
-            (r.user, r.item, int(f"{r.when:%Y%m%d}"), int(f"{r.when:%H%M}"), 1000 * seconds(r), click, int(r.draw > 0.95),
-             int(0.9 < r.draw < 0.92), click * int(r.draw > 0.7), int(r.draw < 0.03), int(20000 * r.draw), 21000, int(r.draw > 0.5), 1 + r.item % 3)
-        )  # fmt: skip
-    header = (
-        "user_id video_id date hourmin time_ms is_click is_like is_follow long_view is_hate play_time_ms duration_ms is_rand tab"
-    ).split()
+            (
+                r.user,
+                r.item,
+                int(f"{r.when:%Y%m%d}"),
+                int(f"{r.when:%H%M}"),
+                1000 * seconds(r),
+                click,
+                int(r.draw > 0.95),
+                int(0.9 < r.draw < 0.92),
+                click * int(r.draw > 0.7),
+                int(r.draw < 0.03),
+                int(20000 * r.draw),
+                21000,
+                int(r.draw > 0.5),
+                1 + r.item % 3,
+            )
+        )
+    header = [
+        "user_id",
+        "video_id",
+        "date",
+        "hourmin",
+        "time_ms",
+        "is_click",
+        "is_like",
+        "is_follow",
+        "long_view",
+        "is_hate",
+        "play_time_ms",
+        "duration_ms",
+        "is_rand",
+        "tab",
+    ]
     return write(folder / "log_standard.csv", header, rows), ""
 
 
 def amazon(folder: Path) -> tuple[str, str]:
     """Amazon Reviews 2023."""
     log = write(
-        folder / "Software.csv", ["user_id", "parent_asin", "rating", "timestamp", "history"],
-        [(f"AGKHLEW2SOWHNMFQIJGBECAF{r.user:04d}", f"B07{r.item:07d}", float(1 + int(5 * r.draw)), 1000 * seconds(r), "") for r in events()],
-    )  # fmt: skip
+        folder / "Software.csv",
+        ["user_id", "parent_asin", "rating", "timestamp", "history"],
+        [
+            (
+                f"AGKHLEW2SOWHNMFQIJGBECAF{r.user:04d}",
+                f"B07{r.item:07d}",
+                float(1 + int(5 * r.draw)),
+                1000 * seconds(r),
+                "",
+            )
+            for r in events()
+        ],
+    )
     return log, ""
 
 
@@ -212,8 +289,15 @@ def ga4(folder: Path) -> tuple[str, str]:
     """The export of Google Analytics 4: a list of records for the items, an empty user_id."""
     rows = events()
     names = [
-        "page_view" if r.draw < 0.3 else "view_item" if r.draw < 0.8 else "add_to_cart" if r.draw < 0.9 else "purchase" for r in rows
-    ]  # fmt: skip
+        "page_view"
+        if r.draw < 0.3
+        else "view_item"
+        if r.draw < 0.8
+        else "add_to_cart"
+        if r.draw < 0.9
+        else "purchase"
+        for r in rows
+    ]
     record = pa.struct(
         [
             ("item_id", pa.string()),
@@ -223,9 +307,14 @@ def ga4(folder: Path) -> tuple[str, str]:
         ]
     )
     items = [
-        [] if name == "page_view" else [{"item_id": f"GGOE{k}", "item_name": f"Mug {k}", "price": 9.0, "quantity": 1} for k in (r.item, (r.item + 1) % 12)]
+        []
+        if name == "page_view"
+        else [
+            {"item_id": f"GGOE{k}", "item_name": f"Mug {k}", "price": 9.0, "quantity": 1}
+            for k in (r.item, (r.item + 1) % 12)
+        ]
         for r, name in zip(rows, names, strict=True)
-    ]  # fmt: skip
+    ]
     table = {
         "event_date": [f"{r.when:%Y%m%d}" for r in rows],
         "event_timestamp": pa.array([10**6 * seconds(r) for r in rows]),
@@ -263,33 +352,68 @@ def shopify(folder: Path) -> tuple[str, str]:
                 "",
             )
         )
-    header = ["Name", "Email", "Financial Status", "Paid at", "Created at", "Lineitem quantity", "Lineitem name",
-              "Lineitem price", "Lineitem sku", "Cancelled at"]  # fmt: skip
+    header = [
+        "Name",
+        "Email",
+        "Financial Status",
+        "Paid at",
+        "Created at",
+        "Lineitem quantity",
+        "Lineitem name",
+        "Lineitem price",
+        "Lineitem sku",
+        "Cancelled at",
+    ]
     return write(folder / "orders_export.csv", header, rows), ""
 
 
 def lastfm(folder: Path, header: Sequence[str] = ()) -> tuple[str, str]:
     """Last.fm 1K: no header."""
     log = write(
-        folder / "lastfm.tsv", header,
-        [(f"user_{r.user:06d}", f"{r.when:%Y-%m-%dT%H:%M:%SZ}", f"f1b1cf71-bd35-4e99-8624-{r.item % 5:012x}", f"Artist {r.item % 5}",
-          f"a1b1cf71-bd35-4e99-8624-{r.item:012x}", f"Track {r.item}") for r in events()], "\t",
-    )  # fmt: skip
+        folder / "lastfm.tsv",
+        header,
+        [
+            (
+                f"user_{r.user:06d}",
+                f"{r.when:%Y-%m-%dT%H:%M:%SZ}",
+                f"f1b1cf71-bd35-4e99-8624-{r.item % 5:012x}",
+                f"Artist {r.item % 5}",
+                f"a1b1cf71-bd35-4e99-8624-{r.item:012x}",
+                f"Track {r.item}",
+            )
+            for r in events()
+        ],
+        "\t",
+    )
     return log, ""
 
 
 def checkins(folder: Path, header: Sequence[str] = ()) -> tuple[str, str]:
     """Foursquare's check-ins: no header, and a date of its own form."""
     log = write(
-        folder / "dataset_NYC.tsv", header,
-        [(470 + r.user, f"49bbd6c0f964a520f453{r.item:04x}", f"4bf58dd8d48988d1279{r.item % 4:05x}", ("Café", "Gym", "Bar", "Park")[r.item % 4],
-          40.7 + r.draw, -74.0, -240, f"{r.when:%a %b %d %H:%M:%S} +0000 {r.when:%Y}") for r in events()], "\t", "latin-1",
-    )  # fmt: skip
+        folder / "dataset_NYC.tsv",
+        header,
+        [
+            (
+                470 + r.user,
+                f"49bbd6c0f964a520f453{r.item:04x}",
+                f"4bf58dd8d48988d1279{r.item % 4:05x}",
+                ("Café", "Gym", "Bar", "Park")[r.item % 4],
+                40.7 + r.draw,
+                -74.0,
+                -240,
+                f"{r.when:%a %b %d %H:%M:%S} +0000 {r.when:%Y}",
+            )
+            for r in events()
+        ],
+        "\t",
+        "latin-1",
+    )
     return log, ""
 
 
 def semicolons(folder: Path, last_day: int = 31) -> tuple[str, str]:
-    """A shop's CSV from a spreadsheet: semicolons, latin-1, dd/mm/yyyy, guests, cancellations, decimal commas."""
+    """A spreadsheet's CSV: semicolons, latin-1, dd/mm/yyyy, guests, cancellations, decimal commas."""
     rows = []
     for r in events():
         if r.when.day > last_day:
@@ -328,5 +452,14 @@ def online_retail(folder: Path) -> tuple[str, str]:
                 "France",
             )
         )
-    header = "InvoiceNo StockCode Description Quantity InvoiceDate UnitPrice CustomerID Country".split()
+    header = [
+        "InvoiceNo",
+        "StockCode",
+        "Description",
+        "Quantity",
+        "InvoiceDate",
+        "UnitPrice",
+        "CustomerID",
+        "Country",
+    ]
     return write(folder / "OnlineRetail.csv", header, rows), ""

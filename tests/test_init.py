@@ -137,7 +137,8 @@ FORMATS = {
             "data.columns.user": "Customer",
             "data.columns.item": "SKU",
             "data.columns.time": "try_strptime(trim(OrderDate), '%d/%m/%Y %H:%M')",
-            "data.columns.action": "CASE WHEN try_cast(Quantity AS DOUBLE) < 0 THEN 'return' ELSE 'purchase' END",
+            "data.columns.action": "CASE WHEN try_cast(Quantity AS DOUBLE) < 0 THEN 'return' "
+            "ELSE 'purchase' END",
             "data.columns.title": "Description",
             "data.csv.encoding": "cp1252",
             "data.positives": ["purchase"],

@@ -12,18 +12,19 @@ from pinnerformer_jax.ingestion.log_profile import Facts
 
 USER = (
     "userid", "user", "customerid", "customer", "memberid", "member", "visitorid", "userpseudoid",
-    "fullvisitorid", "clientid", "accountid", "buyerid", "shopperid", "reviewerid", "profileid", "uid", "personid",
-    "householdkey", "householdid", "subscriberid", "custid", "customeremail", "useremail", "email",
+    "fullvisitorid", "clientid", "accountid", "buyerid", "shopperid", "reviewerid", "profileid", "uid",
+    "personid", "householdkey", "householdid", "subscriberid", "custid", "customeremail", "useremail",
+    "email",
 )  # fmt: skip
 WEAK_USER = ("deviceid", "anonymousid", "cookieid", "sessionid", "session", "usersession", "reviewername")
 """These name a person only in part of the cases."""
 
 ITEM = (
     "itemid", "item", "productid", "product", "sku", "lineitemsku", "productsku", "itemsku", "stockcode",
-    "articleid", "article", "movieid", "videoid", "parentasin", "asin", "trackid", "traid", "songid", "musicid",
-    "bookid", "isbn", "venueid", "poiid", "businessid", "locationid", "listingid", "hotelid", "gameid", "appid",
-    "newsid", "postid", "recipeid", "courseid", "adid", "contentid", "pinid", "goodsid", "offerid", "photoid",
-    "artistid", "artid",
+    "articleid", "article", "movieid", "videoid", "parentasin", "asin", "trackid", "traid", "songid",
+    "musicid", "bookid", "isbn", "venueid", "poiid", "businessid", "locationid", "listingid", "hotelid",
+    "gameid", "appid", "newsid", "postid", "recipeid", "courseid", "adid", "contentid", "pinid", "goodsid",
+    "offerid", "photoid", "artistid", "artid",
 )  # fmt: skip
 WEAK_ITEM = (
     "lineitemname",
@@ -38,11 +39,11 @@ WEAK_ITEM = (
 )
 
 TIME = (
-    "timestamp", "timems", "eventtime", "eventtimestamp", "datetime", "ts", "time", "timestampms", "createdat",
-    "tdat", "orderdate", "invoicedate", "orderedat", "unixreviewtime", "reviewtime", "visittime", "utctime",
-    "eventdate", "purchasedate", "transactiondate", "purchasedat", "playedat", "watchedat", "orderpurchasetimestamp",
-    "invoicetime", "transactiontime", "clicktime", "unixtime", "eventts", "ratedat", "reviewdate", "orderdatetime",
-    "checkintime", "date", "day",
+    "timestamp", "timems", "eventtime", "eventtimestamp", "datetime", "ts", "time", "timestampms",
+    "createdat", "tdat", "orderdate", "invoicedate", "orderedat", "unixreviewtime", "reviewtime",
+    "visittime", "utctime", "eventdate", "purchasedate", "transactiondate", "purchasedat", "playedat",
+    "watchedat", "orderpurchasetimestamp", "invoicetime", "transactiontime", "clicktime", "unixtime",
+    "eventts", "ratedat", "reviewdate", "orderdatetime", "checkintime", "date", "day",
 )  # fmt: skip
 LATER_TIME = re.compile(
     "updat|upload|birth|expir|deliver|cancel|fulfill|ship|modif|releas|publish|register|signup|first|previous|paid"
@@ -57,9 +58,10 @@ ACTION = (
 )  # fmt: skip
 SURFACE = ("surface", "tab", "page", "pagetype", "placement", "screen", "saleschannelid", "channel", "slot")
 DURATION = (
-    "playtimems", "playtime", "dwelltimems", "dwelltime", "dwell", "watchtimems", "watchtime", "watchduration",
-    "listentime", "listeningtime", "msplayed", "secondsplayed", "timespent", "timespentms", "engagementtimemsec",
-    "viewtime", "viewduration", "durations", "durationsec", "durationseconds", "durationms", "duration",
+    "playtimems", "playtime", "dwelltimems", "dwelltime", "dwell", "watchtimems", "watchtime",
+    "watchduration", "listentime", "listeningtime", "msplayed", "secondsplayed", "timespent", "timespentms",
+    "engagementtimemsec", "viewtime", "viewduration", "durations", "durationsec", "durationseconds",
+    "durationms", "duration",
 )  # fmt: skip
 RATING = (
     "rating",
@@ -78,13 +80,14 @@ ORDER = ("invoice", "invoiceno", "invoiceid", "orderid", "order", "orderno", "tr
 STATUS = ("orderstatus", "financialstatus", "paymentstatus", "status")
 
 TITLE = (
-    "title", "itemtitle", "producttitle", "movietitle", "itemname", "productname", "prodname", "lineitemname",
-    "displayname", "trackname", "traname", "songname", "videotitle", "caption", "headline", "name", "description",
+    "title", "itemtitle", "producttitle", "movietitle", "itemname", "productname", "prodname",
+    "lineitemname", "displayname", "trackname", "traname", "songname", "videotitle", "caption", "headline",
+    "name", "description",
 )  # fmt: skip
 TOPIC = (
     "topic", "categorycode", "category", "categoryname", "maincategory", "genre", "genres", "department",
-    "departmentname", "producttypename", "producttype", "productgroupname", "itemcategory", "subcategory", "aisle",
-    "tag", "class", "venuecategory", "categoryid",
+    "departmentname", "producttypename", "producttype", "productgroupname", "itemcategory", "subcategory",
+    "aisle", "tag", "class", "venuecategory", "categoryid",
 )  # fmt: skip
 VECTOR = ("vector", "embedding", "embeddings", "features", "itemvector", "itemembedding", "emb")
 
@@ -114,4 +117,6 @@ def strength(action: str) -> str:
 
 def named(columns: Sequence[Facts], names: Sequence[str]) -> list[Facts]:
     """The columns that have one of these names, by the order of the names."""
-    return sorted((c for c in columns if c.key in names), key=lambda c: (names.index(c.key), c.name.lower() != c.name))
+    return sorted(
+        (c for c in columns if c.key in names), key=lambda c: (names.index(c.key), c.name.lower() != c.name)
+    )

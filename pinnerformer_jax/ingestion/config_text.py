@@ -32,8 +32,8 @@ config = Config(
 '''
 
 _DATA = (
-    "events", "prepared", "columns", "csv", "where", "time_unit", "time_zone", "positives", "sequence_actions",
-    "evaluation_days", "max_reject_share",
+    "events", "prepared", "columns", "csv", "where", "time_unit", "time_zone", "positives",
+    "sequence_actions", "evaluation_days", "max_reject_share",
 )  # fmt: skip
 _COLUMNS = ("user", "item", "time", "action", "surface", "duration", "title", "topic")
 _ITEMS = ("table", "csv", "id", "vector", "title", "topic", "text")

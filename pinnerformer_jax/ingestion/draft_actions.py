@@ -1,4 +1,4 @@
-"""What a person did and what of it is a positive: by an action column, flags, ratings, or returns of a shop."""
+"""What a person did, and what of it is a positive: by an action column, flags, ratings or returns."""
 
 from __future__ import annotations
 
@@ -155,7 +155,8 @@ def _by_flags(
     if "impression" in counts and shown:
         draft.choose(
             "data.sequence_actions", tuple(shown),
-            f"without the {counts['impression']:,} rows of impressions: timelines hold what a person did", CHECK,
+            f"without the {counts['impression']:,} rows of impressions: timelines hold what a person "
+            "did", CHECK,
         )  # fmt: skip
 
 
@@ -204,7 +205,8 @@ def _by_returns(
         if any(re.search(_UNDONE, value.lower()) for value in column.frequent):
             if column.filled < 0.95:
                 sparse = (
-                    f"{column.name} says of some orders that they were undone, but {1 - column.filled:.1%} of the "
+                    f"{column.name} says of some orders that they were undone, but "
+                    f"{1 - column.filled:.1%} of the "
                     "rows have none: fill it in, or rows of such orders count as purchases"
                 )
                 continue

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import duckdb
 
 _NOBODY = (
-    "0", "-1", "null", "none", "nan", "na", "n/a", "guest", "anonymous", "unknown", "(not set)", "undefined", "\\n",
+    "0", "-1", "null", "none", "nan", "na", "n/a", "guest", "anonymous", "unknown", "(not set)",
+    "undefined", "\\n",
 )  # fmt: skip
 """Values, in small letters, that stand for a missing user."""
 
@@ -83,7 +84,8 @@ def _nested_items(columns: Sequence[Facts]) -> tuple[str, str, str] | None:
                 if wanted in keys:
                     return (
                         f"unnest({column.bare}).{keys[wanted]}",
-                        f"{column.name} is a list of records with the field {keys[wanted]}: each of them is an "
+                        f"{column.name} is a list of records with the field {keys[wanted]}: each of "
+                        "them is an "
                         "event. Rows with an empty list are no events",
                         "",
                     )
@@ -118,7 +120,9 @@ def choose_time(
         finer = {name: form for name, form in found.items() if not form.coarse} or found
         name = next(iter(finer))
         form = finer[name]
-        others = [f"{other.expression!r}, time_unit={other.unit!r}" for key, other in finer.items() if key != name]
+        others = [
+            f"{other.expression!r}, time_unit={other.unit!r}" for key, other in finer.items() if key != name
+        ]
         value, reason, mark, instead = form.expression, form.reason, form.mark, [*form.instead, *others]
         if others:
             reason, mark = f"{reason}. It might as well be {' or '.join(list(finer)[1:])}", mark or CHECK
@@ -138,7 +142,8 @@ def choose_time(
         return None
     draft.choose(
         "data.columns.time", "",
-        f"no column gives a time ({_list(columns)}). Without times there is nothing to predict: join them to the "
+        f"no column gives a time ({_list(columns)}). Without times there is nothing to predict: join "
+        "them to the "
         "log, and name the column here", EDIT,
     )  # fmt: skip
     return None
@@ -251,7 +256,7 @@ def choose_titles(draft: Draft, columns: Sequence[Facts], with_table: bool) -> N
     items = next((c.distinct for c in columns if c.name == item), 0)
     titles = [  # about one an item: no order numbers
         c for c in named(columns, column_names.TITLE)
-        if c.text and c.name != item and 1 < c.distinct and (not items or c.distinct <= 3 * items)
+        if c.text and c.name != item and c.distinct > 1 and (not items or c.distinct <= 3 * items)
     ]  # fmt: skip
     if titles:
         draft.choose(

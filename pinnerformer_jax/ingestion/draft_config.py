@@ -1,8 +1,8 @@
 """From a log to the draft of its config: look at the files, choose, and try the choices as ingest would.
 
 Columns are looked at in a sample of rows. What decides a setting for all rows (dates, guests, actions, ids of
-the item table) is counted in all of them. The choices are then tried by ingest's own steps on whole users,
-all of a log of up to `TRIAL` rows and every k-th user of a larger one, and what ingest says goes into the draft.
+the item table) is counted in all of them. Ingest's own steps then try the choices: on all users of a log of up
+to `TRIAL` rows, on every k-th user of a larger one. What ingest says goes into the draft.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ def _open(
         check_header(file, encoding, _KNOWN)
     open_log(connection, relation, setting, patterns, folder, CsvConfig(encoding=encoding))
     [(rows, broken, odd)] = connection.execute(
-        f"SELECT count(*), count({BROKEN}), count(*) FILTER ({BROKEN} LIKE '{NOT_UTF8 % '%'}%') FROM {relation}"
+        f"SELECT count(*), count({BROKEN}), count(*) FILTER ({BROKEN} LIKE '{NOT_UTF8 % '%'}%') FROM "
+        f"{relation}"
     ).fetchall()
     if odd and encoding == "utf-8":  # behind the part that was looked at
         encoding = "cp1252"
@@ -121,7 +122,8 @@ def _open(
     columns = profile(connection, relation)
     if len(columns) == 1:
         raise ValueError(
-            f"{setting}: {files[0]} has one column, {columns[0].name!r}: fields must be separated by comma, tab, "
+            f"{setting}: {files[0]} has one column, {columns[0].name!r}: fields must be separated by "
+            "comma, tab, "
             "semicolon or bar"
         )
     if encoding != "utf-8":
@@ -150,7 +152,8 @@ def _draft_items(connection: duckdb.DuckDBPyConnection, draft: Draft, table: str
     if not item:
         draft.choose(
             "items.table", "",
-            f"{table} is left out, as the item of the log is not known. Write data.columns.item, and table and id "
+            f"{table} is left out, as the item of the log is not known. Write data.columns.item, and "
+            "table and id "
             "here", CHECK, [f"table={table!r}, id=..."],
         )  # fmt: skip
         return
@@ -190,7 +193,8 @@ def _try(connection: duckdb.DuckDBPyConnection, draft: Draft, columns: Sequence[
     _choose_rejects(draft, rejected, scoped)
     good = "FROM staged WHERE in_scope AND reason IS NULL"
     [(events, users, items, pairs, first, last, end)] = connection.execute(
-        f"SELECT count(*), count(DISTINCT user_id), count(DISTINCT item_id), count(DISTINCT (user_id, item_id)), "
+        "SELECT count(*), count(DISTINCT user_id), count(DISTINCT item_id), count(DISTINCT (user_id, "
+        "item_id)), "
         f"quantile_disc(micros, 0.005), quantile_disc(micros, 0.995), max(micros) {good}"
     ).fetchall()
     if not events:
@@ -198,7 +202,8 @@ def _try(connection: duckdb.DuckDBPyConnection, draft: Draft, columns: Sequence[
     about = f"of one user in {step:,}: " if step > 1 else ""
     days = (last - first) / (DAY * 10**6)
     draft.seen.append(
-        f"{about}{users:,} users, {items:,} items, {events:,} usable events, {format_time(first // 10**6)} to "
+        f"{about}{users:,} users, {items:,} items, {events:,} usable events, "
+        f"{format_time(first // 10**6)} to "
         f"{format_time(last // 10**6)}"
     )
     draft.seen.append(
@@ -268,6 +273,7 @@ def _look_at_end(draft: Draft, end: int) -> None:
     if end / 10**6 > time.time() + DAY:
         draft.add(
             "data.columns.time",
-            f"The last event is of {format_time(end // 10**6)}, in the future: wrong clocks? data.time_max rejects "
+            f"The last event is of {format_time(end // 10**6)}, in the future: wrong clocks? "
+            "data.time_max rejects "
             "them", CHECK,
         )  # fmt: skip

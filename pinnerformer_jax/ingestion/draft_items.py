@@ -66,7 +66,8 @@ def choose_items(
     if best.repeated:
         draft.choose(
             "items.table", "",
-            f"{table} is left out: {best.column.name} has an item in more than one row ({best.repeated:,} rows too "
+            f"{table} is left out: {best.column.name} has an item in more than one row "
+            f"({best.repeated:,} rows too "
             "many), and ingest takes one row an item. Write such a table", CHECK,
         )  # fmt: skip
         return
@@ -211,7 +212,8 @@ def _choose_contents(
     if further:
         draft.choose(
             "items.text", tuple(c.name for c in further),
-            "texts, which feed the item vectors with title and topic. Numbers are not used: counts and means of the "
+            "texts, which feed the item vectors with title and topic. Numbers are not used: counts and "
+            "means of the "
             "whole period would tell what happens after the training",
         )  # fmt: skip
 
@@ -227,7 +229,8 @@ def _vector_length(connection: duckdb.DuckDBPyConnection, column: Facts) -> int:
     if column.kind.startswith("STRUCT"):
         return 0
     [(low, high, unread)] = connection.execute(
-        f"SELECT min(len(v)), max(len(v)), count(*) FILTER (v IS NULL) FROM (SELECT TRY_CAST({column.sql} AS FLOAT[]) "
+        "SELECT min(len(v)), max(len(v)), count(*) FILTER (v IS NULL) FROM (SELECT "
+        f"TRY_CAST({column.sql} AS FLOAT[]) "
         f"AS v FROM item_files_sample WHERE {column.sql} IS NOT NULL)"
     ).fetchall()
     return low if low and low == high and low > 1 and not unread else 0

@@ -22,11 +22,13 @@ SAMPLE = 20_000
 _PEEK = 1 << 22  # bytes of a file whose encoding is looked at
 _FREQUENT = 300  # values of a column that are kept, the most frequent first
 _RECBOLE = re.compile(r":(token|float|token_seq|float_seq)$")
-_KEYWORDS = frozenset(
-    """all and any as asc between by case cast check column cross default desc distinct do else end except false for
-    from full group having in inner is join left like limit natural not null offset on only or order outer primary
-    references right select similar table then to true union unique user using when where window with""".split()
-)
+_KEYWORDS = {
+    "all", "and", "any", "as", "asc", "between", "by", "case", "cast", "check", "column", "cross",
+    "default", "desc", "distinct", "do", "else", "end", "except", "false", "for", "from", "full", "group",
+    "having", "in", "inner", "is", "join", "left", "like", "limit", "natural", "not", "null", "offset",
+    "on", "only", "or", "order", "outer", "primary", "references", "right", "select", "similar", "table",
+    "then", "to", "true", "union", "unique", "user", "using", "when", "where", "window", "with",
+}  # fmt: skip
 """Names that SQL takes for its own unless they are quoted."""
 _VALUE = re.compile(r"[-+]?\d+([.,]\d+)?|\d{4}-\d\d-\d\d.*|[0-9a-f-]{20,}", re.IGNORECASE)
 
@@ -48,7 +50,7 @@ class Facts(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The name in small letters and digits alone, without RecBole's type: userId, user_id:token -> userid."""
+        """The name as `key` gives it: userId and user_id:token are userid."""
         name = key(self.name)
         return name.removesuffix("list") if self.kind.endswith("]") else name  # Merlin: item_id-list
 
@@ -105,7 +107,8 @@ def profile(connection: duckdb.DuckDBPyConnection, relation: str) -> list[Facts]
         low, middle, high = (float("nan") if value is None else value for value in spread)
         found.append(
             Facts(
-                column.names[0], sql, kind, tuple(column.kinds), there / max(count, 1), distinct, numbers / max(there, 1),
+                column.names[0], sql, kind, tuple(column.kinds),
+                there / max(count, 1), distinct, numbers / max(there, 1),
                 low, middle, high, dict(frequent),
             )
         )  # fmt: skip

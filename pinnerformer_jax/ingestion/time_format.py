@@ -1,4 +1,4 @@
-"""How a log writes its times, decided by the values: numbers since 1970 in some unit, ISO texts, or a format."""
+"""How a log writes its times, by the values: numbers since 1970 in some unit, ISO texts, or a format."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ _CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p
 _DAY_FIRST = [f"%d{s}%m{s}{y}" for s, y in itertools.product("/.-", ("%Y", "%y"))] + ["%d %m, %Y"]
 _MONTH_FIRST = [re.sub(r"%d(.*)%m", r"%m\1%d", date) for date in _DAY_FIRST]
 _CLEAR = (
-    "%Y%m%d", "%Y.%m.%d", "%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y", "%b %d %Y",
+    "%Y%m%d", "%Y.%m.%d", "%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y",
+    "%b %d %Y",
 )  # fmt: skip
 _WHOLE = (
     "%Y-%m-%d %H:%M:%S %z", "%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d %H:%M:%S.%f %z", "%Y%m%d%H%M%S", "%Y%m%d %H%M%S",
@@ -74,7 +75,8 @@ def _of_lists(connection: duckdb.DuckDBPyConnection, relation: str, column: Fact
     if not re.fullmatch(r"U?(BIG|SMALL)?INT(EGER)?|DOUBLE", item):
         return None
     [(low, high)] = connection.execute(
-        f"SELECT quantile_disc(t, 0.01), quantile_disc(t, 0.99) FROM (SELECT {listed} AS t FROM {relation}_sample)"
+        f"SELECT quantile_disc(t, 0.01), quantile_disc(t, 0.99) FROM (SELECT {listed} AS t FROM "
+        f"{relation}_sample)"
     ).fetchall()
     if low is None:
         return None
@@ -93,7 +95,8 @@ def _no_zone(column: Facts) -> str:
 def _share(connection: duckdb.DuckDBPyConnection, relation: str, column: Facts, parsed: str) -> float:
     """Share of the sample's filled rows that an expression reads as a time from 1990 to 2060."""
     [(share,)] = connection.execute(
-        f"SELECT avg(CASE WHEN coalesce(epoch({parsed}) BETWEEN {_FIRST} AND {_LAST}, false) THEN 1 ELSE 0 END) "
+        f"SELECT avg(CASE WHEN coalesce(epoch({parsed}) BETWEEN {_FIRST} AND {_LAST}, false) THEN 1 "
+        "ELSE 0 END) "
         f"FROM {relation}_sample WHERE trim({column.sql}) <> ''"
     ).fetchall()
     return share or 0.0
@@ -123,7 +126,8 @@ def _of_numbers(connection: duckdb.DuckDBPyConnection, relation: str, column: Fa
         days = f"946684800 + 86400 * try_cast({column.bare} AS DOUBLE)"
         return TimeFormat(
             "", "s",
-            f"{column.name} has numbers from {low:,.0f} to {high:,.0f}, which are no times since 1970 in s, ms, "
+            f"{column.name} has numbers from {low:,.0f} to {high:,.0f}, which are no times since 1970 "
+            "in s, ms, "
             "us or ns. If they count days from some day, write when that day was, in seconds since 1970",
             EDIT, (repr(days),),
         )  # fmt: skip
@@ -132,7 +136,8 @@ def _of_numbers(connection: duckdb.DuckDBPyConnection, relation: str, column: Fa
 
 def _share_of_any(connection: duckdb.DuckDBPyConnection, relation: str, column: Facts, parsed: str) -> float:
     [(share,)] = connection.execute(
-        f"SELECT avg(CASE WHEN coalesce(epoch({parsed}) BETWEEN {_FIRST} AND {_LAST}, false) THEN 1 ELSE 0 END) "
+        f"SELECT avg(CASE WHEN coalesce(epoch({parsed}) BETWEEN {_FIRST} AND {_LAST}, false) THEN 1 "
+        "ELSE 0 END) "
         f"FROM {relation}_sample WHERE {column.sql} IS NOT NULL"
     ).fetchall()
     return share or 0.0
@@ -187,7 +192,8 @@ def _by_all_rows(
     expression, order = (day, "dd/mm") if only_days else (month, "mm/dd")
     return TimeFormat(
         expression, "timestamp",
-        f"dates such as {column.example} are {order}: {counts}. Without a zone: taken as UTC (data.time_zone)",
+        f"dates such as {column.example} are {order}: {counts}. Without a zone: taken as UTC "
+        "(data.time_zone)",
         coarse=coarse,
     )  # fmt: skip
 
@@ -203,7 +209,8 @@ def _layouts(
         if chosen:
             unread += f" WHERE {_parse('t', chosen)} IS NULL"
         counts = ", ".join(
-            f"count(*) FILTER (coalesce(epoch(try_strptime(t, {literal(layout)})) BETWEEN {_FIRST} AND {_LAST}, "
+            f"count(*) FILTER (coalesce(epoch(try_strptime(t, {literal(layout)})) BETWEEN {_FIRST} AND "
+            f"{_LAST}, "
             "false))"
             for layout in layouts
         )
