@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     values = parser.parse_args(argv)
     with errors_as_messages():
         draft, lines = init(values.events, values.items, values.out)
-    Console().print(summary(draft))
+    Console().print(summary(draft, lines))
     for line in draft.seen:
         print(line)
     for mark, what in ((EDIT, "write these lines, ingest needs them"), (CHECK, "check these lines")):
@@ -80,14 +80,14 @@ def init(events: Sequence[str], items: str, out: Path) -> tuple[Draft, dict[str,
     name = re.sub(r"\W+", "_", out.stem)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".init-", dir=out.parent) as work:
-        draft = draft_config(name, events, items, f"data/{name}/prepared", Path(work))
+        draft = draft_config(name, events, items, f"data/{name}/prepared", Path(work), print)
     text, lines = config_text(draft, str(out))
     with open(out, "x", encoding="utf-8") as file:
         file.write(text)
     return draft, lines
 
 
-def summary(draft: Draft) -> Table:
+def summary(draft: Draft, lines: dict[str, int]) -> Table:
     """What was chosen, for the terminal."""
     from rich.markup import escape
     from rich.table import Table
@@ -95,7 +95,8 @@ def summary(draft: Draft) -> Table:
     table = Table(title="Init")
     for heading in ("setting", "value", ""):
         table.add_column(heading)
-    for setting, choice in draft.choices.items():
+    for setting in lines:  # in the order of the file
+        choice = draft.choices[setting]
         value = choice.value if isinstance(choice.value, str) else repr(choice.value)
         if setting == "data.positives":
             value = ", ".join(rule.action or "every event" for rule in choice.value)

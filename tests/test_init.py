@@ -3,7 +3,9 @@
 import dataclasses
 
 import log_formats
+import pyarrow as pa
 import pytest
+from logs import make_events, write_parquet
 
 from pinnerformer_jax.config_files import load_config
 from pinnerformer_jax.data.timelines import Timelines
@@ -274,9 +276,6 @@ def test_numbers_that_count_days_from_an_unknown_day_are_a_line_to_edit(tmp_path
 
 
 def test_what_ingest_refuses_is_a_line_to_edit(tmp_path):
-    import pyarrow as pa
-    from logs import make_events, write_parquet
-
     rows = [row | {"time": float(row["time"])} for row in make_events()]
     log = write_parquet(tmp_path / "log.parquet", rows, time=pa.float32())
     draft, _ = init([log], "", tmp_path / "yours.py")
@@ -293,8 +292,6 @@ def test_what_ingest_refuses_is_a_line_to_edit(tmp_path):
     ],
 )
 def test_item_ids_in_another_spelling_get_the_expression_that_mends_them(tmp_path, ids, written):
-    from logs import make_events, write_parquet
-
     log = write_parquet(tmp_path / "log.parquet", make_events())
     items = log_formats.write(tmp_path / "items.csv", ["item", "title"], [(i, f"Title {i}") for i in ids])
     draft, _ = init([log], items, tmp_path / "yours.py")
@@ -304,8 +301,6 @@ def test_item_ids_in_another_spelling_get_the_expression_that_mends_them(tmp_pat
 
 
 def test_an_item_table_of_other_ids_is_left_out_and_said(tmp_path):
-    from logs import make_events, write_parquet
-
     log = write_parquet(tmp_path / "log.parquet", make_events())
     items = log_formats.write(
         tmp_path / "items.csv", ["item", "title"], [(f"x{k}", "Title") for k in range(15)]
@@ -326,6 +321,74 @@ def test_a_user_that_stands_for_guests_is_left_out(tmp_path):
     assert draft.value("data.where") == """trim("user") NOT IN ('0')"""
     assert "data.where" in draft.marked("CHECK")
     assert "the user '0' (30.0% of the rows)" in draft.choices["data.where"].reason
+
+
+def test_floating_point_ids_with_nan_are_guests(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {"user": float("nan") if r.user % 7 == 0 else float(r.user), "item": r.item, "time": r.when}
+        for r in log_formats.events()
+    ]
+    log = write_parquet(tmp_path / "log.parquet", rows)
+    draft, _ = init([log], "", tmp_path / "yours.py")
+    assert draft.marked("CHECK") == draft.marked("EDIT") == []
+    assert "80 of 500 rows (16.0%) have no user" in draft.choices["data.where"].reason
+    assert prepare(load_config(tmp_path / "yours.py"), lambda line: None).counts["out_of_scope"] == 80
+
+
+def test_ids_that_are_no_products_are_said(tmp_path):
+    rows = [(r.user, f"8{r.item}{r.user:02d}A", r.when) for r in log_formats.events()]
+    log = log_formats.write(tmp_path / "log.csv", ["user", "item", "time"], [*rows, (3, "POST", rows[0][2])])
+    draft, _ = init([log], "", tmp_path / "yours.py")
+    assert draft.marked("CHECK") == ["data.columns.item"]
+    assert "1 rows are of 1 ids without a digit, such as 'POST'" in draft.choices["data.columns.item"].reason
+
+
+@pytest.mark.parametrize(
+    ("written", "expression"),
+    [
+        ("%m/%d/%Y %I:%M %p", "try_strptime(trim(date), '%m/%d/%Y %I:%M %p')"),
+        ("%d.%m.%y", "try_strptime(trim(date), '%d.%m.%y')"),
+        ("%d-%b-%Y", "try_strptime(trim(date), '%d-%b-%Y')"),
+        ("%Y%m%d", "try_strptime(CAST(date AS VARCHAR), '%Y%m%d')"),
+        ("%Y-%m-%dT%H:%M:%S+02:00", "date"),
+        ("%Y/%m/%d", "date"),
+    ],
+)
+def test_texts_of_many_forms(tmp_path, written, expression):
+    rows = [(r.user, r.item, r.when.strftime(written)) for r in log_formats.events()]
+    log = log_formats.write(tmp_path / "log.csv", ["user", "item", "date"], rows)
+    draft, _ = init([log], "", tmp_path / "yours.py")
+    assert draft.value("data.columns.time") == expression
+    assert draft.value("data.time_unit") == "timestamp"
+    assert draft.marked("CHECK") == draft.marked("EDIT") == []
+    assert "from 2023-03-01" in draft.seen[-2]  # what ingest makes of it
+
+
+def test_a_time_of_day_in_a_column_of_its_own_is_said(tmp_path):
+    rows = [(r.user, r.item, r.when.date(), r.when.time()) for r in log_formats.events()]
+    log = log_formats.write(tmp_path / "log.csv", ["user", "item", "date", "time"], rows)
+    draft, _ = init([log], "", tmp_path / "yours.py")
+    assert draft.marked("CHECK") == ["data.columns.time"]
+    assert draft.choices["data.columns.time"].instead == (repr("date || ' ' || time"),)
+
+
+def test_two_columns_that_may_be_the_user_are_said(tmp_path):
+    rows = [(r.user, r.user + 7, r.item, r.when) for r in log_formats.events()]
+    log = log_formats.write(tmp_path / "log.csv", ["user_id", "customer_id", "sku", "order_date"], rows)
+    draft, _ = init([log], "", tmp_path / "yours.py")
+    assert draft.choices["data.columns.user"].mark == "CHECK"
+    assert draft.choices["data.columns.user"].instead == ("'customer_id'",)
+
+
+def test_a_large_log_is_tried_on_whole_users(tmp_path, monkeypatch):
+    monkeypatch.setattr("pinnerformer_jax.ingestion.draft_config.TRIAL", 100)
+    log = write_parquet(tmp_path / "log.parquet", make_events())
+    draft, _ = init([log], "", tmp_path / "yours.py")
+    tried = next(line for line in draft.seen if line.startswith("of one user in 4: "))
+    users = int(tried.split(": ")[1].split(" ")[0])
+    assert 1 <= users < 40
+    assert f"{12 * users:,} usable events" in tried or "exact duplicate" in " ".join(draft.seen)
 
 
 def test_nothing_is_overwritten(tmp_path, capsys):

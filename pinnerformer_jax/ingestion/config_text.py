@@ -100,7 +100,7 @@ def _comment(choice: Choice, indent: str) -> list[str]:
     start = f"{indent}# "
     shown = "".join(c if c.isprintable() else " " for c in choice.reason)
     lines = textwrap.wrap(
-        marked + shown[:1].upper() * bool(marked) + shown[bool(marked):] + ".", _WIDTH, initial_indent=start,
+        f"{marked}{shown}.", _WIDTH, initial_indent=start,
         subsequent_indent=start, break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
     for other in choice.instead:
@@ -110,8 +110,13 @@ def _comment(choice: Choice, indent: str) -> list[str]:
 
 def _assignment(field: str, value: Any, indent: str) -> list[str]:
     line = f"{indent}{field}={_literal(value)},"
-    if len(line) <= _WIDTH or not isinstance(value, tuple):
+    if len(line) <= _WIDTH or not isinstance(value, str | tuple):
         return [line]
+    if isinstance(value, str):
+        parts = textwrap.wrap(value, _WIDTH - len(indent) - 12, drop_whitespace=False, break_long_words=False)
+        if "".join(parts) != value:  # a tab or a line break within
+            return [line]
+        return [f"{indent}{field}=(", *(f"{indent}    {_literal(part)}" for part in parts), f"{indent}),"]
     inner = [f"{indent}    {_literal(part)}," for part in value]
     return [f"{indent}{field}=(", *inner, f"{indent}),"]
 

@@ -85,7 +85,7 @@ def _positives(draft: Draft, counts: dict[str, int], what: str = "") -> None:
     if unknown:
         reason += f". Unknown names: {', '.join(unknown[:10])}"
     share = sum(counts[name] for name in chosen) / max(sum(counts.values()), 1)
-    rules = tuple(PositiveRule(action=name) for name in chosen[:20]) if others else (PositiveRule(),)
+    rules = tuple(PositiveRule(action=name) for name in chosen[:20]) if others or what else (PositiveRule(),)
     mark = CHECK if len(kinds) > 1 else ""
     draft.choose("data.positives", rules, f"{reason}. They are {share:.1%} of the events", mark)
 
@@ -147,8 +147,7 @@ def _by_flags(
     counts = count_actions(connection, relation, draft, cases(True))
     draft.choose(
         "data.columns.action", cases(False),
-        f"of several flags the strongest: {_counted(counts)} (no flag is set)"
-        if "impression" in counts else f"of several flags the strongest: {_counted(counts)}", CHECK,
+        f"of several flags the strongest, and impression where none is set: {_counted(counts)}", CHECK,
     )  # fmt: skip
     shown = {name: rows for name, rows in counts.items() if name != "impression"}
     _positives(draft, shown, "a guess by the names of the flags: ")

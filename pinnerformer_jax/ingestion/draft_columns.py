@@ -133,6 +133,15 @@ def choose_time(
             value, mark, instead = "", EDIT, [repr(form.expression), *instead]
         if form.coarse:
             reason += ". Days without a time of day: the order within a day is not known"
+            for clock in columns:
+                if clock.name != name and re.fullmatch(r"\d\d?:\d\d(:\d\d(\.\d+)?)?", clock.example):
+                    reason += (
+                        f". {clock.name} has times of day, which are not used: write an expression of both"
+                    )
+                    mark = mark or CHECK
+                    if form.expression == name:
+                        both = next(c for c in columns if c.name == name).bare
+                        instead.append(repr(f"{both} || ' ' || {clock.bare}"))
         draft.choose("data.columns.time", value, reason, mark, instead)
         draft.choose("data.time_unit", form.unit, "see data.columns.time")
         return form
@@ -161,16 +170,21 @@ def choose_scope(
         if user.kind == "VARCHAR":
             empty = f"({empty} OR trim({user.sql}) = '')"
         elif user.kind in ("FLOAT", "DOUBLE"):
-            empty = f"({empty} OR isnan({user.sql}))"
+            empty = f"({empty} OR CAST({user.sql} AS VARCHAR) = 'nan')"
         rows, blank = connection.execute(
             f"SELECT count(*), count(*) FILTER ({empty}) FROM {relation} WHERE {BROKEN} IS NULL"
         ).fetchone()
         bare = f"trim({user.bare})" if user.kind == "VARCHAR" else user.bare
         if blank:
-            number = user.kind in ("FLOAT", "DOUBLE")
-            conditions.append(f"{user.bare} IS NOT NULL" + (f" AND NOT isnan({user.bare})" if number else ""))
             if user.kind == "VARCHAR":
-                conditions[-1] = f"{bare} <> ''"
+                conditions.append(f"{bare} <> ''")
+            elif user.kind in (
+                "FLOAT",
+                "DOUBLE",
+            ):  # not isnan: the engine trusts Parquet's bounds, without NaN
+                conditions.append(f"CAST({user.bare} AS VARCHAR) <> 'nan'")
+            else:
+                conditions.append(f"{user.bare} IS NOT NULL")
             reasons.append(f"{blank:,} of {rows:,} rows ({blank / rows:.1%}) have no user: guests")
         [(value, most, sampled)] = connection.execute(
             f"SELECT {text} AS t, count(*) AS n, sum(n) OVER () FROM {relation}_sample WHERE NOT {empty} "
@@ -202,6 +216,29 @@ def choose_scope(
         reasons.append("rows without items are no events")
     if conditions:
         draft.choose("data.where", " AND ".join(conditions), "; ".join(reasons), mark)
+
+
+def check_item_codes(
+    connection: duckdb.DuckDBPyConnection, relation: str, draft: Draft, columns: Sequence[Facts]
+) -> None:
+    """Say so where a few ids of items have no digit and all others have: POST and FEE beside 85123A."""
+    item = next((c for c in columns if c.name == draft.value("data.columns.item")), None)
+    if item is None or item.kind != "VARCHAR":
+        return
+    rows, without, items, codes, example = connection.execute(
+        f"SELECT sum(n), sum(n) FILTER (NOT code), count(*), count(*) FILTER (NOT code), "
+        f"arg_max(id, n) FILTER (NOT code) FROM ("
+        f"SELECT {item.sql} AS id, count(*) AS n, regexp_matches(id, '[0-9]') AS code "
+        f"FROM {relation} WHERE {item.sql} <> '' GROUP BY id)"
+    ).fetchone()
+    if codes and without < 0.05 * rows and codes < 0.05 * items:
+        draft.add(
+            "data.columns.item",
+            f"{without:,} rows are of {codes:,} ids without a digit, such as {example!r}. If these are no "
+            f"products but postage or fees, leave them out in data.where: "
+            f"regexp_matches({item.bare}, '[0-9]')",
+            CHECK,
+        )
 
 
 def choose_duration(draft: Draft, columns: Sequence[Facts]) -> None:

@@ -1,8 +1,8 @@
 """From a log to the draft of its config: look at the files, choose, and try the choices as ingest would.
 
 Columns are looked at in a sample of rows. What decides a setting for all rows (dates, guests, actions, ids of
-the item table) is counted in all of them. Ingest's own steps then try the choices: on all users of a log of up
-to `TRIAL` rows, on every k-th user of a larger one. What ingest says goes into the draft.
+the item table) is counted in all of them. Ingest's own steps then try the choices: on all users of a log of
+up to `TRIAL` rows, on every k-th user of a larger one. What ingest says goes into the draft.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pinnerformer_jax.ingestion.csv_reader import NOT_UTF8
 from pinnerformer_jax.ingestion.draft import CHECK, EDIT, Draft
 from pinnerformer_jax.ingestion.draft_actions import choose_actions
 from pinnerformer_jax.ingestion.draft_columns import (
+    check_item_codes,
     choose_duration,
     choose_ids,
     choose_scope,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     import duckdb
 
 TRIAL = 1_000_000
-"""Rows that the choices are tried on, about."""
+"""Rows that the choices are tried on, up to twice as many."""
 
 _KNOWN = (*column_names.USER, *column_names.ITEM, *column_names.TIME)
 
@@ -73,6 +74,7 @@ def draft_config(
         choose_ids(draft, columns)
         form = choose_time(connection, "log", draft, columns)
         choose_scope(connection, "log", draft, columns)
+        check_item_codes(connection, "log", draft, columns)
         report("chose the columns of user, item and time")
         choose_actions(connection, "log", draft, columns)
         choose_surface(draft, columns)
@@ -203,13 +205,14 @@ def _try(connection: duckdb.DuckDBPyConnection, draft: Draft, columns: Sequence[
     days = (last - first) / (DAY * 10**6)
     draft.seen.append(
         f"{about}{users:,} users, {items:,} items, {events:,} usable events, "
-        f"{format_time(first // 10**6)} to "
-        f"{format_time(last // 10**6)}"
+        f"99 % of them from {format_time(first // 10**6)} to {format_time(last // 10**6)}"
     )
     draft.seen.append(
         f"{1 - pairs / events:.1%} of the events repeat an item that the user had before"
         + (": priors of own counts will matter" if pairs < 0.7 * events else "")
     )
+    if users < 20:
+        draft.add("data.columns.user", f"The log has {users} users, too few to learn from", CHECK)
     _choose_evaluation(draft, days)
     _look_at_end(draft, end)
 
@@ -217,7 +220,7 @@ def _try(connection: duckdb.DuckDBPyConnection, draft: Draft, columns: Sequence[
 def _sample_users(connection: duckdb.DuckDBPyConnection, config: Config) -> int:
     """Create the relation `trial` of the rows of every k-th user; k."""
     [(rows,)] = connection.execute("SELECT count(*) FROM log").fetchall()
-    step = math.ceil(rows / TRIAL)
+    step = max(1, rows // TRIAL)
     user, _ = event_mapping.bind(connection, "log", "data.columns.user", config.data.columns.user)
     condition = f"WHERE hash({user}) % {step} = 0" if step > 1 else ""
     connection.execute(f"CREATE VIEW trial AS FROM log {condition}")

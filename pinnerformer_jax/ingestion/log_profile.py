@@ -91,7 +91,7 @@ def profile(connection: duckdb.DuckDBPyConnection, relation: str) -> list[Facts]
         sql, kind = column.sql, kinds[column.called]
         text = f"nullif(trim(CAST({sql} AS VARCHAR)), '')"
         if kind in ("FLOAT", "DOUBLE"):
-            text = f"CASE WHEN NOT isnan({sql}) THEN {text} END"
+            text = f"nullif({text}, 'nan')"
         number = f"CASE WHEN isfinite(TRY_CAST({text} AS DOUBLE)) THEN TRY_CAST({text} AS DOUBLE) END"
         if kind.startswith(("DATE", "TIME", "BLOB", "INTERVAL")) or kind.endswith(("]", ")")):
             number = "NULL::DOUBLE"

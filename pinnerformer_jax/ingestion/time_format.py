@@ -6,7 +6,7 @@ import itertools
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from pinnerformer_jax.ingestion.draft import EDIT
+from pinnerformer_jax.ingestion.draft import CHECK, EDIT
 from pinnerformer_jax.ingestion.engine import literal
 from pinnerformer_jax.ingestion.log_profile import Facts
 
@@ -80,7 +80,9 @@ def _of_lists(connection: duckdb.DuckDBPyConnection, relation: str, column: Fact
     ).fetchall()
     if low is None:
         return None
-    found = _of_numbers(connection, relation, column._replace(low=low, high=high, frequent={str(low): 1}))
+    found = _of_numbers(
+        connection, relation, column._replace(low=low, high=high, frequent={str(low): 1}), listed
+    )
     if found is None or not found.expression:
         return found
     return found._replace(expression=listed, reason=f"{reason}; {found.reason}")
@@ -102,17 +104,30 @@ def _share(connection: duckdb.DuckDBPyConnection, relation: str, column: Facts, 
     return share or 0.0
 
 
-def _of_numbers(connection: duckdb.DuckDBPyConnection, relation: str, column: Facts) -> TimeFormat | None:
+def _of_numbers(
+    connection: duckdb.DuckDBPyConnection, relation: str, column: Facts, sql: str = ""
+) -> TimeFormat | None:
+    """By the numbers that `sql` gives, the column's by default: the unit that makes times of most of them."""
     low, high = column.low, column.high
-    for unit, factor in (("s", 1), ("ms", 10**3), ("us", 10**6), ("ns", 10**9)):
-        if _FIRST * factor <= low and high <= _LAST * factor:
-            name = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}[unit]
-            days = f"{_day(low / factor)} to {_day(high / factor)}"
-            whole = low % (86_400 * factor) == 0 == high % (86_400 * factor)
-            return TimeFormat(
-                column.name, unit, f"numbers such as {column.example}: as {name} since 1970 they are {days}",
-                coarse=whole and all(_whole_day(value, factor) for value in column.frequent),
-            )  # fmt: skip
+    for unit, name, factor in (
+        ("s", "seconds", 1), ("ms", "milliseconds", 10**3), ("us", "microseconds", 10**6),
+        ("ns", "nanoseconds", 10**9),
+    ):  # fmt: skip
+        numbers = f"SELECT TRY_CAST({sql or column.sql} AS DOUBLE) AS n FROM {relation}_sample"
+        fits = f"n BETWEEN {_FIRST * factor} AND {_LAST * factor}"
+        [(share, first, last, days)] = connection.execute(
+            f"SELECT count(*) FILTER (fits) / count(*), min(n) FILTER (fits), max(n) FILTER (fits), "
+            f"bool_and(n % {86_400 * factor} = 0) FILTER (fits) "
+            f"FROM (SELECT n, {fits} AS fits FROM ({numbers}) WHERE isfinite(n))"
+        ).fetchall()
+        if share and share > 0.9:
+            reason = (
+                f"numbers such as {last:.0f}: as {name} since 1970 they are {_day(first / factor)} to "
+                f"{_day(last / factor)}"
+            )
+            if share < 1:
+                reason += f". {1 - share:.2%} of a sample are no such times, and are rejected"
+            return TimeFormat(column.name, unit, reason, CHECK if share < 0.99 else "", coarse=bool(days))
     for layout, digits in (("%Y%m%d", 8), ("%Y%m%d%H%M%S", 14)):
         text = f"CAST({column.bare} AS VARCHAR)"
         parsed = f"try_strptime(CAST({column.sql} AS VARCHAR), '{layout}')"
@@ -123,13 +138,16 @@ def _of_numbers(connection: duckdb.DuckDBPyConnection, relation: str, column: Fa
                 "(data.time_zone)", coarse=digits == 8,
             )  # fmt: skip
     if high > low:
-        days = f"946684800 + 86400 * try_cast({column.bare} AS DOUBLE)"
+        number = f"try_cast({column.bare} AS DOUBLE)"
+        since, way = "2000-01-01, for example", f"946684800 + 86400 * {number}"
+        if low > 30_000 and high < 60_000:
+            since, way = "1899-12-30, as spreadsheets do", f"86400 * ({number} - 25569)"
         return TimeFormat(
             "", "s",
             f"{column.name} has numbers from {low:,.0f} to {high:,.0f}, which are no times since 1970 "
-            "in s, ms, "
-            "us or ns. If they count days from some day, write when that day was, in seconds since 1970",
-            EDIT, (repr(days),),
+            "in s, ms, us or ns. If they count days, write them as seconds since 1970; if from "
+            f"{since}, as below",
+            EDIT, (repr(way),),
         )  # fmt: skip
     return None
 
@@ -181,7 +199,10 @@ def _by_all_rows(
     ).fetchall()
     day = _parse(column.bare, days or months)
     month = _parse(column.bare, months or days)
-    counts = f"{only_days:,} rows are dates only with the day first (dd/mm), {only_months:,} only with the month first"
+    counts = (
+        f"{only_days:,} rows are dates only with the day first (dd/mm), "
+        f"{only_months:,} only with the month first"
+    )
     if (only_days == 0) == (only_months == 0):
         why = "no row decides" if only_days == 0 else "the log mixes them"
         return TimeFormat(
@@ -225,10 +246,6 @@ def _layouts(
 def _parse(sql: str, layouts: list[str]) -> str:
     given = literal(layouts[0]) if len(layouts) == 1 else literal(layouts)
     return f"try_strptime(trim({sql}), {given})"
-
-
-def _whole_day(text: str, factor: int) -> bool:
-    return float(text) % (86_400 * factor) == 0
 
 
 def _day(seconds: float) -> str:
