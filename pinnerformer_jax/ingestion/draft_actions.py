@@ -85,7 +85,7 @@ def _positives(draft: Draft, counts: dict[str, int], what: str = "") -> None:
     if unknown:
         reason += f". Unknown names: {', '.join(unknown[:10])}"
     share = sum(counts[name] for name in chosen) / max(sum(counts.values()), 1)
-    rules = tuple(PositiveRule(action=name) for name in chosen[:20]) if others or what else (PositiveRule(),)
+    rules = tuple(PositiveRule(action=name) for name in chosen) if others or what else (PositiveRule(),)
     mark = CHECK if len(kinds) > 1 else ""
     draft.choose("data.positives", rules, f"{reason}. They are {share:.1%} of the events", mark)
 

@@ -212,7 +212,7 @@ def _try(connection: duckdb.DuckDBPyConnection, draft: Draft, columns: Sequence[
         + (": priors of own counts will matter" if pairs < 0.7 * events else "")
     )
     if users < 20:
-        draft.add("data.columns.user", f"The log has {users} users, too few to learn from", CHECK)
+        draft.add("data.columns.user", f"There are {users} users, too few to learn from", CHECK)
     _choose_evaluation(draft, days)
     _look_at_end(draft, end)
 

@@ -99,7 +99,7 @@ def _share(connection: duckdb.DuckDBPyConnection, relation: str, column: Facts, 
     [(share,)] = connection.execute(
         f"SELECT avg(CASE WHEN coalesce(epoch({parsed}) BETWEEN {_FIRST} AND {_LAST}, false) THEN 1 "
         "ELSE 0 END) "
-        f"FROM {relation}_sample WHERE trim({column.sql}) <> ''"
+        f"FROM {relation}_sample WHERE trim(CAST({column.sql} AS VARCHAR)) <> ''"
     ).fetchall()
     return share or 0.0
 
@@ -131,7 +131,7 @@ def _of_numbers(
     for layout, digits in (("%Y%m%d", 8), ("%Y%m%d%H%M%S", 14)):
         text = f"CAST({column.bare} AS VARCHAR)"
         parsed = f"try_strptime(CAST({column.sql} AS VARCHAR), '{layout}')"
-        if len(str(int(high))) == digits and _share_of_any(connection, relation, column, parsed) > 0.95:
+        if len(str(int(high))) == digits and _share(connection, relation, column, parsed) > 0.95:
             return TimeFormat(
                 f"try_strptime({text}, '{layout}')", "timestamp",
                 f"numbers such as {column.example} are dates of the form {layout}, taken as UTC "
@@ -150,15 +150,6 @@ def _of_numbers(
             EDIT, (repr(way),),
         )  # fmt: skip
     return None
-
-
-def _share_of_any(connection: duckdb.DuckDBPyConnection, relation: str, column: Facts, parsed: str) -> float:
-    [(share,)] = connection.execute(
-        f"SELECT avg(CASE WHEN coalesce(epoch({parsed}) BETWEEN {_FIRST} AND {_LAST}, false) THEN 1 "
-        "ELSE 0 END) "
-        f"FROM {relation}_sample WHERE {column.sql} IS NOT NULL"
-    ).fetchall()
-    return share or 0.0
 
 
 def _of_format(connection: duckdb.DuckDBPyConnection, relation: str, column: Facts) -> TimeFormat | None:
