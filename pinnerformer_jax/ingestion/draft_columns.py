@@ -46,7 +46,9 @@ def choose_ids(draft: Draft, columns: Sequence[Facts]) -> None:
             continue
         best = found[0]
         others = [repr(_id(c)) for c in found[1:]]
-        reason = f"by its name; in a sample {best.distinct:,} values such as {best.example}"
+        reason = f"by its name; in a sample {best.distinct:,} values"
+        if setting == "item":  # an id of a user may be an address, which belongs in no file of settings
+            reason += f" such as {best.example}"
         mark = ""
         if best.kind.endswith("[]"):
             values = "a list: each row of the log is as many events, which unnest takes apart"

@@ -234,9 +234,9 @@ def _choose_rejects(draft: Draft, rejected: dict[str, int], rows: int) -> None:
     if not rejected or not rows:
         return
     share = sum(rejected.values()) / rows
-    counts = ", ".join(f"{reason} {n:,} ({n / rows:.1%})" for reason, n in rejected.items())
+    counts = ", ".join(f"{reason}: {n:,} rows ({n / rows:.1%})" for reason, n in rejected.items())
     usual = DataConfig().max_reject_share
-    draft.seen.append(f"ingest would reject {share:.1%} of the rows: {counts}")
+    draft.seen.append(f"ingest would reject {share:.1%} of the rows ({counts})")
     if share < 0.8 * usual:
         return
     bad = share - rejected.get(rejects.DUPLICATE, 0) / rows
@@ -247,7 +247,8 @@ def _choose_rejects(draft: Draft, rejected: dict[str, int], rows: int) -> None:
     allowed = min(math.ceil(20 * share + 1) / 20, 1.0)
     draft.choose(
         "data.max_reject_share", allowed,
-        f"ingest rejects {counts}, and would stop at its usual {usual:g}. {reasons}",
+        f"ingest rejects {share:.1%} of the rows ({counts}), and would stop at its usual {usual:g}. "
+        f"{reasons}",
         CHECK if bad > 0.01 else "",
     )  # fmt: skip
 
