@@ -16,6 +16,7 @@ from pathlib import Path
 
 VERBS = (
     "synthetic",
+    "init",
     "ingest",
     "publish_tfds",
     "items",

@@ -5,6 +5,15 @@ log_reader.py        the log as a table, each row with its file and number
 csv_reader.py        a CSV file as Parquet, broken lines marked
 log_columns.py       the columns as the files have them, and what a setting makes of them
 kinds.py             ids, times and durations by their types
+log_profile.py       what the columns hold, by a sample
+column_names.py      names that columns and actions have in public logs
+time_format.py       how a log writes its times
+draft.py             a config that is being written: choices with their reasons
+draft_columns.py     who, what and when
+draft_actions.py     actions and positives
+draft_items.py       the item table
+draft_config.py      all of these, tried as ingest would
+config_text.py       the draft as a Python file
 tfds_in.py           a TFDS data set as such a log
 tfds_prepare.py      TFDS without TensorFlow
 event_mapping.py     rows of the log as events, by the config's columns and rules

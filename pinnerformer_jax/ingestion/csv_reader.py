@@ -93,7 +93,7 @@ def _section(setting: str) -> str:
     return "items" if setting.startswith("items") else "data"
 
 
-def _open(file: Path) -> gzip.GzipFile | IO[bytes]:
+def open_bytes(file: Path) -> gzip.GzipFile | IO[bytes]:
     return gzip.open(file, "rb") if file.name.lower().endswith(".gz") else open(file, "rb")
 
 
@@ -116,7 +116,7 @@ def _blocks(file: Path, encoding: str | None) -> Iterator[bytes]:
     """The bytes of a file in UTF-8, in blocks, at least one; without an encoding, as they are."""
     decoder = codecs.getincrementaldecoder(encoding)() if encoding else None
     end = 0
-    with _open(file) as data:
+    with open_bytes(file) as data:
         while True:
             block = data.read(MAX_LINE)
             end += len(block)
@@ -135,7 +135,7 @@ def _header(file: Path, given: str) -> tuple[list[str], str, int]:
     The delimiter is `given`, or that of comma, tab, semicolon and bar which the header has most of outside of
     quotes.
     """
-    with _open(file) as data:
+    with open_bytes(file) as data:
         lines: list[str] = []
         size = quotes = 0
         for line in itertools.islice(_lines(data), MAX_LINES):
@@ -172,7 +172,7 @@ def _header(file: Path, given: str) -> tuple[list[str], str, int]:
 
 def _count_lines(file: Path) -> int:
     count, block = 0, b"\n"
-    with _open(file) as data:
+    with open_bytes(file) as data:
         while new := data.read(1 << 20):
             block = new
             count += block.count(b"\n")
@@ -234,7 +234,7 @@ def _records(file: Path, delimiter: str, header: int, width: int) -> Iterator[tu
     empty field is None. After a broken line, reading resumes at the next line, even if the broken one opened
     a quote."""
     csv.field_size_limit(MAX_LINE)
-    with _open(file) as data:
+    with open_bytes(file) as data:
         lines = itertools.islice(_lines(data), header, None)
         again: deque[_Line] = deque()
         taken: list[_Line] = []

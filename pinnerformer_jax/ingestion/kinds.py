@@ -83,7 +83,7 @@ def find_id(connection: duckdb.DuckDBPyConnection, relation: str, setting: str, 
     text = f"concat_ws(' ', {', '.join(f'CAST({x} AS VARCHAR)' for x in floats_of_id)})"
     rounded = f"CASE WHEN ({there}) AND NOT coalesce({whole}, false) THEN {text} END"
     exact, kind = (
-        (f"CAST({found.sql} AS BIGINT)", "BIGINT") if kind in ("FLOAT", "DOUBLE") else (found.sql, kind)
+        (f"TRY_CAST({found.sql} AS BIGINT)", "BIGINT") if kind in ("FLOAT", "DOUBLE") else (found.sql, kind)
     )
     return Id(f"(CASE WHEN {whole} THEN {exact} END)", kind, rounded, mixed)
 

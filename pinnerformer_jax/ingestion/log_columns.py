@@ -134,7 +134,7 @@ def resolve(connection: duckdb.DuckDBPyConnection, relation: str, setting: str, 
     """
     import duckdb
 
-    columns = _columns(connection, relation)
+    columns = columns_of(connection, relation)
     names = [name for column in columns for name in column.names]
     used = _fitting(columns, setting, expression)
     alone = bool(used)
@@ -161,7 +161,7 @@ def resolve(connection: duckdb.DuckDBPyConnection, relation: str, setting: str, 
     return Setting(f"({sql})", described[0][1], used, alone)
 
 
-def _columns(connection: duckdb.DuckDBPyConnection, relation: str) -> list[Column]:
+def columns_of(connection: duckdb.DuckDBPyConnection, relation: str) -> list[Column]:
     facts = connection.execute(f"SELECT called, name, kind, file FROM {relation}_columns").fetchall()
     columns = []
     for called, *_ in connection.execute(f"DESCRIBE {relation}_shape").fetchall():

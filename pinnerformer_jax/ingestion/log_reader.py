@@ -32,7 +32,7 @@ from pinnerformer_jax.ingestion.engine import (
 if TYPE_CHECKING:
     import duckdb
 
-_PARQUET, _CSV = (".parquet",), (".csv", ".csv.gz", ".tsv", ".tsv.gz")
+_PARQUET, _CSV = (".parquet",), (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".inter", ".item")
 _TFDS = re.compile(r"tfds:(?P<name>[^:]+(:\d+\.\d+\.\d+)?)(:(?P<split>.+))?")
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # in a folder's name: null
 _DEFAULT = CsvConfig()
