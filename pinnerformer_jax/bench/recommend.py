@@ -9,7 +9,6 @@ categories.
 
 from __future__ import annotations
 
-import datetime
 import json
 import multiprocessing
 import tempfile
