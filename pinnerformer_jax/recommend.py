@@ -2,6 +2,7 @@
 
     python -m pinnerformer_jax.recommend --snapshots DIR --user ID [--user ID ...] [-k 10] [--hide-seen]
     python -m pinnerformer_jax.recommend --snapshots DIR --all --out recs.parquet     # or .csv, .jsonl
+    python -m pinnerformer_jax.recommend --snapshots DIR --user ID --why RUN          # with reasons
 
 Printed, a user without a vector (unknown, deleted, or with too few events) gets the most popular items. In a
 file, such users are left out, and counted by reason.
@@ -12,6 +13,7 @@ Rules of the shop (--allow, --block, --at-most) are read at each call; they need
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import sys
@@ -24,6 +26,7 @@ from pinnerformer_jax.serving import bulk
 from pinnerformer_jax.serving.recommender import Recommendations, Recommender
 from pinnerformer_jax.serving.shop_rules import add_flags, read_ids, rules_of
 from pinnerformer_jax.serving.stores import open_store
+from pinnerformer_jax.serving.why import Explainer, Reason
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--users needs --out FILE; --user ID prints")
     if values.json and values.out is not None:
         parser.error("--json prints; --out FILE.jsonl writes JSON lines")
+    if values.why and values.out is not None:
+        parser.error("--why explains the items that --user prints (--json too); --out has no reasons")
     with errors_as_messages():
         many = values.out is not None
         if many and values.out.suffix not in bulk.FORMATS:
@@ -83,6 +88,10 @@ def _parser() -> argparse.ArgumentParser:
         "--store", metavar="URL",
         help="look the vector up in this feature store (the URL that embed got), not in the snapshot",
     )  # fmt: skip
+    parser.add_argument(
+        "--why", type=Path, metavar="RUN",
+        help="also show the past events that carry each item; RUN is the workdir that embed read",
+    )  # fmt: skip
     add_flags(parser)
     return parser
 
@@ -116,15 +125,17 @@ def _print(recommender: Recommender, values: argparse.Namespace) -> None:
     """Print the recommendations of each --user."""
     from rich.console import Console
 
+    explainer = Explainer.open(values.why, recommender.refresh()) if values.why else None
     for user in values.user:
         user_id = _user_id(user, recommender.user_type())
         found = recommender.recommend(user_id, values.k, exclude_seen=values.hide_seen)
+        why = explainer.reasons(recommender, user_id, found) if explainer else None
         if values.json:
-            print(json.dumps(_as_json(user_id, found), ensure_ascii=False, default=str))
+            print(json.dumps(_as_json(user_id, found, why), ensure_ascii=False, default=str))
             continue
         origin = "no vector, so the most popular items" if found.cold else f"by {found.formula}"
         print(f"user {user}: {origin} (model {found.model_version}, {found.date})")
-        Console().print(_table(found))
+        Console().print(_table(found, why))
 
 
 def _user_id(text: str, user_type: pa.DataType) -> Any:
@@ -136,9 +147,9 @@ def _user_id(text: str, user_type: pa.DataType) -> Any:
         raise ValueError(f"--user {text!r}: user ids are of type {user_type}") from None
 
 
-def _as_json(user_id: Any, found: Recommendations) -> dict[str, Any]:
+def _as_json(user_id: Any, found: Recommendations, why: list[list[Reason]] | None) -> dict[str, Any]:
     """An object for JSON; the score of a cold user's items is null."""
-    items = [
+    items: list[dict[str, Any]] = [
         {
             "rank": rank,
             "item_id": item.id,
@@ -147,6 +158,11 @@ def _as_json(user_id: Any, found: Recommendations) -> dict[str, Any]:
         }
         for rank, item in enumerate(found.items, 1)
     ]
+    if why is not None:
+        for item, reasons in zip(items, why, strict=True):
+            item["why"] = [
+                dataclasses.asdict(reason) | {"time": reason.time.isoformat()} for reason in reasons
+            ]
     return {
         "user_id": user_id,
         "cold": found.cold,
@@ -157,7 +173,7 @@ def _as_json(user_id: Any, found: Recommendations) -> dict[str, Any]:
     }
 
 
-def _table(found: Recommendations) -> Table:
+def _table(found: Recommendations, why: list[list[Reason]] | None = None) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
@@ -165,8 +181,17 @@ def _table(found: Recommendations) -> Table:
     table.add_column("item")
     table.add_column("title")
     table.add_column("score", justify="right")
-    for item in found.items:
-        table.add_row(escape(str(item.id)), escape(item.title), "" if found.cold else f"{item.score:.3f}")
+    if why is not None:
+        table.add_column("without this event the score drops by")
+    for place, item in enumerate(found.items):
+        cells = [escape(str(item.id)), escape(item.title), "" if found.cold else f"{item.score:.3f}"]
+        if why is not None:
+            lines = [
+                f"{reason.drop:.3f}  {reason.time:%Y-%m-%d} {reason.action} {reason.title}"
+                for reason in why[place]
+            ]
+            cells.append(escape("\n".join(lines)))
+        table.add_row(*cells)
     return table
 
 

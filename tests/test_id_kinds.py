@@ -5,12 +5,16 @@ from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from logs import write_parquet
 
 from pinnerformer_jax import embed, ingest, publish_tfds, recommend, train
 from pinnerformer_jax.data.contracts import DAY
+from pinnerformer_jax.serving import bulk
 from pinnerformer_jax.serving.recommender import Recommender
+from pinnerformer_jax.serving.shop_rules import ShopRules
 from pinnerformer_jax.serving.stores import open_store
 
 pytestmark = pytest.mark.slow  # a train step compiles
@@ -76,6 +80,19 @@ def test_ids_of_this_kind_work_in_every_verb(tmp_path, monkeypatch, capsys, kind
             assert not found.cold
             assert {item.id for item in found.items} <= set(ids)
             assert all(item.title == f"Item {item.id}" for item in found.items)
+        recommender.rules = ShopRules(block=ids[:1])
+        for suffix in bulk.FORMATS:
+            out = tmp_path / f"recs{suffix}"
+            assert bulk.write_recommendations(recommender, None, 3, out, exclude_seen=False).users == len(ids)
+        table = pq.read_table(tmp_path / "recs.parquet")
+        assert table["user_id"].unique().to_pylist() == sorted(ids)
+        alone = Recommender.open(tmp_path / "snapshots", store, keep_events=False)
+        alone.rules = recommender.rules
+        for user in ids:
+            wanted = [item.id for item in recommender.recommend(user, 3).items]
+            assert table.filter(pc.equal(table["user_id"], user))["item_id"].to_pylist() == wanted
+            unseen = recommender.recommend(user, 9, exclude_seen=True)
+            assert alone.recommend(user, 9, exclude_seen=True) == unseen
     vectors = open_store(f"lmdb:{url}").of(found.model_version)
     assert not np.array_equal(vectors.get(ids[0]), vectors.get(ids[1]))
     if kind == "decimal":

@@ -31,6 +31,7 @@ from pinnerformer_jax.bench import (
     items,
     loss,
     profile,
+    recommend,
     retrieval,
     step,
     store,
@@ -89,6 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     store_verb.add_argument("--users", type=int, default=100_000, help="users in the store (%(default)s)")
     store_verb.add_argument(
         "--redis", metavar="URL", help="also measure this server, which must hold no vectors"
+    )
+    recommend_verb = add_verb("recommend", recommend, items=10_000, seconds=20.0)
+    recommend_verb.add_argument("--users", type=int, default=100_000, help="users of the state (%(default)s)")
+    recommend_verb.add_argument(
+        "--row-groups", type=int, default=200, help="of the users' events (%(default)s)"
     )
     items_verb = add_verb("items", items)
     items_verb.add_argument(

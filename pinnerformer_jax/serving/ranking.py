@@ -22,8 +22,8 @@ from pinnerformer_jax.retrieval.scann_index import ScannIndex
 FIRST_CANDIDATES = 200
 """Nearest items and popular items that are scored at first, with an index."""
 
-MARGIN = 16
-"""Candidates beyond k that are scored, without an index."""
+BLOCK = 64
+"""Items of a block, without an index."""
 
 SCORES = 1 << 22
 """Scores of a matrix product that memory holds at a time."""
@@ -146,7 +146,7 @@ class Ranking:
                 bound = inner.min(initial=np.inf) + self.added[self.most_added[count]]
             rows = np.setdiff1d(rows, hidden, assume_unique=True)
             rows = rows[self.added[rows] > -np.inf]
-            scores = self._scores(vector[None], rows[None], self._own([own]))[0]
+            scores = self._scores(vector[None], np.zeros(len(rows), np.int64), rows, self._own([own]))
             order = np.argsort(-scores, kind="stable")[:k]
             if bound == -np.inf or (len(order) == k and scores[order[-1]] >= bound):
                 return scores[order], rows[order]
@@ -155,38 +155,38 @@ class Ranking:
     def _by_product(
         self, vectors: np.ndarray, k: int, own: Sequence[OwnCounts], hidden: Sequence[np.ndarray]
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """All items are scored by one matrix product, whose rounding depends on the batch. The first k and
-        some more are scored again. That is enough if the k-th of these is better than all others by more than
-        the rounding; else more are."""
+        """All items are scored by one product, whose rounding depends on the batch. It says which items can
+        be among the best, and these are scored again.
+
+        Items are cut into blocks. k items are at least as good as the k-th of the blocks' best. So an item
+        that is worse than that by more than twice the rounding is worse than k others.
+        """
         whole, counts = len(self.vectors), self._own(own)
-        rough = vectors @ self.vectors.T + self.added  # [B, N]
+        if len(vectors) == 1:  # BLAS would wait for its threads, which on busy cores takes ten times as long
+            rough = np.einsum("bd,nd->bn", vectors, self.vectors)
+        else:
+            rough = vectors @ self.vectors.T
+        rough += self.added  # [B, N]
         rough.ravel()[counts.keys] += counts.added
         for row, leave in zip(rough, hidden, strict=True):
             row[leave] = -np.inf
-        length = np.linalg.norm(vectors, axis=1)
         largest = self._largest + np.abs(counts.added).max(initial=0)
-        rounding = (vectors.shape[1] + 8) * 2.0**-22 * (self._longest * length + largest)  # [B]
-        found: list[tuple[np.ndarray, np.ndarray]] = [(np.empty(0), np.empty(0, np.int64))] * len(vectors)
-        waiting, width = np.arange(len(vectors)), k + MARGIN
-        while len(waiting):
-            if width < whole:
-                rows = np.argpartition(rough[waiting], whole - width, axis=1)[:, whole - width :]
-                rows.sort(axis=1)  # equal scores: the lower row first
-            else:
-                rows = np.broadcast_to(np.arange(whole), (len(waiting), whole))
-            first = np.take_along_axis(rough[waiting], rows, axis=1)
-            scores = self._scores(vectors[waiting], rows, counts, waiting)
-            scores[first == -np.inf] = -np.inf
-            order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-            scores, rows = np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
-            bound = first.min(axis=1, initial=np.inf) + rounding[waiting]
-            last = scores[:, -1] if scores.shape[1] else bound
-            certain = (width >= whole) | (first.min(axis=1, initial=np.inf) == -np.inf) | (last > bound)
-            for b in np.flatnonzero(certain):
-                shown = scores[b] > -np.inf
-                found[waiting[b]] = scores[b][shown], rows[b][shown]
-            waiting, width = waiting[~certain], 4 * width
-        return found
+        rounding = self._longest * np.linalg.norm(vectors, axis=1) + largest  # [B]
+        rounding *= (vectors.shape[1] + 8) * 2.0**-23
+        size = max(1, min(BLOCK, whole // (4 * k)))  # items of a block; the last few items are in none
+        best = rough[:, : whole - whole % size].reshape(len(rough), size, -1).max(axis=1, initial=-np.inf)
+        least = np.full(len(rough), -np.inf, np.float32)
+        if k <= best.shape[1]:
+            least = np.partition(best, best.shape[1] - k, axis=1)[:, best.shape[1] - k] - 2 * rounding
+        keys = np.flatnonzero((rough >= least[:, None]) & (rough > -np.inf))
+        places, rows = np.divmod(keys, max(whole, 1))
+        scores = self._scores(vectors, places, rows, counts)
+        order = np.lexsort((-scores, places))  # stable: of equal scores the lower row first
+        ends = np.cumsum(np.bincount(places, minlength=len(vectors)))
+        kept = [
+            order[end - count : end][:k] for end, count in zip(ends, np.diff(ends, prepend=0), strict=True)
+        ]
+        return [(scores[of], rows[of]) for of in kept]
 
     def _own(self, own: Sequence[OwnCounts]) -> _Own:
         places = np.repeat(np.arange(len(own)), [len(of.rows) for of in own])
@@ -196,27 +196,24 @@ class Ranking:
             places * len(self.vectors) + rows, (self.own_weight * np.log1p(counts)).astype(np.float32)
         )
 
-    def _scores(
-        self, vectors: np.ndarray, rows: np.ndarray, own: _Own, places: np.ndarray | None = None
-    ) -> np.ndarray:
-        """float32 [B, C]: the served scores of rows [B, C]. Each is a sum of its own, so that it does not
-        depend on the others.
+    def _scores(self, vectors: np.ndarray, places: np.ndarray, rows: np.ndarray, own: _Own) -> np.ndarray:
+        """float32 [P]: the served scores of pairs of a user and an item. Each is a sum of its own, so that it
+        does not depend on the others.
 
         Args:
             vectors: float32 [B, D].
-            rows: int [B, C].
-            own: of a batch.
-            places: of the B users in that batch; None: they are the batch.
+            places: int [P], of the users among them.
+            rows: int [P], of the items.
+            own: of the B users.
         """
-        scores = np.empty(rows.shape, np.float32)
+        scores = np.empty(len(rows), np.float32)
         step = max(1, SCORES // max(vectors.shape[1], 1))  # products that memory holds at a time
-        for b, vector in enumerate(vectors):
-            for start in range(0, rows.shape[1], step):
-                part = rows[b, start : start + step]
-                scores[b, start : start + step] = (self.vectors[part] * vector).sum(axis=1)
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            scores[part] = (self.vectors[rows[part]] * vectors[places[part]]).sum(axis=1)
         scores += self.added[rows]
         if len(own.keys):
-            keys = (np.arange(len(rows)) if places is None else places)[:, None] * len(self.vectors) + rows
+            keys = places * len(self.vectors) + rows
             at = np.minimum(np.searchsorted(own.keys, keys), len(own.keys) - 1)
             scores += np.where(own.keys[at] == keys, own.added[at], np.float32(0))
         return scores

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +63,7 @@ def read_rules(
     item_ids: pa.Array,
     allow: Path | None,
     block: Path | None,
-    category_of: tuple[str, str, str] | None,
+    category_of: Sequence[str] | None,
     at_most: int | None,
     warn: Callable[[str], None],
 ) -> ShopRules:
@@ -95,7 +95,7 @@ def read_rules(
             raise ValueError(f"{file}: none of its {len(ids):,} ids is an item of the state")
         if unknown:
             warn(f"{file}: {len(unknown):,} of {len(ids):,} ids are no items of the state: {names(unknown)}")
-    category = None if category_of is None else _read_categories(*category_of, item_ids)
+    category = None if category_of is None else _read_categories(category_of, item_ids)
     return ShopRules(allowed, blocked, category, 1 if at_most is None else at_most)
 
 
@@ -134,13 +134,14 @@ def _unknown(ids: pa.Array, item_ids: pa.Array) -> list[str]:
     return [str(item) for item in ids.filter(pc.invert(pc.is_in(ids, item_ids))).to_pylist()]
 
 
-def _read_categories(file: str, item: str, category: str, item_ids: pa.Array) -> dict[Any, Any]:
+def _read_categories(category_of: Sequence[str], item_ids: pa.Array) -> dict[Any, Any]:
     """{item: category}, of items that have one."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.csv
     import pyarrow.parquet as pq
 
+    file, item, category = category_of
     if not Path(file).is_file():
         raise FileNotFoundError(f"--category-of {file}: no such file")
     if file.endswith(".parquet"):

@@ -1,0 +1,214 @@
+"""Why an item is recommended: the past events without which its score would be lower.
+
+Each event of the user's history is left out once, all of these histories are embedded in one batch, and the
+drop of the item's served score says what the event carries: of the inner product, and of the own count if the
+score has that prior. (What the event adds to everybody's count is not counted.) Where an event leaves a
+history of T, the next older one comes in if the state keeps it; one with priors keeps 4,096 events. Attention
+weights say where a layer looks; a drop says what the result depends on.
+
+Two events that carry the same hide each other: without the one the other is still there. So drops do not add
+up to the score.
+
+Dimensions: E events, T that the model reads, K items.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from pinnerformer_jax.data.contracts import NO_TIME, Events, to_device_time
+from pinnerformer_jax.model.inference import Embedder
+from pinnerformer_jax.serving.new_items import features_of, stored_items
+from pinnerformer_jax.serving.recommender import LoadedState, Recommendations, Recommender
+from pinnerformer_jax.serving.trained_model import TrainedModel
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_PADDING = Events(0, 0, 0, NO_TIME, 0.0)
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A past event that carries a recommendation."""
+
+    item_id: Any  # as in the log
+    title: str  # the id if the item has none, or no vector
+    action: str  # "" where the log has none
+    time: datetime.datetime  # UTC
+    drop: float  # of the recommended item's score if this event is left out
+
+
+class Explainer:
+    """Explains the recommendations of states of one trained run.
+
+    Args:
+        model: the run.
+    """
+
+    def __init__(self, model: TrainedModel) -> None:
+        self.model = model
+        self._state: tuple[str, Embedder, pa.Array] | None = None
+
+    @classmethod
+    def open(cls, workdir: str | Path, loaded: LoadedState, prepared: str | Path | None = None) -> Explainer:
+        """Read the run that a state was made with: its best checkpoint or its last.
+
+        Args:
+            workdir: of the run.
+            loaded: the state.
+            prepared: where the run's prepared folder is now; None: where the run found it.
+
+        Raises:
+            FileNotFoundError: no run, checkpoint or prepared data.
+            ValueError: the state is of another run; the message names both versions.
+        """
+        kinds: tuple[Literal["best", "last"], ...] = ("best", "last")
+        versions = []
+        for checkpoint in kinds:
+            model = TrainedModel.load(workdir, checkpoint, prepared)
+            if model.version == loaded.model_version:
+                return cls(model)
+            versions.append(f"{model.version} ({checkpoint})")
+        raise ValueError(
+            f"{workdir}: the state is of model version {loaded.model_version}, the run's are "
+            f"{', '.join(versions)}: name the run that the state was made with"
+        )
+
+    def reasons(
+        self, recommender: Recommender, user_id: Any, found: Recommendations, most: int = 3
+    ) -> list[list[Reason]]:
+        """The events that carry each recommended item, the largest drop first; none that carries nothing.
+
+        Args:
+            recommender: that made the recommendations.
+            user_id: whose they are.
+            found: the recommendations; those of a cold user have no reasons.
+            most: how many events of an item.
+
+        Raises:
+            ValueError: the recommender serves another model by now.
+        """
+        loaded = recommender.refresh()
+        if found.cold or not found.items:
+            return [[] for _ in found.items]
+        if not loaded.model_version == self.model.version == found.model_version:
+            raise ValueError(
+                f"recommendations of model version {found.model_version}, the state is of "
+                f"{loaded.model_version}, the run of {self.model.version}: open the Explainer again"
+            )
+        embedder, known = self._of_state(loaded)
+        events = loaded.events.of(user_id)
+        items = [loaded.row[item.id] for item in found.items]
+        drops = self._drops(loaded, embedder, known, events, np.array(items))
+        titles = loaded.items["title"]
+        reasons: list[list[Reason]] = []
+        for of in drops:
+            best = [event for event in np.argsort(-of, kind="stable")[:most].tolist() if of[event] > 0]
+            reasons.append([])
+            for event in best:
+                item = events["item_id"][event].as_py()
+                row = loaded.row.get(item)
+                time = datetime.datetime.fromtimestamp(events["micros"][event].as_py() / 10**6, datetime.UTC)
+                title = str(item) if row is None else titles[row].as_py()
+                action = events["action"][event].as_py()
+                reasons[-1].append(Reason(item, title, action, time, float(of[event])))
+        return reasons
+
+    def _of_state(self, loaded: LoadedState) -> tuple[Embedder, pa.Array]:
+        """The embedder of all items that a state knows, and their ids by number."""
+        import pyarrow as pa
+
+        if self._state is None or self._state[0] != loaded.name:
+            catalog = self.model.catalog
+            new = stored_items(loaded.folder, catalog)
+            features, ids = catalog.features, catalog.id_column
+            if len(new):
+                features = np.concatenate([features, features_of(new)])
+                ids = pa.concat_arrays([ids, new["item_id"].combine_chunks()])
+            self._state = loaded.name, Embedder(self.model.graphdef, self.model.params, features), ids
+        return self._state[1:]
+
+    def _drops(
+        self, loaded: LoadedState, embedder: Embedder, known: pa.Array, events: pa.Table, items: np.ndarray
+    ) -> np.ndarray:
+        """float [K, E]: how much lower the score of each item is without each event.
+
+        Args:
+            loaded: the state.
+            embedder: of all its items.
+            known: their ids, by number.
+            events: of the user, oldest first.
+            items: int [K], rows of the state.
+        """
+        import pyarrow.compute as pc
+
+        number = pc.fill_null(pc.index_in(events["item_id"], known), -1).to_numpy()
+        place = np.flatnonzero(number >= 0)  # of the events that the model can read
+        length = self.model.config.model.max_length
+        read = place[-length:]  # these it reads
+        reserve = place[-length - 1 :]  # and these if one of them is left out
+        drops = np.zeros((len(items), len(number)))
+        kept = [read, *(reserve[reserve != event][-length:] for event in read)]
+        vectors = self._embed(embedder, events, number, kept)
+        vectors_of_items = loaded.vectors[items].astype(np.float32)
+        drops[:, read] = vectors_of_items @ (vectors[0] - vectors[1:]).T
+        if weight := loaded.priors.own_weight:
+            rows = loaded.rows_of(events["item_id"])
+            same = items[:, None] == rows[None, :]  # [K, E]
+            counted = np.where(same, loaded.counting.weights(events), 0.0)
+            count = counted.sum(axis=1, keepdims=True)
+            drops += weight * (np.log1p(count) - np.log1p(np.maximum(count - counted, 0)))
+        return drops
+
+    def _embed(
+        self, embedder: Embedder, events: pa.Table, number: np.ndarray, kept: list[np.ndarray]
+    ) -> np.ndarray:
+        """float32 [V, D]: the vector of each history; zeros for one without events.
+
+        Args:
+            embedder: of all items.
+            events: of the user, E.
+            number: int [E], of their items.
+            kept: V histories, each the places of its events, at most T.
+        """
+        manifest, config = self.model.timelines.manifest, self.model.config
+        columns = Events(
+            item=number.astype(np.int32),
+            action=_codes(events["action"], manifest.actions),
+            surface=_codes(events["surface"], manifest.surfaces),
+            time=to_device_time(events["micros"].to_numpy() // 10**6),
+            duration=events["duration"].to_numpy().astype(np.float32),
+        )
+        length = np.array([len(history) for history in kept])
+        full = np.flatnonzero(length)
+
+        def read(places: np.ndarray, width: int) -> tuple[Events, np.ndarray]:
+            count = np.minimum(length[full[places]], width)
+            real = np.arange(width)[None, :] < count[:, None]
+            where = np.concatenate([kept[full[place]][-width:] for place in places])
+            histories = []
+            for values, blank in zip(columns, _PADDING, strict=True):
+                padded = np.full(real.shape, blank, values.dtype)
+                padded[real] = values[where]
+                histories.append(padded)
+            return Events(*histories), count.astype(np.int32)
+
+        vectors = np.zeros((len(kept), config.model.output_dim), np.float32)
+        vectors[full] = embedder.users_by_length(
+            read, length[full], config.model.max_length, config.embedding.batch_size
+        )
+        return vectors
+
+
+def _codes(column: pa.ChunkedArray, names: Any) -> np.ndarray:
+    """uint8 [E]: numbers of names; 0: unknown."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return pc.fill_null(pc.index_in(column, pa.array(names, column.type)), 0).to_numpy().astype(np.uint8)
