@@ -139,3 +139,8 @@ def test_similar_items_are_the_nearest(snapshots, capsys):
     assert [line.split()[1] for line in output.splitlines() if line.startswith("│")] == [
         names[row] for row in best[:2]
     ]
+
+
+def test_ids_that_can_be_read_only_once_are_refused():
+    with pytest.raises(ValueError, match="give a list or a set"):
+        ShopRules(block=(item for item in ("a", "b")))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ class ShopRules:
     """Ids are of the type that they have in the log. Those that no item of the state has do nothing.
 
     Raises:
-        ValueError: at_most < 1.
+        ValueError: at_most < 1, or an iterator of ids: each new state reads them again.
     """
 
     allow: Iterable[Any] | None = None  # the only items that may be shown; None: all
@@ -37,6 +37,9 @@ class ShopRules:
     def __post_init__(self) -> None:
         if self.at_most < 1:
             raise ValueError(f"at most {self.at_most} items of a category: must be at least 1")
+        for ids in (self.allow, self.block):
+            if isinstance(ids, Iterator):
+                raise ValueError(f"{ids!r}: can be read only once; give a list or a set of ids")
 
     def for_items(self, item_ids: pa.Array) -> Rules:
         """The rules for items [N], by row."""
