@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for setting in settings:
                 print(f"  {values.out}:{lines[setting]}  {setting}: {draft.choices[setting].reason}")
     print(f"wrote {values.out}")
-    print(f"next: python -m pinnerformer_jax.ingest --config {values.out}")
+    print(f"next: python -m pinnerformer_jax.run --config {values.out} --workdir runs/{values.out.stem}")
     return 0
 
 

@@ -18,9 +18,7 @@ Lines under EDIT have no value: ingest stops until you write one. Lines under CH
 certain. The sizes of the model and of the training follow from the log. docs/your-log.md explains the
 settings; pinnerformer_jax/config/ has all of them. When this is right:
 
-    python -m pinnerformer_jax.ingest --config {path}
-    python -m pinnerformer_jax.train --config {path} --workdir runs/{name}
-    python -m pinnerformer_jax.evaluate --workdir runs/{name}
+    python -m pinnerformer_jax.run --config {path} --workdir runs/{name}
 """
 
 from pinnerformer_jax.config import {classes}
