@@ -26,7 +26,7 @@ import jax
 from jaxtyping import install_import_hook
 
 import pinnerformer_jax as package
-from pinnerformer_jax.runtime import cpu_kind
+from pinnerformer_jax.runtime import cpu_kind, leave_out_readers
 
 if find_spec("beartype"):  # a GPU machine may lack it
     # All but config, which says itself what type a setting must have.
@@ -45,6 +45,11 @@ for name, everything in (("MIN_COMPILE_TIME_SECS", 0), ("MIN_ENTRY_SIZE_BYTES", 
     jax.config.update(f"jax_persistent_cache_{name.lower()}", everything)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_sessionstart() -> None:
+    """A test that damages a checkpoint leaves threads that find their loop closed, perhaps in a later test."""
+    leave_out_readers()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -22,9 +22,6 @@ from pinnerformer_jax.serving.tombstones import tombstone_files
 from pinnerformer_jax.studies.cells import Cell, read_cell
 from pinnerformer_jax.training.checkpoint import read_checkpoint
 
-# After an error Orbax's threads find their event loop closed, some of them only during the next test.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 
 def flipped(contents):
     middle = len(contents) // 2
