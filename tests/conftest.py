@@ -48,7 +48,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_sessionstart() -> None:
-    """A test that damages a checkpoint leaves threads that find their loop closed, perhaps in a later test."""
+    """A test that damages a checkpoint leaves threads that find their loop closed in some later test."""
     leave_out_readers()
 
 
