@@ -6,7 +6,8 @@
 The steps are the verbs of these names, one after the other. The same command goes on where it was stopped or
 killed: ingest runs again (a log that is still the same gives the same bytes), the training resumes, and an
 evaluation of the same checkpoint is not repeated. If the log has changed, the training says so; choose
-another --workdir then. All users are embedded as of the log's last day. The last lines are `name: value`.
+another --workdir then. All users are embedded as of the end of the evaluation window. The last lines are
+`name: value`.
 """
 
 from __future__ import annotations
@@ -105,11 +106,11 @@ def run(config: Config, workdir: Path, snapshots: Path, out: Path, k: int) -> in
     results = _evaluated(workdir, manifest) or evaluate_run(workdir)
 
     begin("4 of 5: embed")
-    last_day = format_time(manifest.evaluation_end - 1)[:10]
-    state = daily.run(Job(workdir=workdir, snapshots=snapshots, date=last_day, everyone=True))
+    day = format_time(manifest.evaluation_end - 1)[:10]
+    state = daily.run(Job(workdir=workdir, snapshots=snapshots, date=day, everyone=True))
 
     begin("5 of 5: recommend")
-    counts = bulk.write_recommendations(Recommender.open(snapshots, keep_events=True), None, k, out)
+    counts = bulk.write_recommendations(Recommender.open(snapshots), None, k, out)
 
     begin("done")
     for name, value in _closing(config, manifest, results):

@@ -180,10 +180,8 @@ def choose_scope(
         if blank:
             if user.kind == "VARCHAR":
                 conditions.append(f"{bare} <> ''")
-            elif user.kind in (
-                "FLOAT",
-                "DOUBLE",
-            ):  # not isnan: the engine trusts Parquet's bounds, without NaN
+            elif user.kind in ("FLOAT", "DOUBLE"):
+                # Not isnan: the engine trusts Parquet's bounds, which leave NaN out.
                 conditions.append(f"CAST({user.bare} AS VARCHAR) <> 'nan'")
             else:
                 conditions.append(f"{user.bare} IS NOT NULL")
