@@ -90,8 +90,8 @@ class LoadedState:
         # An index without partitions compares all items too, and a product does that for a batch at once.
         self.index = index if index is not None and index.settings.leaves else None
         self.popularity = counts
-        self.ranking = Ranking(self.vectors, self.index, self.priors, counts)
-        self._ruled: tuple[ShopRules | None, Rules, Ranking] = None, NO_RULES, self.ranking
+        ranking = Ranking(self.vectors, self.index, self.priors, counts)
+        self._ruled: tuple[ShopRules | None, Ranking] = None, ranking
         self.events = UserEvents(self.folder / "events.parquet")
         end = int(state.day_end(self.manifest.date).timestamp())
         self.counting = Counting(self.manifest.positives, end, self.priors.own_half_life_days)
@@ -142,11 +142,11 @@ class LoadedState:
 
     def under(self, rules: ShopRules | None) -> Ranking:
         """The ranking within the rules of a shop; kept until other rules are asked for."""
-        known, _, ranking = self._ruled
+        known, ranking = self._ruled
         if known is not rules:
             by_row = NO_RULES if rules is None else rules.for_items(self.items["item_id"].combine_chunks())
             ranking = Ranking(self.vectors, self.index, self.priors, self.popularity, by_row)
-            self._ruled = rules, by_row, ranking
+            self._ruled = rules, ranking
         return ranking
 
     def most_popular(self, k: int, hidden: np.ndarray, rules: Rules) -> np.ndarray:
