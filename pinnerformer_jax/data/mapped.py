@@ -23,4 +23,5 @@ def read_column(mapped: np.ndarray, name: str) -> pa.Array:
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(pa.BufferReader(pa.py_buffer(mapped)))
-    return file.read(columns=[name])[name].combine_chunks()
+    # Without threads: one could let go of the bytes, which are Python's, at the end of the process: it aborts.
+    return file.read(columns=[name], use_threads=False)[name].combine_chunks()

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pinnerformer_jax.config import PositiveRule
-from pinnerformer_jax.data.mapped import map_file
 from pinnerformer_jax.data.positives import is_positive, positive_table
 
 if TYPE_CHECKING:
@@ -33,10 +32,11 @@ class UserEvents:
         import pyarrow.dataset as ds
         import pyarrow.parquet as pq
 
-        self._bytes = pa.py_buffer(map_file(file))
-        self._fragment = ds.ParquetFileFormat().make_fragment(self._bytes)
+        # Not a buffer of Python's: the scan's threads may let go of it when Python has ended, which aborts.
+        self._file = pa.memory_map(str(file))
+        self._fragment = ds.ParquetFileFormat().make_fragment(self._file)
         self._fragment.ensure_complete_metadata()
-        footer = pq.read_metadata(pa.BufferReader(self._bytes))
+        footer = pq.read_metadata(self._file)
         column = footer.schema.to_arrow_schema().get_field_index("user_id")
         bounds = [footer.row_group(g).column(column).statistics for g in range(footer.num_row_groups)]
         self._first: list[Any] | None = None  # id of each row group; the file is sorted by user
@@ -61,7 +61,7 @@ class UserEvents:
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
-        file = pq.ParquetFile(pa.BufferReader(self._bytes))
+        file = pq.ParquetFile(self._file)
         rest = None
         for batch in file.iter_batches(_AT_ONCE, columns=["user_id", *_COLUMNS]):
             table = pa.Table.from_batches([batch])
