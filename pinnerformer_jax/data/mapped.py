@@ -23,5 +23,5 @@ def read_column(mapped: np.ndarray, name: str) -> pa.Array:
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(pa.BufferReader(pa.py_buffer(mapped)))
-    # Without threads: one could let go of the bytes, which are Python's, at the end of the process: it aborts.
+    # No threads: one could let go of the bytes, which are Python's, when Python has ended, which aborts.
     return file.read(columns=[name], use_threads=False)[name].combine_chunks()
