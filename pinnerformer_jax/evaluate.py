@@ -1,14 +1,16 @@
 """Evaluate a trained run on users it has never seen, beside the baselines.
 
     python -m pinnerformer_jax.evaluate --workdir runs/demo [--checkpoint best|last] [--staleness]
+        [--block FILE] [--allow FILE] [--at-most N --category-of FILE ITEM CATEGORY]
         [--evaluation.cutoffs 10 50] [--index.leaves 500] [--embedding.batch-size 256]
 
 Prints a verdict and tables, and writes results.json and report.html into the workdir. The method
 "pinnerformer" is the inner product alone; "served" adds what the user did before and what is popular now. The
 weights of these priors are fitted on validation users at earlier splits and kept in priors.json, from which
 the daily job and the verb recommend serve them. --staleness also embeds the users daily and before every
-event, to measure what a daily batch loses (paper, Table 2). If the run's prepared folder was moved, name
-it with --data.prepared. Wrong input exits with 2.
+event, to measure what a daily batch loses (paper, Table 2). --block, --allow and --at-most are rules of a
+shop, as `recommend` takes them: what they cost is measured, and how often lists without them would break
+them. If the run's prepared folder was moved, name it with --data.prepared. Wrong input exits with 2.
 """
 
 from __future__ import annotations
@@ -17,10 +19,10 @@ import argparse
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import numpy as np
@@ -37,11 +39,16 @@ from pinnerformer_jax.evaluation.fit_priors import fit_priors
 from pinnerformer_jax.evaluation.report import print_results, write_page, write_results
 from pinnerformer_jax.evaluation.results import NotMeasured, Provenance, Results, ScannResult
 from pinnerformer_jax.evaluation.verdict import verdict
+from pinnerformer_jax.evaluation.within_rules import measure_rules
 from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.retrieval.priors import write_priors
 from pinnerformer_jax.retrieval.scann_index import ScannIndex, against_exact
 from pinnerformer_jax.runtime import set_up_process
+from pinnerformer_jax.serving.shop_rules import ShopRules, add_flags, rules_of
 from pinnerformer_jax.training.checkpoint import data_digest, open_data, read_checkpoint, read_record
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 RETRIEVAL_QUERIES = 4096
 """Exact search and ScaNN are compared on at most so many users."""
@@ -66,7 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     values, config = parse(argv)
     set_up_process()
     with errors_as_messages():
-        evaluate_run(values.workdir, values.checkpoint, config, values.staleness)
+        evaluate_run(
+            values.workdir, values.checkpoint, config, values.staleness, lambda ids: rules_of(values, ids)
+        )
     return 0
 
 
@@ -85,6 +94,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config]:
     parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="folder of the run")
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="default: best")
     parser.add_argument("--staleness", action="store_true", help="users embedded once, daily, in real time")
+    add_flags(parser)
     parser.add_argument(
         "--data.prepared", dest="prepared", metavar="DIR",
         help="where the run's prepared folder is now (default: where the training found it)",
@@ -106,6 +116,7 @@ def evaluate_run(
     checkpoint: Literal["best", "last"] = "best",
     config: Config | None = None,
     with_staleness: bool = False,
+    rules_for: Callable[[pa.Array], ShopRules | None] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a trained run on users it has never seen, beside the baselines.
 
@@ -117,13 +128,16 @@ def evaluate_run(
         config: the run's, with other settings of evaluation, embedding or index, or with the place that its
             prepared folder (data.prepared) was moved to; None: the run's.
         with_staleness: also embed the users daily and before every event (paper, Table 2).
+        rules_for: gives rules of a shop from the ids of the items; what they change is measured. Such as
+            `lambda ids: ShopRules(block=sold_out)`.
 
     Returns:
         What is in results.json; "rows" has a number for each method, protocol and metric.
 
     Raises:
         FileNotFoundError: there is no run, no checkpoint or no prepared folder.
-        ValueError: the prepared folder is not the one of the training, or no user can be evaluated.
+        ValueError: the prepared folder is not the one of the training, no user can be evaluated, or the rules
+            are wrong.
     """
     console, workdir = Console(), Path(workdir)
     trained_with, graphdef, params, step, chosen_by = read_checkpoint(workdir, checkpoint)
@@ -133,6 +147,7 @@ def evaluate_run(
         room.write(bytes(2**20))
         room.flush()
     timelines, catalog = open_data(workdir, prepared)
+    shop_rules = rules_for(catalog.id_column) if rules_for else None
     data = EvaluationData(config, timelines, catalog)
     protocol, settings = data.protocol, config.evaluation
     model = Evaluator(data, Embedder(graphdef, params, catalog.features), config.model.max_length)
@@ -152,6 +167,10 @@ def evaluate_run(
     if with_staleness:
         with console.status("embedding the users daily and in real time"):
             stale = model.staleness()
+    within = None
+    if shop_rules is not None:
+        rules = shop_rules.for_items(catalog.id_column)
+        within = measure_rules(model.served(fit.priors), protocol, rules, settings)
     results = Results(
         provenance=Provenance.now(
             __version__, checkpoint, chosen_by, step, data_digest(timelines.manifest), config
@@ -166,6 +185,7 @@ def evaluate_run(
         priors_fit=fit.sentence,
         constants=constants._asdict(),
         staleness=stale,
+        rules=within,
     )
 
     where = model.served(fit.priors), protocol, timelines, catalog, settings

@@ -78,7 +78,7 @@ def test_files_are_read_at_each_call(snapshots, tmp_path, capsys, kind):
     block.write_text(f"\ufeff {every[3]} \r\n\r\n")
     found, warnings = printed(capsys, snapshots, "--allow", str(allow), "--block", str(block), "-k", "3")
     assert found == [every[2], every[4], every[5]]
-    assert warnings == f"WARNING: {allow}: 1 of {ITEMS - 1} ids are no items of the state: 'old-1'\n"
+    assert warnings == f"WARNING: {allow}: 1 of {ITEMS - 1} ids are not among the items: 'old-1'\n"
     block.write_text(every[2])
     assert printed(capsys, snapshots, "--block", str(block), "-k", "3")[0] == [every[0], every[1], every[3]]
     products = pa.table({"sku": [*CATEGORY, "i18"], "shelf": [*CATEGORY.values(), None]})
@@ -94,7 +94,7 @@ def test_wrong_rules_are_named(snapshots, tmp_path, capsys):
     (tmp_path / "p.csv").write_text("sku,shelf\ni1,a\ni1,b\n")
     for flags, message in [
         (["--allow", "latin.txt"], "latin.txt: byte 4 is not UTF-8"),
-        (["--allow", "foreign.txt"], "foreign.txt: none of its 2 ids is an item of the state"),
+        (["--allow", "foreign.txt"], "foreign.txt: none of its 2 ids is one of the items"),
         (["--block", "none.txt"], "none.txt"),
         (["--at-most", "2"], "--at-most and --category-of go together"),
         (["--category-of", "none.csv", "sku", "shelf", "--at-most", "2"], "none.csv: no such file"),

@@ -148,7 +148,7 @@ def evaluate_method(
     shown = np.zeros(items, np.int64)
     chunks: list[dict[tuple[str, str], Statistic]] = []
     with tqdm(total=users, desc=name, unit="user", leave=False, disable=None) as bar:
-        for places, scores in _in_chunks(scorer, protocol, config):
+        for places, scores in in_chunks(scorer, protocol, config):
             paper, top = _paper(scores, places, protocol, topics)
             best = top[:, :PAPER_K]
             shown += np.bincount(best[best >= 0], minlength=items)
@@ -166,12 +166,12 @@ def full_recall(scorer: Scorer, protocol: Protocol, config: EvaluationConfig) ->
     at_10 = dataclasses.replace(config, cutoffs=(PAPER_K,))
     parts = [
         _full_and_new(scores, places, protocol, at_10)["full", f"recall@{PAPER_K}"]
-        for places, scores in _in_chunks(scorer, protocol, config)
+        for places, scores in in_chunks(scorer, protocol, config)
     ]
     return Statistic(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _in_chunks(
+def in_chunks(
     scorer: Scorer, protocol: Protocol, config: EvaluationConfig
 ) -> Iterator[tuple[np.ndarray, jax.Array]]:
     """Places of some users, and their scores, padded to equal numbers of users, which stay in bounds."""

@@ -22,6 +22,7 @@ from pinnerformer_jax.evaluation.results import (
     NotMeasured,
     Provenance,
     Results,
+    RulesResult,
     ScannResult,
 )
 from pinnerformer_jax.files import checked_lines, write_json, write_text
@@ -95,6 +96,7 @@ def print_results(results: Results, console: Console) -> None:
         priors_sentence(results),
         scann_sentence(results.scann),
         staleness_sentence(results.staleness),
+        rules_sentence(results.rules),
     ):
         if sentence:
             console.print(escape(sentence), highlight=False)
@@ -145,6 +147,7 @@ def write_page(
         scann=None if isinstance(results.scann, NotMeasured) else results.scann,
         scann_sentence=scann_sentence(results.scann),
         staleness=staleness_sentence(results.staleness),
+        rules=rules_sentence(results.rules),
         definitions=DEFINITIONS,
         config=json.dumps(to_dict(results.config), indent=2, ensure_ascii=False),
     )
@@ -250,6 +253,30 @@ def staleness_sentence(recall: Mapping[str, float] | None) -> str:
         f"Recall@10 of every positive event of the window, by how often the users are embedded: {numbers}. "
         f"Daily instead of in real time costs {lost:.1%}."
     )
+
+
+def rules_sentence(rules: RulesResult | None) -> str:
+    """What rules of the shop change, in words; "" if none were given."""
+    if rules is None:
+        return ""
+    found = [
+        f"Rules of the shop: recall@{rules.k} over the full catalogue is {rules.recall_within:.4f} within "
+        f"them and {rules.recall:.4f} without (difference {rules.recall_within - rules.recall:+.4f}, 95 % "
+        f"interval {rules.difference_low:+.4f} to {rules.difference_high:+.4f})."
+    ]
+    if rules.forbidden_items:
+        found.append(
+            f"{rules.forbidden_items:,} of {rules.items:,} items may not be shown; they are "
+            f"{rules.forbidden_targets:.1%} of the targets. Without the rules they would be "
+            f"{rules.shown_forbidden:.1%} of the recommendations, and {rules.users_shown_forbidden:.1%} of "
+            "the users would be shown one."
+        )
+    if rules.at_most is not None:
+        found.append(
+            f"At most {rules.at_most} items of a category: the lists of {rules.users_beyond_cap:.1%} of the "
+            "users have more without the cap."
+        )
+    return " ".join(found)
 
 
 def _cards(rows: Sequence[MetricRow]) -> Iterator[dict[str, str]]:

@@ -126,6 +126,24 @@ class ScannResult:
 
 
 @dataclass(frozen=True)
+class RulesResult:
+    """Lists of what is served, without rules of a shop and within them, over the full catalogue."""
+
+    k: int  # items of a list
+    items: int  # with a vector
+    forbidden_items: int  # of these
+    forbidden_targets: float  # share of the targets; they count as missed within the rules
+    at_most: int | None  # items of a category in a list; None: no cap
+    recall: float  # recall@k without rules
+    recall_within: float
+    difference_low: float  # of recall_within - recall, 95 % bootstrap interval over users
+    difference_high: float
+    shown_forbidden: float  # share of the recommendations without rules
+    users_shown_forbidden: float  # share of the users who would be shown at least one
+    users_beyond_cap: float  # share of the users whose list without rules the cap would cut
+
+
+@dataclass(frozen=True)
 class NotMeasured:
     """A measurement that failed."""
 
@@ -185,6 +203,7 @@ class Results:
     priors_fit: str = ""  # how they were fitted, in words
     constants: dict[str, float] = field(default_factory=dict)  # of the baselines, as chosen
     staleness: dict[str, float] | None = None  # Recall@10 by schedule; None: not asked for
+    rules: RulesResult | None = None  # None: no rules were given
 
     def to_json(self) -> dict[str, Any]:
         """As in results.json, plain JSON types."""
@@ -206,4 +225,8 @@ class Results:
             "scann": asdict(self.scann),
             "config": to_dict(self.config),
         }
-        return values if self.staleness is None else values | {"staleness": self.staleness}
+        if self.staleness is not None:
+            values["staleness"] = self.staleness
+        if self.rules is not None:
+            values["rules"] = asdict(self.rules)
+        return values

@@ -20,7 +20,7 @@ WEAK_USER = ("deviceid", "anonymousid", "cookieid", "sessionid", "session", "use
 """These name a person only in part of the cases."""
 
 ITEM = (
-    "itemid", "item", "productid", "product", "sku", "lineitemsku", "productsku", "itemsku", "stockcode",
+    "itemid", "item", "productid", "sku", "lineitemsku", "productsku", "itemsku", "stockcode", "product",
     "articleid", "article", "movieid", "videoid", "parentasin", "asin", "trackid", "traid", "songid",
     "musicid", "bookid", "isbn", "venueid", "poiid", "businessid", "locationid", "listingid", "hotelid",
     "gameid", "appid", "newsid", "postid", "recipeid", "courseid", "adid", "contentid", "pinid", "goodsid",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class ShopRules:
-    """Ids are of the type that they have in the log. Those that no item of the state has do nothing.
+    """Ids are of the type that they have in the log. Those that no item has do nothing.
 
     Raises:
         ValueError: at_most < 1, or an iterator of ids: each new state reads them again.
@@ -73,17 +73,17 @@ def read_rules(
     """Rules from the files of a command line.
 
     Args:
-        item_ids: of the state.
+        item_ids: of all items.
         allow: ids of the items that may be shown, one a line; None: all.
         block: ids of those that may not, one a line.
         category_of: a CSV or Parquet table, its column of item ids, its column of categories.
         at_most: items of one category; None: no cap.
-        warn: gets a line on ids that no item of the state has.
+        warn: gets a line on ids that no item has.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: a file is not UTF-8, an id is not of the items' type, a table lacks a column or gives an
-            item two categories, none of the allowed items is in the state, or there is a cap without
+            item two categories, none of the allowed ids is an item's, or there is a cap without
             categories or categories without a cap.
     """
     if (at_most is None) != (category_of is None):
@@ -95,9 +95,9 @@ def read_rules(
             continue
         unknown = _unknown(ids, item_ids)
         if file == allow and len(unknown) == len(ids):
-            raise ValueError(f"{file}: none of its {len(ids):,} ids is an item of the state")
+            raise ValueError(f"{file}: none of its {len(ids):,} ids is one of the items")
         if unknown:
-            warn(f"{file}: {len(unknown):,} of {len(ids):,} ids are no items of the state: {names(unknown)}")
+            warn(f"{file}: {len(unknown):,} of {len(ids):,} ids are not among the items: {names(unknown)}")
     category = None if category_of is None else _read_categories(category_of, item_ids)
     return ShopRules(allowed, blocked, category, 1 if at_most is None else at_most)
 
