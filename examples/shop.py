@@ -152,10 +152,8 @@ def write(folder: Path, customers: int, count: int, seed: int) -> dict[str, int]
             for product, quantity in zip(basket, quantities.tolist(), strict=True):
                 name, price = products.name[product], f"{products.price[product]:.2f}"
                 out.writerow((invoice, customer, time, products.sku[product], name, quantity, price))
-    # What sells well is sold out first.
     known = np.flatnonzero(products.launched < DAYS)
-    weight = products.fame[known] ** 0.5
-    sold_out = rng.choice(known, round(0.07 * len(known)), replace=False, p=weight / weight.sum())
+    sold_out = rng.choice(known, round(0.07 * len(known)), replace=False)
     stock = rng.integers(3, 200, count)
     stock[sold_out] = 0
     with (folder / "products.csv").open("w", newline="", encoding="utf-8") as file:

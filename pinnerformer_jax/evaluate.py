@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,6 +37,7 @@ from pinnerformer_jax.evaluation.comparison import SERVED
 from pinnerformer_jax.evaluation.evaluator import EvaluationData, Evaluator
 from pinnerformer_jax.evaluation.examples import examples, missed
 from pinnerformer_jax.evaluation.fit_priors import fit_priors
+from pinnerformer_jax.evaluation.reasons import score_drops
 from pinnerformer_jax.evaluation.report import print_results, write_page, write_results
 from pinnerformer_jax.evaluation.results import NotMeasured, Provenance, Results, ScannResult
 from pinnerformer_jax.evaluation.verdict import verdict
@@ -188,7 +190,8 @@ def evaluate_run(
         rules=within,
     )
 
-    where = model.served(fit.priors), protocol, timelines, catalog, settings
+    drops = partial(score_drops, model, fit.priors)
+    where = model.served(fit.priors), drops, protocol, timelines, catalog, settings
     drawn, not_served = examples(*where), missed(*where)
     timelines.check()
     print_results(results, console)

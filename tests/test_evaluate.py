@@ -10,6 +10,7 @@ import small_run
 from prepared import write_prepared
 
 from pinnerformer_jax import __version__, evaluate
+from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.data.timelines import EVALUATION, TRAIN, read_manifest
 from pinnerformer_jax.model.towers import Sizes
@@ -83,6 +84,30 @@ def test_one_command_evaluates_and_reports(run, capsys):
     assert results["priors"]["own_weight"] == 0  # there are no validation users
     assert "no priors were fitted" in results["priors"]["fit"]
     assert {each["other"] for each in results["differences"]} == methods - {"served"}
+
+
+@pytest.mark.slow
+def test_rules_of_a_shop_are_measured(run, tmp_path, capsys):
+    workdir, prepared = run
+    items = Catalog.open(prepared).item_ids
+    blocked = tmp_path / "sold-out.txt"
+    blocked.write_text("".join(f"{item}\n" for item in items[:10]))
+    assert evaluate.main(["--workdir", str(workdir), "--block", str(blocked)]) == 0
+    assert "10 of 50 items may not be shown" in " ".join(capsys.readouterr().out.split())
+    results = json.loads((workdir / "results.json").read_text())
+    served = next(
+        row["value"]
+        for row in results["rows"]
+        if (row["method"], row["protocol"], row["metric"]) == ("served", "full", "recall@10")
+    )
+    assert results["rules"]["recall"] == pytest.approx(served)
+    assert results["rules"]["forbidden_items"] == 10
+    assert "10 of 50 items may not be shown" in (workdir / "report.html").read_text()
+
+    blocked.write_text("no such item\n")
+    with pytest.raises(SystemExit, match="2"):
+        evaluate.main(["--workdir", str(workdir), "--allow", str(blocked)])
+    assert "is one of the items" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -12,6 +12,15 @@ from pinnerformer_jax.evaluation.protocol import build_protocol
 T = 1_795_000_000
 
 
+def drops(place, rows):
+    """User 7's two events: the first carries item 0, both carry item 1, neither carries the rest."""
+    lost = np.zeros((len(rows), 2 - place))
+    if place == 0:
+        lost[rows == 0] = 0.3, -0.1
+        lost[rows == 1] = 0.1, 0.2
+    return lost
+
+
 @pytest.fixture
 def described(tmp_path):
     def tell(describe=examples, first=15, **config):
@@ -30,7 +39,7 @@ def described(tmp_path):
         protocol = build_protocol(timelines, catalog.reachable, (PositiveRule(),), settings)
         scores = np.tile(np.arange(15, 0, -1, dtype=np.float32), (2, 1))  # item 0 first
         scores[:, first:] += 15
-        return describe(lambda users: scores[users], protocol, timelines, catalog, settings)
+        return describe(lambda users: scores[users], drops, protocol, timelines, catalog, settings)
 
     return tell
 
@@ -51,6 +60,13 @@ def test_an_example_shows_titles(described):
         (False, False),
     ]
     assert [(item.title, item.hit) for item in second.targets] == [("title 4", True)]
+    assert [[event.title for event in item.because] for item in first.retrieved[:3]] == [
+        ["title 0"],
+        ["title 1", "title 0"],
+        [],
+    ]
+    assert first.retrieved[0].because[0].time[:10] == "2026-11-16"
+    assert not any(item.because for item in second.retrieved + first.targets)
 
 
 def test_seen_items_are_not_retrieved_if_they_are_filtered(described):

@@ -66,8 +66,11 @@ EXAMPLES = [
         user="<u>",
         events=1234,
         history=[ExampleEvent("Tea & <i>cake</i>", "2026-11-01T00:00:00Z")],
-        retrieved=[ExampleItem("Found one", True, False), ExampleItem("Known one", False, True)],
-        targets=[ExampleItem(f"wanted {k}", False, False) for k in range(13)],
+        retrieved=[
+            ExampleItem("Found one", True, False, [ExampleEvent("Carrier", "2026-10-30T00:00:00Z")]),
+            ExampleItem("Known one", False, True, []),
+        ],
+        targets=[ExampleItem(f"wanted {k}", False, False, []) for k in range(13)],
     )
 ]
 

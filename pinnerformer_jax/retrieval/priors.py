@@ -69,6 +69,15 @@ class Priors:
         """
         return self.own_weight * np.log1p(own) + self.popularity_weight * np.log1p(popularity)
 
+    def own_drop(self, counted: np.ndarray) -> np.ndarray:
+        """float [K, E]: how much lower the score of each item is without each event of the user.
+
+        Args:
+            counted: float [K, E], what the event adds to the user's own count of the item.
+        """
+        count = counted.sum(axis=1, keepdims=True)
+        return self.own_weight * (np.log1p(count) - np.log1p(np.maximum(count - counted, 0)))
+
 
 def decay(time: np.ndarray, now: int, half_life_days: float) -> np.ndarray:
     """float64 [E]: what each event counts at `now`, 1 for an event of that second.

@@ -21,16 +21,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from pinnerformer_jax.data.contracts import NO_TIME, Events, to_device_time
+from pinnerformer_jax.data.contracts import Events, to_device_time
 from pinnerformer_jax.model.inference import Embedder
+from pinnerformer_jax.model.leave_one_out import without_each
 from pinnerformer_jax.serving.new_items import features_of, stored_items
 from pinnerformer_jax.serving.recommender import LoadedState, Recommendations, Recommender
 from pinnerformer_jax.serving.trained_model import TrainedModel
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-_PADDING = Events(0, 0, 0, NO_TIME, 0.0)
 
 
 @dataclass(frozen=True)
@@ -149,34 +148,6 @@ class Explainer:
         import pyarrow.compute as pc
 
         number = pc.fill_null(pc.index_in(events["item_id"], known), -1).to_numpy()
-        place = np.flatnonzero(number >= 0)  # of the events that the model can read
-        length = self.model.config.model.max_length
-        read = place[-length:]  # these it reads
-        reserve = place[-length - 1 :]  # and these if one of them is left out
-        drops = np.zeros((len(items), len(number)))
-        kept = [read, *(reserve[reserve != event][-length:] for event in read)]
-        vectors = self._embed(embedder, events, number, kept)
-        vectors_of_items = loaded.vectors[items].astype(np.float32)
-        drops[:, read] = vectors_of_items @ (vectors[0] - vectors[1:]).T
-        if weight := loaded.priors.own_weight:
-            rows = loaded.rows_of(events["item_id"])
-            same = items[:, None] == rows[None, :]  # [K, E]
-            counted = np.where(same, loaded.counting.weights(events), 0.0)
-            count = counted.sum(axis=1, keepdims=True)
-            drops += weight * (np.log1p(count) - np.log1p(np.maximum(count - counted, 0)))
-        return drops
-
-    def _embed(
-        self, embedder: Embedder, events: pa.Table, number: np.ndarray, kept: list[np.ndarray]
-    ) -> np.ndarray:
-        """float32 [V, D]: the vector of each history; zeros for one without events.
-
-        Args:
-            embedder: of all items.
-            events: of the user, E.
-            number: int [E], of their items.
-            kept: V histories, each the places of its events, at most T.
-        """
         manifest, config = self.model.timelines.manifest, self.model.config
         columns = Events(
             item=number.astype(np.int32),
@@ -185,25 +156,15 @@ class Explainer:
             time=to_device_time(events["micros"].to_numpy() // 10**6),
             duration=events["duration"].to_numpy().astype(np.float32),
         )
-        length = np.array([len(history) for history in kept])
-        full = np.flatnonzero(length)
-
-        def read(places: np.ndarray, width: int) -> tuple[Events, np.ndarray]:
-            count = np.minimum(length[full[places]], width)
-            real = np.arange(width)[None, :] < count[:, None]
-            where = np.concatenate([kept[full[place]][-width:] for place in places])
-            histories = []
-            for values, blank in zip(columns, _PADDING, strict=True):
-                padded = np.full(real.shape, blank, values.dtype)
-                padded[real] = values[where]
-                histories.append(padded)
-            return Events(*histories), count.astype(np.int32)
-
-        vectors = np.zeros((len(kept), config.model.output_dim), np.float32)
-        vectors[full] = embedder.users_by_length(
-            read, length[full], config.model.max_length, config.embedding.batch_size
-        )
-        return vectors
+        drops = np.zeros((len(items), len(number)))
+        readable = np.flatnonzero(number >= 0)
+        if len(readable):
+            read, vectors = without_each(
+                embedder, columns, readable, config.model.max_length, config.embedding.batch_size
+            )
+            drops[:, read] = loaded.vectors[items].astype(np.float32) @ (vectors[0] - vectors[1:]).T
+        same = items[:, None] == loaded.rows_of(events["item_id"])  # [K, E]
+        return drops + loaded.priors.own_drop(np.where(same, loaded.counting.weights(events), 0.0))
 
 
 def _codes(column: pa.ChunkedArray, names: Any) -> np.ndarray:
