@@ -53,6 +53,15 @@ def test_history_of_small_buckets_only_is_drawn_all_the_same():
     assert "1-4" in figures.recall_by_history([line for line in LINES if line.events == "1-4"])
 
 
+def test_a_line_of_many_points_has_few_tips_and_names_are_escaped():
+    curve = [[k / 500, k / 500] for k in range(501)]
+    svg = figures.coverage_curves({'<"a" & b>': curve})
+    check(svg)
+    tips = re.findall(r'data-tippy-content="([^"]*)"', svg)
+    assert len(tips) <= figures.MOST_TIPS
+    assert all(tip.startswith("&lt;&quot;a&quot; &amp; b&gt;: ") for tip in tips)
+
+
 def test_coverage_has_a_line_for_each_method():
     svg = figures.coverage_curves({method: [[0, 0], [0.5, 0.9], [1, 1]] for method in METHODS})
     check(svg)

@@ -1,10 +1,11 @@
-"""Plots of the report, as SVG to put inside a page: colours are the page's CSS variables."""
+"""Plots of the report, as SVG to put inside a page: colours are the page's CSS variables, and what one points
+at or taps says its numbers (hover/, tippy.js)."""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pinnerformer_jax.evaluation.comparison import MODEL, SERVED
@@ -17,8 +18,18 @@ if TYPE_CHECKING:
 FEWEST_USERS = 10
 """A bucket of history lengths with fewer users is not drawn."""
 
+_WORDS = {
+    "loss": "training loss",
+    "validation_loss": "validation loss",
+    "validation_recall": "recall@10 of validation users",
+}
+
 # Placeholders that `_svg` replaces by the page's CSS variables, which differ in light and dark mode.
 INK, MUTED, GRID, ACCENT, BAR = "#000001", "#000002", "#000003", "#000004", "#000005"
+TIP = "tip "
+"""An artist whose gid begins so carries the text that its place in the page shows."""
+MOST_TIPS = 60
+"""Points of a line that can be pointed at; of more, every so many."""
 LINES = ("#000006", "#000007", "#000008", "#000009", "#00000a")
 VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", ACCENT: "accent", BAR: "bar"} | {
     colour: f"line-{k}" for k, colour in enumerate(LINES)
@@ -52,6 +63,7 @@ def loss_curve(lines: Sequence[Mapping[str, float]]) -> str | None:
             panels[axis].plot(
                 *zip(*points, strict=True), style, color=colour, label=title, markersize=4, linewidth=1.8
             )
+            _tips(panels[axis], points, lambda x, y, name=name: f"step {x:,.0f}: {_WORDS[name]} {y:.4f}")
     if not panels[0].lines:
         return None
     for panel, title in zip(panels, ("loss", "recall@10, validation"), strict=False):
@@ -73,7 +85,11 @@ def recall_bars(title: str, rows: Sequence[MetricRow]) -> str:
     high = max([row.high or 0.0 for row in rows] + [1e-9])
     for k, row in enumerate(rows):
         own = row.method in (MODEL, SERVED)
-        axes.barh(k, row.value, 0.66, color=ACCENT if own else BAR, alpha=0.5 if row.method == MODEL else 1)
+        between = "" if row.low is None else f", 95 % interval {row.low:.4f} to {row.high:.4f}"
+        (bar,) = axes.barh(
+            k, row.value, 0.66, color=ACCENT if own else BAR, alpha=0.5 if row.method == MODEL else 1
+        )
+        bar.set_gid(f"{TIP}{label(row.method)}: {row.value:.4f}{between}; {row.n_users:,} users")
         axes.hlines(k, row.low, row.high, color=INK, linewidth=1)
         axes.text(
             (row.high or row.value) + 0.02 * high,
@@ -103,6 +119,7 @@ def recall_by_history(rows: Sequence[LengthRow]) -> str:
         axes.plot(
             *zip(*points, strict=True), marker="o", color=colour, label=label(method), **_weight(method)
         )
+        _tips(axes, points, lambda x, y, method=method: f"{label(method)}, {buckets[x]} events: {y:.4f}")
     axes.set_xticks(range(len(buckets)), [f"{name}\n({users[name]:,})" for name in buckets], fontsize=8)
     axes.set_xlabel("events up to t (users)")
     axes.set_ylabel("recall@10")
@@ -116,6 +133,11 @@ def coverage_curves(curves: Mapping[str, Sequence[Sequence[float]]]) -> str:
     figure, (axes,) = _figure(1, 5.8, 3.2)
     for method, colour in _colours(list(curves)):
         axes.plot(*zip(*curves[method], strict=True), color=colour, label=label(method), **_weight(method))
+        _tips(
+            axes,
+            curves[method],
+            lambda x, y, method=method: f"{label(method)}: {x:.2%} of the index, {y:.1%} of the results",
+        )
     axes.axhline(0.9, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
     axes.text(1, 0.885, "90 %", color=MUTED, fontsize=8, ha="right", va="top")
     axes.set_xlim(0, 1)
@@ -149,6 +171,11 @@ def spread(
         if own:
             x, mean, deviation = zip(*own, strict=True)
             axes.errorbar(x, mean, deviation, fmt="o-", color=colour, label=title, capsize=3)
+            _tips(
+                axes,
+                list(zip(x, mean, strict=True)),
+                lambda k, y, title=title: f"{title}, {names[k]}: {y:.4f}",
+            )
         paper = [(x, cell["paper"]) for x, cell in points if cell["paper"] is not None]
         if own and len(paper) > 1:
             axes.plot(*zip(*paper, strict=True), ":", color=colour, label=f"{title}, paper")
@@ -159,6 +186,12 @@ def spread(
     axes.set_ylim(bottom=0)
     _legend(figure)
     return _svg(figure, salt)
+
+
+def _tips(axes: Axes, points: Sequence[Sequence[float]], words: Callable[[Any, float], str]) -> None:
+    """Make the points of a line say their numbers: invisible marks that are easier to hit than the line."""
+    for x, y in points[:: -(-len(points) // MOST_TIPS)]:
+        axes.plot([x], [y], "o", color=INK, markersize=11, alpha=0, gid=TIP + words(x, y))
 
 
 def _figure(panels: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
@@ -214,4 +247,5 @@ def _svg(figure: Figure, salt: str) -> str:
     svg = file.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)  # HTML knows them, and a page names no address
+    svg = svg.replace(f'id="{TIP}', 'tabindex="0" data-tippy-content="')
     return re.sub("#00000[1-9a]", lambda match: f"var(--{VARIABLES[match[0]]})", svg)
