@@ -42,6 +42,7 @@ from pinnerformer_jax.retrieval.priors import write_priors
 from pinnerformer_jax.retrieval.scann_index import ScannIndex, against_exact
 from pinnerformer_jax.runtime import set_up_process
 from pinnerformer_jax.training.checkpoint import data_digest, open_data, read_checkpoint, read_record
+from pinnerformer_jax.training.final import check_not_final
 
 RETRIEVAL_QUERIES = 4096
 """Exact search and ScaNN are compared on at most so many users."""
@@ -123,10 +124,12 @@ def evaluate_run(
 
     Raises:
         FileNotFoundError: there is no run, no checkpoint or no prepared folder.
-        ValueError: the prepared folder is not the one of the training, or no user can be evaluated.
+        ValueError: the prepared folder is not the one of the training, or no user can be evaluated: in a
+            final run all were trained on.
     """
     console, workdir = Console(), Path(workdir)
     trained_with, graphdef, params, step, chosen_by = read_checkpoint(workdir, checkpoint)
+    check_not_final(trained_with, workdir)
     moved = config and config.data.prepared != trained_with.data.prepared
     prepared, config = config.data.prepared if config and moved else None, config or trained_with
     with tempfile.TemporaryFile(dir=workdir) as room:  # the results can be written there
