@@ -134,9 +134,8 @@ def run(config: Config, workdir: Path, snapshots: Path, out: Path, k: int, final
     for name, value in _closing(config, manifest, results):
         print(f"{name}: {value}")
     print(f"evaluated: {workdir}")
-    print(
-        f"served: {served}" + (", on all users and up to the last day; not evaluated itself" if final else "")
-    )
+    on_all = ", trained on all users and up to the last day; not evaluated itself" if final else ""
+    print(f"served: {served}{on_all}")
     print(f"report: {(workdir / 'report.html').absolute().as_uri()}")
     print(f"state: {snapshots / state}")
     print(f"recommendations: {out}: {counts.summary()}")

@@ -13,9 +13,9 @@ and exit with 0; wrong input exits with 2, a training that cannot go on (a loss 
 
 --final RUN trains the model to serve, once `evaluate` has measured RUN: on all users, also those whom the
 evaluation held out, and up to the last day of the log. It ingests the log into WORKDIR/prepared, and trains
-with the settings of RUN for as many epochs as its best checkpoint had. It takes the priors of RUN. No --config
-is needed. For the log of a later day: --data.events FILES and, if there is one, --items.table FILE. Such a run
-cannot be evaluated, as it has seen everybody.
+with the settings of RUN for as many epochs as its best checkpoint had. It takes the priors of RUN. It needs
+no --config. For the log of a later day: --data.events FILES and, if there is one, --items.table FILE. Such a
+run cannot be evaluated, as it has seen everybody.
 """
 
 from __future__ import annotations
@@ -193,7 +193,8 @@ def _everything(before: Timelines, config: Config) -> Timelines:
         raise ValueError(
             f"{before.path} has item vectors of `items --method {made[0]}`, which ingest does not make. Run "
             "ingest with --data.final True --data.evaluation-share 0 --data.validation-share 0 and another "
-            "--data.prepared, then items on that folder, then train --final with --data.prepared of the result"
+            "--data.prepared, then items on that folder, then train --final with --data.prepared of what items "
+            "wrote"
         )
     else:
         prepare(config)

@@ -77,7 +77,7 @@ def test_all_users_train_and_the_last_day_is_seen(evaluated, final):
         np.testing.assert_array_equal(shard.cut, np.diff(shard.offsets))  # every event is up to t
     assert now.manifest.split_time == now.manifest.evaluation_end == before.manifest.evaluation_end
     model = TrainedModel.load(final, "best")
-    new = list(model.catalog.item_ids.to_pylist()).index("new")
+    new = model.catalog.item_ids.index("new")
     assert model.catalog.reachable[new]
     assert new < model.catalog.trained
 
@@ -129,8 +129,8 @@ def test_a_state_of_it_serves_everybody(final, tmp_path):
     assert state.model_version == model.version
     assert state.priors == model.priors
     served = Recommender.open(tmp_path)
-    assert len(served.recommend("late", k=3)) == 3
-    assert "new" in {found.item_id for found in served.recommend("u001", k=16)}
+    assert len(served.recommend("late", k=3).items) == 3
+    assert "new" in {found.item_id for found in served.recommend("u001", k=16).items}
 
 
 def test_a_final_run_that_was_stopped_equals_one_that_was_not(
