@@ -193,8 +193,8 @@ def _everything(before: Timelines, config: Config) -> Timelines:
         raise ValueError(
             f"{before.path} has item vectors of `items --method {made[0]}`, which ingest does not make. Run "
             "ingest with --data.final True --data.evaluation-share 0 --data.validation-share 0 and another "
-            "--data.prepared, then items on that folder, then train --final with --data.prepared of what items "
-            "wrote"
+            "--data.prepared, then items on that folder, then train --final and name in --data.prepared what "
+            "items wrote"
         )
     else:
         prepare(config)

@@ -130,7 +130,7 @@ def test_a_state_of_it_serves_everybody(final, tmp_path):
     assert state.priors == model.priors
     served = Recommender.open(tmp_path)
     assert len(served.recommend("late", k=3).items) == 3
-    assert "new" in {found.item_id for found in served.recommend("u001", k=16).items}
+    assert "new" in {found.id for found in served.recommend("u001", k=16).items}
 
 
 def test_a_final_run_that_was_stopped_equals_one_that_was_not(
