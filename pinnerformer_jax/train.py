@@ -209,7 +209,7 @@ def _everything(before: Timelines, config: Config) -> Timelines:
 def _making(prepared: Path) -> tuple[str, Any] | None:
     """Method and settings of the item vectors that the verb items made; None: ingest made them."""
     made = made_by(prepared)
-    return made and (made["method"], made["settings"])
+    return (made["method"], made["settings"]) if made else None
 
 
 def _open(config: Config, workdir: Path, objective: Objective | None = None) -> tuple[Run, TrainState]:
