@@ -151,6 +151,8 @@ def fit_final(evaluated: str | Path, workdir: str | Path, config: Config | None 
         TrainingError: as `fit`.
     """
     evaluated, workdir = Path(evaluated), Path(workdir)
+    if evaluated.resolve() == workdir.resolve():
+        raise ValueError(f"{workdir} is the evaluated run itself: choose another --workdir for the final one")
     usual = final_config(evaluated, workdir)
     config = config or usual
     if changed := forbidden_changes(usual, config):

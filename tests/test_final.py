@@ -178,6 +178,11 @@ def test_a_run_that_was_not_evaluated_is_refused(evaluated, tmp_path):
     assert not (tmp_path / "final").exists()
 
 
+def test_it_needs_a_folder_of_its_own(evaluated):
+    with pytest.raises(ValueError, match="is the evaluated run itself"):
+        train.fit_final(evaluated[1], evaluated[1])
+
+
 def test_vectors_of_another_making_are_refused(evaluated, tmp_path):
     config = train.final_config(evaluated[1], tmp_path / "final")
     wrong = dataclasses.replace(config.data, prepared=evaluated[0].data.prepared)
