@@ -7,14 +7,17 @@ import contextlib
 import errno
 import signal
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.config_files import load_config
 
 
 def parse(
-    description: str, argv: Sequence[str] | None = None, flags: argparse.ArgumentParser | None = None
+    description: str,
+    argv: Sequence[str] | None = None,
+    flags: argparse.ArgumentParser | None = None,
+    config_of: Callable[[argparse.Namespace], Config | None] = lambda values: None,
 ) -> tuple[argparse.Namespace, Config]:
     """Read a verb's own flags and the config, with the settings that the command line overrides.
 
@@ -22,6 +25,7 @@ def parse(
         description: what the verb does, for --help.
         argv: the arguments; None: those of the process.
         flags: the verb's flags besides --config, as a parser built with `add_help=False`.
+        config_of: the config that these flags ask for instead of --config; None: they ask for none.
 
     Returns:
         the verb's flags, and the config as overridden. Wrong usage ends the process with code 2.
@@ -50,10 +54,13 @@ def parse(
             sys.stdout.flush()
             signal.signal(signal.SIGPIPE, before)
     values, overrides = parser.parse_known_args(argv)
-    if values.config is None:
-        parser.error("--config FILE is needed; those that come with the project are in configs/")
     with errors_as_messages():
-        config = load_config(values.config)
+        config = config_of(values)
+    if config is None:
+        if values.config is None:
+            parser.error("--config FILE is needed; those that come with the project are in configs/")
+        with errors_as_messages():
+            config = load_config(values.config)
     return values, tyro.cli(Config, default=config, args=overrides, description=description)
 
 

@@ -48,6 +48,7 @@ from pinnerformer_jax.retrieval.scann_index import ScannIndex, against_exact
 from pinnerformer_jax.runtime import set_up_process
 from pinnerformer_jax.serving.shop_rules import ShopRules, add_flags, rules_of
 from pinnerformer_jax.training.checkpoint import data_digest, open_data, read_checkpoint, read_record
+from pinnerformer_jax.training.final import check_not_final
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -138,11 +139,12 @@ def evaluate_run(
 
     Raises:
         FileNotFoundError: there is no run, no checkpoint or no prepared folder.
-        ValueError: the prepared folder is not the one of the training, no user can be evaluated, or the rules
-            are wrong.
+        ValueError: the prepared folder is not the one of the training, no user can be evaluated (in a final run
+            all were trained on), or the rules are wrong.
     """
     console, workdir = Console(), Path(workdir)
     trained_with, graphdef, params, step, chosen_by = read_checkpoint(workdir, checkpoint)
+    check_not_final(trained_with, workdir)
     moved = config and config.data.prepared != trained_with.data.prepared
     prepared, config = config.data.prepared if config and moved else None, config or trained_with
     with tempfile.TemporaryFile(dir=workdir) as room:  # the results can be written there

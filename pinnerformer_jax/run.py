@@ -1,18 +1,22 @@
 """From a log to everybody's recommendations: ingest, train, evaluate, embed and recommend in one command.
 
     python -m pinnerformer_jax.run --config configs/yours.py --workdir runs/yours
-        [--snapshots DIR] [--out FILE] [-k 10] [--section.setting value ...]
+        [--final] [--snapshots DIR] [--out FILE] [-k 10] [--section.setting value ...]
 
 The steps are the verbs of these names, one after the other. The same command goes on where it was stopped or
 killed: ingest runs again (a log that is still the same gives the same bytes), the training resumes, and an
 evaluation of the same checkpoint is not repeated. If the log has changed, the training says so; choose
 another --workdir then. All users are embedded as of the end of the evaluation window. The last lines are
 `name: value`.
+
+With --final the model that is served is not the one that was evaluated: `train --final` trains another in
+WORKDIR-final, on all users and up to the last day, with the settings that the evaluated run found.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -33,8 +37,8 @@ from pinnerformer_jax.runtime import set_up_process
 from pinnerformer_jax.serving import bulk, daily
 from pinnerformer_jax.serving.plan import Job
 from pinnerformer_jax.serving.recommender import Recommender
-from pinnerformer_jax.train import fit
-from pinnerformer_jax.training.checkpoint import data_digest, read_checkpoint
+from pinnerformer_jax.train import fit, fit_final
+from pinnerformer_jax.training.checkpoint import data_digest, open_data, read_checkpoint
 from pinnerformer_jax.training.loop import TrainingError, is_finished
 
 STOPPED = 130
@@ -45,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb; the exit code."""
     flags = argparse.ArgumentParser(add_help=False)
     flags.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="folder of the run")
+    flags.add_argument(
+        "--final", action="store_true", help="serve a run on all users and days, in WORKDIR-final"
+    )
     flags.add_argument("--snapshots", type=Path, metavar="DIR", help="of the states (WORKDIR/snapshots)")
     flags.add_argument(
         "--out", type=Path, metavar="FILE",
@@ -61,14 +68,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 values.snapshots or values.workdir / "snapshots",
                 values.out or values.workdir / "recommendations.parquet",
                 values.k,
+                values.final,
             )
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
-def run(config: Config, workdir: Path, snapshots: Path, out: Path, k: int) -> int:
-    """The five steps; the exit code.
+def run(config: Config, workdir: Path, snapshots: Path, out: Path, k: int, final: bool = False) -> int:
+    """The five steps, and `train --final` between them if asked for; the exit code.
 
     Args:
         config: the experiment.
@@ -76,6 +84,7 @@ def run(config: Config, workdir: Path, snapshots: Path, out: Path, k: int) -> in
         snapshots: where the state is published.
         out: file of the recommendations; its name ends with one of `bulk.FORMATS`.
         k: recommendations for each user.
+        final: serve a run on everything, in WORKDIR-final.
 
     Raises:
         ValueError, OSError: as the steps do.
@@ -87,34 +96,46 @@ def run(config: Config, workdir: Path, snapshots: Path, out: Path, k: int) -> in
         raise ValueError(f"--out {out}: the name must end with one of {', '.join(bulk.FORMATS)}")
     if k < 1:
         raise ValueError(f"-k {k}: at least 1")
-    console = Console()
+    console, number = Console(), itertools.count(1)
 
     def begin(step: str) -> None:
-        console.rule(step, align="left")
+        console.rule(f"{next(number)} of {6 if final else 5}: {step}", align="left")
 
-    begin("1 of 5: ingest")
+    begin("ingest")
     manifest = prepare(config)
     console.print(summary(manifest))
 
-    begin("2 of 5: train")
+    begin("train")
     fit(config, workdir)
     if not is_finished(workdir):
         print("stopped; the same command goes on")
         return STOPPED
 
-    begin("3 of 5: evaluate")
+    begin("evaluate")
     results = _evaluated(workdir, manifest) or evaluate_run(workdir)
 
-    begin("4 of 5: embed")
-    day = format_time(manifest.evaluation_end - 1)[:10]
-    state = daily.run(Job(workdir=workdir, snapshots=snapshots, date=day, everyone=True))
+    served = workdir
+    if final:
+        begin("train --final")
+        served = workdir.with_name(f"{workdir.name}-final")
+        fit_final(workdir, served)
+        if not is_finished(served):
+            print("stopped; the same command goes on")
+            return STOPPED
 
-    begin("5 of 5: recommend")
+    begin("embed")
+    day = format_time(open_data(served)[0].manifest.evaluation_end - 1)[:10]
+    state = daily.run(Job(workdir=served, snapshots=snapshots, date=day, everyone=True))
+
+    begin("recommend")
     counts = bulk.write_recommendations(Recommender.open(snapshots), None, k, out)
 
-    begin("done")
+    console.rule("done", align="left")
     for name, value in _closing(config, manifest, results):
         print(f"{name}: {value}")
+    print(f"evaluated: {workdir}")
+    on_all = ", trained on all users and up to the last day; not evaluated itself" if final else ""
+    print(f"served: {served}{on_all}")
     print(f"report: {(workdir / 'report.html').absolute().as_uri()}")
     print(f"state: {snapshots / state}")
     print(f"recommendations: {out}: {counts.summary()}")

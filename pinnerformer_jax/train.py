@@ -2,6 +2,7 @@
 
     python -m pinnerformer_jax.train --config configs/demo.py --workdir runs/demo
         [--training.batch-size 512 ...]
+    python -m pinnerformer_jax.train --final runs/demo --workdir runs/demo-final
 
 The log must have been prepared: python -m pinnerformer_jax.ingest with the same config. The workdir keeps
 the config, the last and the best checkpoint, metrics.jsonl and TensorBoard event files. The same command
@@ -9,6 +10,12 @@ resumes a run that was stopped or killed. The best checkpoint is the one of the 
 validation users at splits before t, or, where that cannot tell, of their lowest loss. When some checkpoints
 were no better than the best, training ends (--training.patience). Ctrl-C and SIGTERM finish the step, save,
 and exit with 0; wrong input exits with 2, a training that cannot go on (a loss that is not finite) with 1.
+
+--final RUN trains the model to serve, once `evaluate` has measured RUN: on all users, also those whom the
+evaluation held out, and up to the last day of the log. It ingests the log into WORKDIR/prepared, and trains
+with the settings of RUN for as many epochs as its best checkpoint had. It takes the priors of RUN. It needs
+no --config. For the log of a later day: --data.events FILES and, if there is one, --items.table FILE. Such a
+run cannot be evaluated, as it has seen everybody.
 """
 
 from __future__ import annotations
@@ -17,14 +24,29 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pinnerformer_jax.command_line import errors_as_messages, parse
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.config_files import differences, to_dict
+from pinnerformer_jax.data.contracts import format_time
+from pinnerformer_jax.data.timelines import MANIFEST, Timelines
+from pinnerformer_jax.data.windows import Windows
 from pinnerformer_jax.evaluation.validation_recall import validation_recall
 from pinnerformer_jax.files import folder_lock
+from pinnerformer_jax.ingestion.ingest import prepare
+from pinnerformer_jax.items.prepared_copy import made_by
 from pinnerformer_jax.objective.targets import Objective
+from pinnerformer_jax.retrieval.priors import read_priors, write_priors
 from pinnerformer_jax.runtime import set_up_process
+from pinnerformer_jax.training.checkpoint import Checkpoints, forbidden_changes, open_data, read_record
+from pinnerformer_jax.training.final import (
+    Origin,
+    as_many_epochs,
+    check_not_final,
+    on_everything,
+    write_origin,
+)
 from pinnerformer_jax.training.loop import Run, TrainingError, open_run, train
 from pinnerformer_jax.training.sizes import sized_by_log
 from pinnerformer_jax.training.state import TrainState
@@ -34,8 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb; the exit code."""
     flags = argparse.ArgumentParser(add_help=False)
     flags.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="folder of the run")
-    values, config = parse(__doc__, argv, flags)
+    flags.add_argument("--final", type=Path, metavar="RUN", help="an evaluated run: train on all it had")
+    values, config = parse(
+        __doc__, argv, flags, lambda given: given.final and final_config(given.final, given.workdir)
+    )
     set_up_process()
+    if values.final:
+        return _final(config, values.final, values.workdir)
     with errors_as_messages():
         config = sized_by_log(config)
     print(f"{config.name} in {values.workdir}; settings that are not the defaults:")
@@ -76,8 +103,119 @@ def fit(config: Config, workdir: str | Path, *, objective: Objective | None = No
         return train(*_open(config, Path(workdir), objective))
 
 
+def _final(config: Config, evaluated: Path, workdir: Path) -> int:
+    try:
+        with errors_as_messages():
+            fit_final(evaluated, workdir, config)
+    except TrainingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def final_config(evaluated: str | Path, workdir: str | Path) -> Config:
+    """The config of an evaluated run, for `fit_final`: with its settings, but no user and no day held out.
+
+    Args:
+        evaluated: workdir of that run.
+        workdir: of the final run, whose prepared folder is WORKDIR/prepared.
+
+    Raises:
+        FileNotFoundError: `evaluated` is no run.
+        ValueError: it is a final run itself.
+    """
+    config = read_record(Path(evaluated)).config
+    check_not_final(config, Path(evaluated))
+    return on_everything(config, Path(workdir) / "prepared")
+
+
+def fit_final(evaluated: str | Path, workdir: str | Path, config: Config | None = None) -> TrainState:
+    """Train on all users and up to the last day of the log, or resume it; training/final.py has the rule for
+    the steps.
+
+    The log is ingested if `config.data.prepared` does not exist yet. The workdir keeps, besides what `fit`
+    keeps, final.json with the name of the evaluated run, and its priors.json.
+
+    Args:
+        evaluated: workdir of a run that was evaluated.
+        workdir: of the final run.
+        config: `final_config` of both, with another log or prepared folder; None: of the same log.
+
+    Returns:
+        The state as it was saved.
+
+    Raises:
+        FileNotFoundError: no run, log or prepared folder of the run.
+        ValueError: the run was not evaluated; a setting is not that of the run; the prepared folder of the
+            final run was made in another way; or what `fit` and `prepare` raise.
+        TrainingError: as `fit`.
+    """
+    evaluated, workdir = Path(evaluated), Path(workdir)
+    if evaluated.resolve() == workdir.resolve():
+        raise ValueError(f"{workdir} is the evaluated run itself: choose another --workdir for the final one")
+    usual = final_config(evaluated, workdir)
+    config = config or usual
+    if changed := forbidden_changes(usual, config):
+        raise ValueError(f"a final run has the settings of {evaluated}; undo:\n  " + "\n  ".join(changed))
+    with Checkpoints(evaluated, read_only=True) as checkpoints:
+        step = checkpoints.step("best")
+    if step is None:
+        raise FileNotFoundError(
+            f"{evaluated}: the run has no checkpoint yet; train further, then evaluate it"
+        )
+    priors, note = read_priors(evaluated, step)
+    if note != priors.formula:
+        raise ValueError(f"{evaluated} was not evaluated, and a final run takes its priors: {note}")
+    before, _ = open_data(evaluated)
+    with folder_lock(workdir):
+        timelines = _everything(before, config)
+        origin = Origin(
+            str(evaluated), step, len(Windows(before, config).users), len(Windows(timelines, config).users)
+        )
+        config = as_many_epochs(config, origin)
+        last = config.training.last_step
+        print(
+            f"final run in {workdir}: {origin.final_users:,} users up to "
+            f"{format_time(timelines.manifest.split_time)}; the best checkpoint of {evaluated} has step "
+            f"{step:,} with {origin.users:,} users, so this run has {last:,} steps, as many epochs"
+        )
+        opened = _open(config, workdir)
+        write_origin(workdir, origin)
+        write_priors(workdir, priors, last, f"fitted for step {step} of {evaluated}")
+        return train(*opened)
+
+
+def _everything(before: Timelines, config: Config) -> Timelines:
+    """The prepared folder of a final run, ingested if it is not there."""
+    prepared = Path(config.data.prepared)
+    made = _making(before.path)
+    if (prepared / MANIFEST).is_file():
+        print(f"{prepared} is there and is not ingested again")
+    elif made:
+        raise ValueError(
+            f"{before.path} has item vectors of `items --method {made[0]}`, which ingest does not make. Run "
+            "ingest with --data.final True --data.evaluation-share 0 --data.validation-share 0 and another "
+            "--data.prepared, then items on that folder, then train --final and name in --data.prepared what "
+            "items wrote"
+        )
+    else:
+        prepare(config)
+    timelines = Timelines.open(prepared)
+    if not timelines.manifest.config["data"].get("final"):
+        raise ValueError(f"{prepared} was not ingested with data.final: name another --data.prepared")
+    if _making(prepared) != made:
+        raise ValueError(f"{prepared}: its item vectors are not made as those of {before.path}; make them so")
+    return timelines
+
+
+def _making(prepared: Path) -> tuple[str, Any] | None:
+    """Method and settings of the item vectors that the verb items made; None: ingest made them."""
+    made = made_by(prepared)
+    return (made["method"], made["settings"]) if made else None
+
+
 def _open(config: Config, workdir: Path, objective: Objective | None = None) -> tuple[Run, TrainState]:
-    recall = validation_recall(config)
+    recall = None if config.data.final else validation_recall(config)
     opened = open_run(config, workdir, objective, recall)
     if recall:
         recall.timelines.check()  # the run's are the same

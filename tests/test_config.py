@@ -65,6 +65,8 @@ from pinnerformer_jax.config import (
         (lambda: TrainingConfig(seed=-1), r"training.seed = -1"),
         (lambda: DataConfig(evaluation_share=1.2), r"data.evaluation_share = 1.2: a share"),
         (lambda: DataConfig(evaluation_share=0.6, validation_share=0.5), r"no user is left to train"),
+        (lambda: DataConfig(final=True), r"data.final = True: all users train"),
+        (lambda: TrainingConfig(steps=10, stop_after=11), r"training.stop_after = 11: must be in \[0, "),
         (lambda: DataConfig(positives=()), r"data.positives"),
         (lambda: DataConfig(evaluation_days=-1), r"data.evaluation_days"),
         (lambda: DataConfig(events="log.parquet"), r"data.events = 'log.parquet': must be a tuple"),

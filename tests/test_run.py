@@ -9,7 +9,11 @@ import small_run
 from logs import given, make_events, write_parquet
 
 from pinnerformer_jax import run as verb
+from pinnerformer_jax.serving.manifest import read_manifest
+from pinnerformer_jax.serving.state import current
+from pinnerformer_jax.serving.trained_model import TrainedModel
 from pinnerformer_jax.training import loop
+from pinnerformer_jax.training.final import read_origin
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 
@@ -72,3 +76,18 @@ def test_bad_arguments_are_found_before_any_work(config, tmp_path):
         with pytest.raises(ValueError, match=said):
             verb.run(config, tmp_path / "run", tmp_path / "snapshots", tmp_path / out, k)
     assert not (tmp_path / "prepared").exists()
+
+
+def test_a_final_run_is_served_and_the_other_is_evaluated(config, tmp_path, capsys):
+    out, workdir = tmp_path / "recs.csv", tmp_path / "run"
+    assert verb.run(config, workdir, tmp_path / "snapshots", out, 3, final=True) == 0
+    said = capsys.readouterr().out
+    assert "6 of 6: recommend" in said
+    lines = dict(line.split(": ", 1) for line in said[said.index("log: ") :].splitlines())
+    assert lines["evaluated"] == str(workdir)
+    assert lines["served"].startswith(f"{workdir}-final, trained on all users and up to the last day")
+    name = current(tmp_path / "snapshots")
+    final = TrainedModel.load(tmp_path / "run-final", "best")
+    assert read_manifest(tmp_path / "snapshots", name).model_version == final.version
+    assert final.version != TrainedModel.load(workdir, "best").version
+    assert read_origin(tmp_path / "run-final").evaluated == str(workdir)

@@ -83,3 +83,14 @@ def test_a_window_that_holds_next_to_nothing_is_said():
 def test_events_after_tomorrow_are_counted():
     times = [*evenly(500), 2_500_000_000, 2_600_000_000]
     assert split_of(times)[2][0].startswith("2 events are dated after tomorrow, up to 2052-")
+
+
+@pytest.mark.parametrize("split_time", ["", "2020-10-01"])
+def test_a_final_log_is_split_at_its_end(split_time):
+    good = evenly(2000)
+    wrong = START + 7000 * DAY
+    split, end, _ = split_of([*good, wrong], final=True, evaluation_share=0.0, validation_share=0.0)
+    assert split == end == good[-1]
+    days = {"evaluation_days": 1000.0, "split_time": split_time}  # of an evaluation that there is not
+    split, end, _ = split_of(good, final=True, evaluation_share=0.0, validation_share=0.0, **days)
+    assert split == end == good[-1]

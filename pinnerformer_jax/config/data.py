@@ -106,6 +106,9 @@ class DataConfig:
     split_time: str = ""
     """t, the end of training, ISO, UTC; empty: evaluation_days before the last event, without a
     few far behind all others."""
+    final: bool = False
+    """t is the end of the log, without an evaluation window: for a run on everything, with the settings of an
+    evaluated run. `train --final` sets it; no user may be held out then."""
     evaluation_days: float = 14.0
     """Targets of the evaluation lie in (t, t + this many days]."""
     evaluation_share: float = 0.1
@@ -137,6 +140,10 @@ class DataConfig:
             held_out,
             "no user is left to train",
         )
+        require(
+            not self.final or held_out == 0,
+            "data.final", True, "all users train: needs data.evaluation_share 0, data.validation_share 0",
+        )  # fmt: skip
         require(self.evaluation_days > 0, "data.evaluation_days", self.evaluation_days, "must be > 0 days")
         require(self.min_user_events >= 1, "data.min_user_events", self.min_user_events, "must be >= 1")
         require(self.shards >= 1, "data.shards", self.shards, "must be >= 1")

@@ -104,6 +104,9 @@ class TrainingConfig:
     """Users a step, over all devices."""
     steps: int = 10_000
     """Steps of the whole run."""
+    stop_after: int = 0
+    """Training ends after so many steps, although warm-up and cosine are those of `steps`; 0: after all.
+    `train --final` sets it to the step of the best checkpoint."""
     learning_rate: float = 1e-3
     """Peak of the schedule."""
     warmup_share: float = 0.05
@@ -163,6 +166,15 @@ class TrainingConfig:
         require(self.learning_rate > 0, "training.learning_rate", self.learning_rate, "must be > 0")
         require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "must be >= 0")
         require(self.clip_norm > 0, "training.clip_norm", self.clip_norm, "must be > 0")
+        require(
+            0 <= self.stop_after <= self.steps,
+            "training.stop_after", self.stop_after, f"must be in [0, training.steps = {self.steps}]",
+        )  # fmt: skip
         require(self.patience >= 0, "training.patience", self.patience, "must be >= 0")
         require(self.input_workers >= 0, "training.input_workers", self.input_workers, "must be >= 0")
         require(0 <= self.seed < 2**32, "training.seed", self.seed, "must be in 0..2^32 - 1")
+
+    @property
+    def last_step(self) -> int:
+        """The steps after which training ends."""
+        return self.stop_after or self.steps

@@ -36,14 +36,14 @@ class _Histogram(NamedTuple):
 def choose_split(
     connection: duckdb.DuckDBPyConnection, data: DataConfig, report: Callable[[str], None]
 ) -> tuple[int, int]:
-    """t, and the last second of the evaluation window.
+    """t, and the last second of the evaluation window; the same, the end of the bulk, with `data.final`.
 
     By default the window ends with the bulk of the events. What comes later is left out if it is at most 1 %
     of the events (or 10 events) and next to nothing for the time that it covers: clocks that are wrong.
 
     Args:
         connection: where `accepted` is.
-        data: split_time, evaluation_days.
+        data: split_time, evaluation_days, final.
         report: called with a line about late events, and about a window that holds next to nothing.
 
     Raises:
@@ -64,6 +64,8 @@ def choose_split(
             "data.split_time; if their clocks are wrong, data.time_max rejects them"
         )
     last_second, first_second = bulk_end // 10**6, first // 10**6
+    if data.final:
+        return last_second, last_second
     span = f"the log, which runs from {format_time(first_second)} to {format_time(last_second)}"
     if horizon > last_second - first_second:
         raise ValueError(f"data.evaluation_days = {data.evaluation_days:g} is longer than {span}: lower it")

@@ -114,7 +114,7 @@ def finish(cell: Cell, data: StudyData) -> str:
     try:
         with folder_lock(cell.folder), _output_to(cell.folder / "log.txt"):
             loop, state = open_run(cell.config, cell.folder)
-            if int(train(loop, state).step) < cell.config.training.steps:
+            if int(train(loop, state).step) < cell.config.training.last_step:
                 raise Stopped
             numbers = measure_run(data, cell.folder, missing(cell))
         for method, values in numbers.items():

@@ -32,6 +32,7 @@ from pinnerformer_jax.serving.daily import run
 from pinnerformer_jax.serving.manifest import read_manifest
 from pinnerformer_jax.serving.plan import Job
 from pinnerformer_jax.training.checkpoint import read_record
+from pinnerformer_jax.training.final import check_not_final
 
 if TYPE_CHECKING:
     import duckdb
@@ -92,13 +93,15 @@ def replay(
 
     Raises:
         FileNotFoundError: no run or no log.
-        ValueError: the folder is not empty, or the log has none of these days.
+        ValueError: the folder is not empty, the log has none of these days, or a final run has seen it.
     """
     import duckdb
 
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty: name a new folder")
     config = read_record(workdir).config
+    if not events:
+        check_not_final(config, workdir)
     roots = {name: folder / name for name in ("incremental", "full")}
     lines = []
     folder.mkdir(parents=True, exist_ok=True)

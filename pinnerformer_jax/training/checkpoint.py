@@ -98,8 +98,7 @@ def claim(workdir: Path, run: RunRecord) -> None:
     """
     if any(path.name.isdigit() for path in workdir.glob("checkpoints/*")):
         old = read_record(workdir)
-        changed = differences(to_dict(old.config), to_dict(run.config))
-        changed = [line for line in changed if not line.startswith(_MAY_CHANGE)]
+        changed = forbidden_changes(old.config, run.config)
         if old.data != run.data or old.sizes != run.sizes:
             changed.append(f"prepared data: {old.data} -> {run.data} (ingest ran again with another result)")
         if changed:
@@ -109,6 +108,12 @@ def claim(workdir: Path, run: RunRecord) -> None:
             )
     record = {"config": to_dict(run.config), "sizes": run.sizes._asdict(), "data": run.data}
     write_checked_json(_record_path(workdir), record | {"working_folder": str(Path.cwd())})
+
+
+def forbidden_changes(old: Config, new: Config) -> list[str]:
+    """Lines of `differences`: the settings that make it another run."""
+    changed = differences(to_dict(old), to_dict(new))
+    return [line for line in changed if not line.startswith(_MAY_CHANGE)]
 
 
 def read_record(workdir: Path) -> RunRecord:

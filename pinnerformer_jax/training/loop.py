@@ -142,21 +142,21 @@ def train(run: Run, state: TrainState) -> TrainState:
     config = run.config.training
     step = int(state.step)
     resumed = step > 0
-    if step == config.steps:
-        print(f"all {config.steps} steps are done")
+    if step == config.last_step:
+        print(f"all {config.last_step} steps are done")
         return state
     if resumed:
         print(f"resuming after step {step}")
     with (
         _stop_signal() as stop,
         Checkpoints(run.workdir) as checkpoints,
-        MetricsLog(run.workdir, step, config.steps, config.batch_size) as log,
+        MetricsLog(run.workdir, step, config.last_step, config.batch_size) as log,
         jax.transfer_guard("disallow"),
     ):
         if _no_longer_better(config, checkpoints):
             log.say(f"nothing is left to do: {_ended(run, checkpoints)}")
             return state
-        batches = training_batches(run.timelines, run.config, start_step=step, steps=config.steps)
+        batches = training_batches(run.timelines, run.config, start_step=step, steps=config.last_step)
         host_batch = next(batches)
         batch = shard_batch(run.mesh, host_batch)
         program, validate = _compile(run, state, batch)
@@ -175,10 +175,10 @@ def train(run: Run, state: TrainState) -> TrainState:
             log.write(step, meter.take())
 
         meter.start()
-        while step < config.steps and not stop.is_set():
+        while step < config.last_step and not stop.is_set():
             state, metrics = program(host_batch.length)(state, batch, run.tables)
             step += 1
-            if step < config.steps:
+            if step < config.last_step:
                 asked = time.perf_counter()
                 host_batch = next(batches)
                 batch = shard_batch(run.mesh, host_batch)
@@ -187,7 +187,7 @@ def train(run: Run, state: TrainState) -> TrainState:
             check()
             if meter.step % config.log_every == 0:
                 log.write(meter.step, meter.take())
-            if step % config.checkpoint_every == 0 or step == config.steps:
+            if step % config.checkpoint_every == 0 or step == config.last_step:
                 settle()
                 if not (resumed or meter.pairs):
                     raise NoPairsError(
@@ -206,11 +206,11 @@ def train(run: Run, state: TrainState) -> TrainState:
                 else:
                     raise _not_finite(step, "the validation loss", checkpoints)
                 log.flush()
-                if step < config.steps and _no_longer_better(config, checkpoints):
+                if step < config.last_step and _no_longer_better(config, checkpoints):
                     log.say(f"training ends after step {step}: {_ended(run, checkpoints)}")
                     return state
                 meter.start()
-        if step < config.steps:
+        if step < config.last_step:
             settle()
             checkpoints.save(state)
             log.say(f"stopped after step {step}, which is saved; resume with the same command")
@@ -228,7 +228,7 @@ def is_finished(workdir: Path) -> bool:
     """Whether the training of a run has ended: after all its steps, or because it got no better."""
     config = read_record(workdir).config.training
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        return checkpoints.step() == config.steps or _no_longer_better(config, checkpoints)
+        return checkpoints.step() == config.last_step or _no_longer_better(config, checkpoints)
 
 
 def _no_longer_better(config: TrainingConfig, checkpoints: Checkpoints) -> bool:
@@ -277,10 +277,10 @@ def _part_lengths(run: Run) -> tuple[int, ...]:
     """Lengths for the parts of a batch, by a sample of the run's batches; () if less than a fifth of the
     positions would be saved, which is not worth the second program's compile time."""
     config = run.config
-    every = max(config.training.steps // _SAMPLED_BATCHES, 1)
+    every = max(config.training.last_step // _SAMPLED_BATCHES, 1)
     windows = Windows(run.timelines, config)
     count = min(config.training.length_parts, config.training.batch_size // run.mesh.size)
-    parts = windows.part_lengths(count, run.mesh.size, range(0, config.training.steps, every))
+    parts = windows.part_lengths(count, run.mesh.size, range(0, config.training.last_step, every))
     return parts if sum(parts) <= 0.8 * config.model.max_length * count else ()
 
 
