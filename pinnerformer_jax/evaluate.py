@@ -139,8 +139,8 @@ def evaluate_run(
 
     Raises:
         FileNotFoundError: there is no run, no checkpoint or no prepared folder.
-        ValueError: the prepared folder is not the one of the training, no user can be evaluated (in a final run
-            all were trained on), or the rules are wrong.
+        ValueError: the prepared folder is not the one of the training, no user can be evaluated (a final run
+            was trained on all), or the rules are wrong.
     """
     console, workdir = Console(), Path(workdir)
     trained_with, graphdef, params, step, chosen_by = read_checkpoint(workdir, checkpoint)

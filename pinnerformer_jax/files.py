@@ -312,23 +312,25 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def facts_of(folder: Path, names: Iterable[str] | None = None) -> Facts:
+def facts_of(folder: Path, names: Iterable[str] | None = None, known: Facts | None = None) -> Facts:
     """Size and checksum of files, for a manifest.
 
     Args:
         folder: where they are.
         names: paths below it; None: of all files there, in order.
+        known: facts of some of them, which are not read again.
     """
     if names is None:
         files = (file for file in sorted(folder.rglob("*")) if file.is_file())
         names = [str(file.relative_to(folder)) for file in files]
-    names = list(names)
+    names, known = list(names), known or {}
+
+    def facts(name: str) -> dict[str, Any]:
+        file = folder / name
+        return known.get(name) or {"bytes": file.stat().st_size, "sha256": sha256(file)}
+
     with ThreadPoolExecutor(_HASHERS) as pool:
-        digests = pool.map(lambda name: sha256(folder / name), names)
-        return {
-            name: {"bytes": (folder / name).stat().st_size, "sha256": digest}
-            for name, digest in zip(names, digests, strict=True)
-        }
+        return dict(zip(names, pool.map(facts, names), strict=True))
 
 
 def check_files(
@@ -356,6 +358,15 @@ def check_files(
             ]
             for check in checks:
                 check.result()
+
+
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Give a file a second name, which takes no space, or copy it where the file system refuses. Neither name
+    may be written to after that; replacing or removing one does not change the other."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def check_contents(file: Path, digest: str, cure: str) -> None:

@@ -27,10 +27,12 @@ from pinnerformer_jax.ingestion.ingest import prepare
 from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.serving.daily import run
+from pinnerformer_jax.serving.event_file import event_files
 from pinnerformer_jax.serving.plan import Job
 from pinnerformer_jax.serving.snapshot import read_parquet
 from pinnerformer_jax.serving.state import current
 from pinnerformer_jax.serving.trained_model import TrainedModel
+from pinnerformer_jax.serving.user_events import UserEvents
 from pinnerformer_jax.training.checkpoint import Checkpoints, RunRecord, claim, data_digest
 from pinnerformer_jax.training.sharding import make_mesh, replicate
 from pinnerformer_jax.training.state import create
@@ -147,6 +149,11 @@ def users_of(snapshots: Path, name: str | None = None) -> tuple[dict[str, int], 
     """{user: row} and table of the users in a state, by default the served one."""
     table = read_parquet(snapshots / (name or current(snapshots)) / "users.parquet")
     return dict(zip(table["user_id"].to_pylist(), range(len(table)), strict=True)), table
+
+
+def events_of(snapshots: Path, name: str | None = None) -> pa.Table:
+    """The events of all users in a state, by default the served one."""
+    return pa.concat_tables(UserEvents(event_files(snapshots / (name or str(current(snapshots))))).of_all())
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ from pinnerformer_jax.config import Config, DataConfig, EvaluationConfig, Positi
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.data.positives import positive_table
-from pinnerformer_jax.data.timelines import EVALUATION, VALIDATION, Timelines
+from pinnerformer_jax.data.timelines import EVALUATION, TRAIN, VALIDATION, Timelines
 from pinnerformer_jax.evaluation import baselines as module
 from pinnerformer_jax.evaluation.baselines import (
     Constants,
@@ -23,6 +23,7 @@ from pinnerformer_jax.evaluation.baselines import (
     profile,
     random_scores,
     same_for_all,
+    sampling_step,
 )
 from pinnerformer_jax.evaluation.counts import own_counts, popularity_counts, popularity_half_lives
 from pinnerformer_jax.evaluation.evaluator import EvaluationData
@@ -231,3 +232,15 @@ def test_the_half_life_of_ones_own_is_chosen_on_validation_users(tmp_path):
     roles = {name: VALIDATION for name in users if name[0] == "v"} | {"e": EVALUATION}
     path = write_prepared(tmp_path / "p", users, T, roles=roles, items=40)
     assert choose_constants(opened(path).earlier).own_half_life <= 60
+
+
+def test_a_sample_of_the_training_users_where_there_are_too_many(world, monkeypatch):
+    timelines, _, _ = world
+    whole = interactions(timelines, table(timelines), 8).toarray()
+    counts = np.concatenate([shard.cut[shard.role == TRAIN] for shard in timelines.shards])
+    assert sampling_step(timelines) == 1
+    monkeypatch.setattr(module, "MAX_FITTED_PAIRS", int((counts**2).sum()) - 1)
+    assert sampling_step(timelines) == 2
+    found = interactions(timelines, table(timelines), 8).toarray()
+    assert len(found) == sum(-(-np.count_nonzero(shard.role == TRAIN) // 2) for shard in timelines.shards)
+    assert all(row in whole.tolist() for row in found.tolist())

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from daily_run import ROWS, TRAINED, day, make_run, publish, users_of
+from daily_run import ROWS, TRAINED, day, events_of, make_run, publish, users_of
 
 from pinnerformer_jax import recommend
 from pinnerformer_jax.retrieval.priors import Priors, write_priors
-from pinnerformer_jax.serving import bulk, snapshot, state, user_events
+from pinnerformer_jax.serving import bulk, event_file, state
 from pinnerformer_jax.serving.own_items import OwnItems
 from pinnerformer_jax.serving.recommender import Recommender
 from pinnerformer_jax.serving.stores import open_store
@@ -171,7 +171,7 @@ def test_items_in_memory_are_those_of_the_file(world, monkeypatch):
     loaded = Recommender.open(snapshots, keep_events=False).refresh()
     users = [*loaded.own_items.user_ids.to_pylist(), "nobody", ""]
     for at_once in (1, 10, 1 << 18):
-        monkeypatch.setattr(user_events, "_AT_ONCE", at_once)
+        monkeypatch.setattr(event_file, "AT_ONCE", at_once)
         own = OwnItems.read(loaded.events, loaded.items["item_id"].combine_chunks(), loaded.counting)
         many, has_events = own.of_many(pa.array(users))
         for user, of, known in zip(users, many, has_events, strict=True):
@@ -185,9 +185,9 @@ def test_items_in_memory_are_those_of_the_file(world, monkeypatch):
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_a_user_is_found_in_every_row_group(world, tmp_path, size):
     snapshots, _ = world
-    events = snapshot.read_parquet(snapshots / state.current(snapshots) / "events.parquet")
+    events = events_of(snapshots).combine_chunks()
     pq.write_table(events, tmp_path / "events.parquet", row_group_size=size)
-    found = UserEvents(tmp_path / "events.parquet")
+    found = UserEvents([tmp_path / "events.parquet"])
     for user in [*events["user_id"].unique().to_pylist(), "", "u0005", "zzz"]:
         wanted = events.filter(pa.compute.equal(events["user_id"], user)).drop_columns("user_id")
         assert found.of(user).to_pylist() == wanted.to_pylist()

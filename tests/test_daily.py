@@ -3,7 +3,6 @@
 import dataclasses
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from daily_run import (
     ITEMS,
@@ -11,6 +10,7 @@ from daily_run import (
     TRAINED,
     contents,
     day,
+    events_of,
     expected,
     of_days,
     publish,
@@ -63,10 +63,7 @@ def test_days_merged_equal_a_run_from_scratch(copied_state, tmp_path):
     assert scratch_row == row  # the same users
     np.testing.assert_allclose(snapshot.vectors_of(scratch), snapshot.vectors_of(table), atol=1e-6)
     assert scratch["n_events"].equals(table["n_events"])
-    first, second = (
-        pq.read_table(root / state.current(root) / "events.parquet", partitioning=None)
-        for root in (snapshots, tmp_path / "new")
-    )
+    first, second = (events_of(root) for root in (snapshots, tmp_path / "new"))
     assert first.equals(second)
 
 

@@ -9,6 +9,7 @@ from daily_run import (
     TRAINED,
     contents,
     day,
+    events_of,
     of_days,
     publish,
     run_day,
@@ -17,6 +18,7 @@ from daily_run import (
 from logs import write_parquet
 
 from pinnerformer_jax.serving import daily
+from pinnerformer_jax.serving.event_file import event_files
 from pinnerformer_jax.serving.manifest import read_manifest
 from pinnerformer_jax.serving.plan import Job
 from pinnerformer_jax.serving.trained_model import TrainedModel
@@ -81,8 +83,9 @@ def test_deleted_users_leave_and_stay_out(copied_state):
     (folder / "gone.txt").write_text(f"{user}\n")
     name = run_day(copied_state, TRAINED, tombstones=folder / "gone.txt")
     assert user not in users_of(snapshots)[0]
-    events = pq.read_table(snapshots / name / "events.parquet", partitioning=None)
-    assert user not in events["user_id"].to_pylist()
+    assert user not in events_of(snapshots, name)["user_id"].to_pylist()
+    for file in event_files(snapshots / name):
+        assert user not in pq.read_table(file, partitioning=None)["user_id"].to_pylist()
     assert read_manifest(snapshots, name).counts.events.deleted_users == 1
 
     rows = [row | {"user": user} for row in of_days(ROWS, TRAINED + 1, TRAINED + 2)]

@@ -139,6 +139,7 @@ def test_a_disk_that_takes_no_more_is_an_error_and_loses_nothing(arguments, tmp_
 
 KILLED_AT = """
 import importlib, os, signal, sys
+from pathlib import Path
 from pinnerformer_jax import embed
 
 module, name, half = sys.argv[1:4]
@@ -148,7 +149,8 @@ function = getattr(module, name)
 def killed(*arguments, **named):
     if half:  # of a file that was written, as if the process had been killed within the call
         function(*arguments, **named)
-        os.truncate(arguments[1], os.path.getsize(arguments[1]) // 2)
+        file = next(value for value in arguments if isinstance(value, Path))
+        os.truncate(file, os.path.getsize(file) // 2)
     os.kill(os.getpid(), signal.SIGKILL)
 
 setattr(module, name, killed)
@@ -158,9 +160,9 @@ sys.exit(embed.main(sys.argv[4:]))
 
 POINTS = [
     ("serving.daily", "write_events", ""),
-    ("serving.event_store", "merge_event_file", ""),
+    ("serving.event_store", "write_event_files", ""),
     ("serving.daily", "write_users", ""),
-    ("serving.snapshot", "write_parquet", "half"),
+    ("serving.snapshot", "write_users", "half"),
     ("serving.daily", "write_index", ""),
     ("serving.daily", "write_manifest", ""),
     ("files", "sync", ""),  # all files are written

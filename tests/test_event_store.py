@@ -4,12 +4,12 @@ import dataclasses
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 from event_world import DATA, NONE, SECOND, START, events_of, load, row
 
 from pinnerformer_jax.config import PositiveRule
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.serving import event_store
+from pinnerformer_jax.serving.event_file import event_files, merged
 from pinnerformer_jax.serving.manifest import TimelineCounts
 
 
@@ -29,14 +29,14 @@ def test_the_newest_events_of_the_timelines(connection, timelines, tmp_path):
 
 
 def test_a_state_and_timelines_are_united(connection, timelines, tmp_path):
-    file, _ = event_store.load_stored(
+    files, _ = event_store.load_stored(
         connection, None, Catalog.of(timelines), 9, (START + 99) * SECOND, tmp_path
     )
     load(connection, tmp_path, [row(second=50), row(second=51, user=9)])
     event_store.merge_events(connection, NONE, 9)
     (tmp_path / "base").mkdir()
-    event_store.write_kept(connection, file, NONE, tmp_path / "base" / "events.parquet")
-    kept = pq.read_table(tmp_path / "base" / "events.parquet")
+    assert event_store.write_kept(connection, files, NONE, tmp_path / "base", whole=False) == 9
+    kept = pa.concat_tables(merged(event_files(tmp_path / "base")))
     assert kept["user_id"].to_pylist() == [5] * 2 + [7] * 6 + [9]
     with duckdb.connect() as again:
         event_store.load_catalogue(again, Catalog.of(timelines), pa.array([], pa.string()))

@@ -15,9 +15,9 @@ def test_who_is_embedded(connection, timelines, tmp_path):
 
     def chosen(requested, least=1):
         work = tmp_path / f"timelines-{len(list(tmp_path.glob('timelines-*')))}"
-        found = write_histories(connection, timelines.manifest, requested, least, 9, work)
-        connection.execute("DROP VIEW events; DROP TABLE users")
-        return found
+        events = event_store.events_to_embed(connection, requested, 9)
+        items = Catalog.of(timelines).id_column
+        return write_histories(events, items, timelines.manifest, least, 9, work)
 
     found = chosen(NONE)
     assert found.user_ids.to_pylist() == [3, 7]
@@ -30,3 +30,4 @@ def test_who_is_embedded(connection, timelines, tmp_path):
     assert events.time.tolist() == [START + k for k in (9, 0, 1, 2, 3, 4, 9)]
     assert chosen(pa.array([5, 42]), 2).user_ids.to_pylist() == [5, 7]
     assert chosen(None).user_ids.to_pylist() == [3, 5, 7]
+    assert chosen(NONE, 7).user_ids.to_pylist() == []

@@ -28,35 +28,38 @@ def write_tables(folder, users, items=12, version="a"):
 
 def test_an_index_is_built_and_compared_with_exact_search(tmp_path):
     write_tables(tmp_path, users=5)
-    report = write_index(None, IndexConfig(), tmp_path)
+    report = write_index(None, None, IndexConfig(), tmp_path)
     assert report == IndexReport(0, 0, 0, False, k=10, queries=5, recall=1.0)
     assert (tmp_path / "index" / "manifest.json").is_file()
 
 
 def test_without_users_nothing_is_compared(tmp_path):
     write_tables(tmp_path, users=0, items=3)
-    assert write_index(None, IndexConfig(), tmp_path) == IndexReport(0, 0, 0, False)
+    assert write_index(None, None, IndexConfig(), tmp_path) == IndexReport(0, 0, 0, False)
 
 
-def test_an_index_of_the_same_items_is_copied(tmp_path, monkeypatch):
+def test_an_index_of_the_same_items_is_linked(tmp_path, monkeypatch):
     for name in ("before", "now"):
         write_tables(tmp_path / name, users=2)
-    write_index(None, IndexConfig(), tmp_path / "before")
+    write_index(None, None, IndexConfig(), tmp_path / "before")
     monkeypatch.setattr(ScannIndex, "build", None)
-    assert write_index(tmp_path / "before", IndexConfig(), tmp_path / "now").recall == 1.0
+    assert write_index(tmp_path / "before", None, IndexConfig(), tmp_path / "now").recall == 1.0
     for file in (tmp_path / "before" / "index").iterdir():
-        assert (tmp_path / "now" / "index" / file.name).read_bytes() == file.read_bytes()
+        assert (tmp_path / "now" / "index" / file.name).samefile(file)
+    write_tables(tmp_path / "next", users=2)
+    report = IndexReport(0, 0, 0, False, k=10, queries=7, recall=0.5)
+    assert write_index(tmp_path / "now", report, IndexConfig(), tmp_path / "next") == report
 
 
 def test_an_index_of_another_model_is_refused(tmp_path):
     write_tables(tmp_path / "before", users=2, version="b")
-    write_index(None, IndexConfig(), tmp_path / "before")
+    write_index(None, None, IndexConfig(), tmp_path / "before")
     write_tables(tmp_path / "now", users=2)
     with pytest.raises(ValueError, match=r"items\.parquet of model version a, index of b"):
-        write_index(tmp_path / "before", IndexConfig(), tmp_path / "now")
+        write_index(tmp_path / "before", None, IndexConfig(), tmp_path / "now")
 
 
 def test_no_item_has_a_vector(tmp_path):
     write_tables(tmp_path, users=2, items=0)
     with pytest.raises(ValueError, match="no item of the catalogue has a vector"):
-        write_index(None, IndexConfig(), tmp_path)
+        write_index(None, None, IndexConfig(), tmp_path)

@@ -66,7 +66,7 @@ def test_a_manifest_of_before_is_read(tmp_path):
     written = json.loads((tmp_path / "state" / "manifest.json").read_text())
     assert written.pop("sha256")
     later = {"kept_events": 24, "priors": dataclasses.asdict(Priors()), "positives": []}
-    assert written | {"files": EARLIER["files"]} == EARLIER | later
+    assert written | {"files": EARLIER["files"]} == EARLIER | later | {"format": 2}
 
 
 def test_counts_that_earlier_versions_did_not_have_are_zero(tmp_path):

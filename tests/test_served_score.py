@@ -7,7 +7,19 @@ from collections import Counter
 import numpy as np
 import pyarrow as pa
 import pytest
-from daily_run import FIRST, ITEMS, ROWS, TRAINED, day, make_run, of_days, publish, run_day, users_of
+from daily_run import (
+    FIRST,
+    ITEMS,
+    ROWS,
+    TRAINED,
+    day,
+    events_of,
+    make_run,
+    of_days,
+    publish,
+    run_day,
+    users_of,
+)
 from logs import write_parquet
 
 from pinnerformer_jax.config import PositiveRule
@@ -93,7 +105,7 @@ def test_no_more_events_are_kept_than_the_priors_count(tmp_path, monkeypatch):
     write_priors(workdir, PRIORS, 1, "by hand")
     publish(workdir, snapshots, date=day(TRAINED - 1))
     name = run_day((tmp_path, workdir, snapshots), TRAINED)
-    events = snapshot.read_parquet(snapshots / name / "events.parquet").to_pylist()
+    events = events_of(snapshots, name).to_pylist()
     rows = of_days(ROWS, 0, TRAINED + 1)
     for user in {row["user"] for row in rows}:
         newest = sorted(row["time"] for row in rows if row["user"] == user)[-6:]
@@ -110,7 +122,7 @@ def test_a_late_event_is_not_read_by_the_model_and_still_counts(tmp_path):
     name = publish(workdir, snapshots, date=day(TRAINED), events=(log,))
     counts = read_manifest(snapshots, name).counts
     assert (counts.events.new_events, counts.users.embedded_users) == (1, 0)
-    events = snapshot.read_parquet(snapshots / name / "events.parquet").to_pylist()
+    events = events_of(snapshots, name).to_pylist()
     oldest = next(event for event in events if event["user_id"] == late["user"])
     assert (oldest["micros"], oldest["item_id"]) == ((FIRST + 1) * 10**6, late["item"])
 

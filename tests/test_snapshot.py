@@ -7,10 +7,15 @@ import pyarrow as pa
 import pytest
 
 from pinnerformer_jax.serving import snapshot
-from pinnerformer_jax.serving.snapshot import SnapshotVectors, merge_users, user_table
+from pinnerformer_jax.serving.event_file import overlay
+from pinnerformer_jax.serving.snapshot import SnapshotVectors, user_table
 
 CREATED = datetime.datetime(2026, 3, 2, tzinfo=datetime.UTC)
 NONE = pa.array([], pa.string())
+
+
+def merge_users(old, new, deleted):
+    return pa.concat_tables(overlay([old], [new], old.schema, deleted)).combine_chunks()
 
 
 def users(ids, value, version="a", dtype=np.float16):
@@ -41,7 +46,7 @@ def test_a_snapshot_comes_back_as_it_was(tmp_path, dtype):
 
 
 def test_the_new_vector_wins_and_the_old_stays():
-    merged = merge_users(users(["a", "b", "d"], 0.0), users(["c", "b"], 1.0), NONE)
+    merged = merge_users(users(["a", "b", "d"], 0.0), users(["b", "c"], 1.0), NONE)
     assert merged["user_id"].to_pylist() == ["a", "b", "c", "d"]
     assert snapshot.vectors_of(merged)[:, 0].tolist() == [0, 1, 1, 0]
     assert snapshot.version_of(merged) == "a"
@@ -54,7 +59,7 @@ def test_who_is_gone_leaves():
 
 def test_versions_are_not_mixed():
     with pytest.raises(ValueError, match="the earlier snapshot of model version a, the new one of b: vec"):
-        merge_users(users(["a"], 0.0), users(["b"], 1.0, version="b"), NONE)
+        snapshot.check_same_version({"the earlier snapshot": "a", "the new one": "b"})
     snapshot.check_same_version({"users": "a", "items": "a"})
 
 
@@ -71,7 +76,7 @@ def test_every_user_is_found_and_no_other(ids):
     shuffled = ids.take(pa.array(np.random.default_rng(0).permutation(len(ids))))
     vectors = np.arange(len(ids) * 2, dtype=np.float16).reshape(-1, 2)
     table = user_table(shuffled, np.zeros(len(ids), int), CREATED, vectors, np.ones(len(ids), int), "a")
-    table = merge_users(table.slice(0, 0), table, pa.array([], ids.type))
+    table = table.sort_by("user_id")
     found = SnapshotVectors.of(table)
     assert found.model_version == "a"
     for user, vector in zip(shuffled.to_pylist(), vectors, strict=True):

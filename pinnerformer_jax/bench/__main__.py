@@ -26,6 +26,7 @@ from pinnerformer_jax.bench import (
     attention,
     collectives,
     correctness,
+    daily,
     device,
     embed,
     items,
@@ -95,6 +96,15 @@ def _parser() -> argparse.ArgumentParser:
     recommend_verb.add_argument("--users", type=int, default=100_000, help="users of the state (%(default)s)")
     recommend_verb.add_argument(
         "--row-groups", type=int, default=200, help="of the users' events (%(default)s)"
+    )
+    daily_verb = add_verb("daily", daily, items=200_000)
+    daily_verb.add_argument("--users", type=int, default=200_000, help="users with events (%(default)s)")
+    daily_verb.add_argument(
+        "--active",
+        nargs="+",
+        type=float,
+        default=[0.0025, 0.05, 1.0],
+        help="shares of the users who are active, a day for each (%(default)s)",
     )
     items_verb = add_verb("items", items)
     items_verb.add_argument(

@@ -10,6 +10,7 @@ Dimensions: U evaluated users, b users of a chunk, N items, H half-lives.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import pairwise
@@ -20,7 +21,7 @@ import numpy as np
 
 from pinnerformer_jax.data.positives import positive_table
 from pinnerformer_jax.data.ragged import owners
-from pinnerformer_jax.data.timelines import Timelines
+from pinnerformer_jax.data.timelines import TRAIN, Timelines
 from pinnerformer_jax.evaluation.comparison import Scorer, full_recall, inner_products
 from pinnerformer_jax.evaluation.counts import (
     own_counts,
@@ -44,6 +45,8 @@ HALF_LIFE_DAYS = 28.0
 """Age at which an event of the history weighs half in item-kNN and EASE."""
 KNN_EVENTS = 256
 """Item-kNN and EASE count so many of the newest events of a training user, which bounds the pairs."""
+MAX_FITTED_PAIRS = 1 << 30
+"""Item-kNN and EASE are fitted on every k-th training user, where all have more pairs of such events."""
 EASE_ITEMS = 10_000
 """EASE inverts a dense matrix over the items that most training users touched, at most so many."""
 EASE_ITEMS_TUNED = 2_000
@@ -121,6 +124,8 @@ def baselines(data: EvaluationData, constants: Constants) -> dict[str, Scorer]:
     items = len(protocol.reachable)
     (popularity,) = _popularity(data, [constants.popularity_half_life])
     (own,) = own_counts(protocol.history, items, protocol.split_time, [constants.own_half_life])
+    if (step := sampling_step(data.timelines)) > 1:
+        print(f"item-kNN and EASE are fitted on one training user in {step}", file=sys.stderr)
     touched, used = interactions(data.timelines, _positives(data), items), profile(protocol, items)
     knn = item_knn(used, neighbours(touched), popularity)
     return {
@@ -147,12 +152,20 @@ def same_for_all(scores: np.ndarray) -> Scorer:
     return lambda users: np.broadcast_to(scores.astype(np.float32), (len(users), len(scores)))
 
 
+def sampling_step(timelines: Timelines) -> int:
+    """k, if item-kNN and EASE are fitted on every k-th training user, so that their pairs of events are at
+    most about `MAX_FITTED_PAIRS`; 1: on all. Users are in the order of a hash, so these are a sample."""
+    counts = (np.minimum(shard.cut[shard.role == TRAIN], KNN_EVENTS) for shard in timelines.shards)
+    return max(1, -(-sum(int((count**2).sum()) for count in counts) // MAX_FITTED_PAIRS))
+
+
 def interactions(timelines: Timelines, table: np.ndarray, items: int) -> csr_matrix:
-    """1 where a training user touched an item, [training users, N]."""
+    """1 where a training user touched an item, [training users, N]; of every k-th user, see
+    `sampling_step`."""
     from scipy.sparse import vstack
 
     parts = []
-    for history in training_histories(timelines, table):
+    for history in training_histories(timelines, table, sampling_step(timelines)):
         owner, place = _places_from_end(history)
         recent = place < KNN_EVENTS
         matrix = sum_matrix(

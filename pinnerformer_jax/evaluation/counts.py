@@ -72,10 +72,10 @@ def own_counts(history: History, items: int, now: int, half_lives: Sequence[floa
     return [sum_matrix(owner, item, decay(time, now, life), users, items) for life in half_lives]
 
 
-def training_histories(timelines: Timelines, table: np.ndarray) -> Iterator[History]:
-    """Training users' events up to t, a shard at a time."""
+def training_histories(timelines: Timelines, table: np.ndarray, step: int = 1) -> Iterator[History]:
+    """Events up to t of every `step`-th training user of a shard, a shard at a time."""
     for first, shard in timelines.by_shard():
-        yield histories(timelines, first + np.flatnonzero(shard.role == TRAIN), table)
+        yield histories(timelines, first + np.flatnonzero(shard.role == TRAIN)[::step], table)
 
 
 def sum_matrix(

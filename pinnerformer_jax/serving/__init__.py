@@ -6,7 +6,7 @@ The job, in the order in which it happens:
   plan.py             1. what the state is made of: day, state before, log, deleted and requested users
   new_items.py        2. items that came after the training
   events.py           3. the day's events merged into the newest events of each user, by
-                         event_store.py, day_log.py, event_file.py and histories.py
+                         event_store.py, newest_events.py, day_log.py, event_file.py and histories.py
   users.py            4. users embedded, and merged with the vectors before
   items.py            5. item vectors and popular items
   index.py            6. ScaNN over the item vectors

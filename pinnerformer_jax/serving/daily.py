@@ -92,8 +92,10 @@ def build_state(plan: Plan, model: TrainedModel, folder: Path) -> Iterable[str]:
     write_popular(events.popular, items, folder)
     if events.popularity is not None:
         write_popularity(events.popularity, items, folder)
-    same_items = plan.same_model and items.added == 0
-    index = write_index(plan.base_folder if same_items else None, model.config.index, folder)
+    before, report = None, None
+    if plan.previous is not None and plan.same_model and items.added == 0:
+        before, report = plan.base_folder, plan.previous.index
+    index = write_index(before, report, model.config.index, folder)
     shutil.rmtree(work)
     item_counts = ItemCounts(new_items=items.added, items_after_training=len(items.new))
     counts = Counts(events.timelines, events.log, events.counts, users, item_counts)
@@ -115,5 +117,6 @@ def build_state(plan: Plan, model: TrainedModel, folder: Path) -> Iterable[str]:
             counts=counts,
             index=index,
         ),
+        plan.linked(folder),
     )
     return [f"score: {model.priors_note}", *summary(counts, index)]

@@ -6,6 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from pinnerformer_jax.ingestion.ingest import set_up_engine
 from pinnerformer_jax.ingestion.log_reader import restrict
 from pinnerformer_jax.model.inference import Embedder
@@ -57,7 +59,7 @@ def embed_events(workdir: str | Path, events: Any, checkpoint: Literal["best", "
         pq.write_table(_as_arrow(events), work / "events.parquet")
         histories = _read(connection, work, model)
         embedder = Embedder(model.graphdef, model.params, model.catalog.features)
-        vectors = embed_histories(embedder, histories, model)
+        vectors = embed_histories(embedder, histories, model, np.arange(len(histories.user_ids)))
     return pa.table(
         {
             "user_id": histories.user_ids,
@@ -88,9 +90,10 @@ def _read(connection: duckdb.DuckDBPyConnection, work: Path, model: TrainedModel
         no_users,
     )
     event_store.merge_events(connection, no_users, model.config.model.max_length)
-    histories = write_histories(
-        connection, model.timelines.manifest, None, 1, model.config.model.max_length, work / "timelines"
-    )
+    length = model.config.model.max_length
+    events = event_store.events_to_embed(connection, None, length)
+    items = model.catalog.id_column
+    histories = write_histories(events, items, model.timelines.manifest, 1, length, work / "timelines")
     if counts is None or not len(histories.user_ids):
         rows = counts.rows if counts else 0
         raise ValueError(f"of {rows:,} events none is of an item of the run's catalogue")

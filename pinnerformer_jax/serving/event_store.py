@@ -1,7 +1,7 @@
 """The newest events of each user, in the log's own terms, and how a day's events are merged into them.
 
-    events.parquet     user_id, item_id (as they came), action, surface, micros (since 1970), duration [s];
-                       by user, then in the order of the timelines
+    events*.parquet    user_id, item_id (as they came), action, surface, micros (since 1970), duration [s];
+                       by user, then in the order of the timelines; see event_file.py
 
 An embedding needs a user's newest T events, and the priors of the served score the newest 4,096
 (retrieval/priors.py); no more are kept: the store grows with the users, not with time. Ids and names stay
@@ -12,13 +12,14 @@ of kept events change, it starts from the timelines again, united with what came
 An event that the store has already (the same in the same second) is not taken twice, so that logs may
 overlap. Events of deleted users are left out.
 
-DuckDB holds all that grows with the log, within data.memory_limit, and spills to disk beside the state. The
-file of the state before is streamed into the new one: a day is one pass over it, and only what changed is
-sorted.
+DuckDB holds all that grows with the log, within data.memory_limit, and spills to disk beside the state. A
+day looks once through the stored events for those of its users, sorts these, and writes them to a file of
+their own; what the state before has of all others is linked.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,19 +29,19 @@ from pinnerformer_jax.config import PositiveRule
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.data.positives import positive_sql
-from pinnerformer_jax.data.ragged import flat_ranges
 from pinnerformer_jax.data.timelines import Timelines
-from pinnerformer_jax.data.windows import bisect_right
 from pinnerformer_jax.ingestion.log_reader import literal, parquet_files
-from pinnerformer_jax.serving.event_file import GROUP, merge_event_file
+from pinnerformer_jax.serving.event_file import AT_ONCE, GROUP, event_files, write_event_files, write_sorted
 from pinnerformer_jax.serving.manifest import EventCounts, TimelineCounts
+from pinnerformer_jax.serving.newest_events import TIE, NewestEvents
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
 FACTS = "user_id, item_id, action, surface, micros, duration"
-_ORDER = ("micros", "md5_number_lower(concat_ws('|', item_id, action, surface, duration))")  # of write_shards
+_ORDER = ("micros", TIE)  # of write_shards
+ORDER = ", ".join(["user_id", *_ORDER])
 _NEWEST_FIRST = ", ".join(f"{key} DESC" for key in _ORDER)
 _PLACE = f"row_number() OVER (PARTITION BY user_id ORDER BY {_NEWEST_FIRST})"
 _SAME = " AND ".join(
@@ -100,7 +101,7 @@ def load_stored(
     kept: int,
     end: int,
     work: Path,
-) -> tuple[Path, TimelineCounts | None]:
+) -> tuple[list[Path], TimelineCounts | None]:
     """Create the view `stored` of the events of a state, or of prepared timelines united with them.
 
     Args:
@@ -113,63 +114,63 @@ def load_stored(
         work: folder for the file.
 
     Returns:
-        The file that the view reads, and counts of events that were left out; None if no timelines were read.
+        The files that the view reads, the newest last (see `event_file`), and counts of events that were left
+        out; None if no timelines were read.
     """
-    file, counts = work / "stored.parquet", None
+    files, counts = [work / "stored.parquet"], None
     if catalog is None and base is not None:
-        file = base / "events.parquet"
+        files = event_files(base)
     elif catalog is not None:
-        later = _load_timelines(connection, catalog, kept, end)
-        if base:
-            events = parquet_files(base / "events.parquet")
-            connection.execute(
-                f"INSERT INTO prepared SELECT {FACTS} FROM {events} AS a ANTI JOIN prepared AS b ON {_SAME}"
-            )
-        without = one(connection, "SELECT count(*) FROM prepared ANTI JOIN items USING (item_id)")
-        counts = TimelineCounts(without_item=without, timelines_after_day=later)
-        connection.execute(
-            f"COPY (SELECT {FACTS} FROM prepared SEMI JOIN items USING (item_id) {newest(kept)} "
-            f"ORDER BY user_id, {', '.join(_ORDER)}) TO {literal(file)} (FORMAT parquet)"
+        timelines = NewestEvents(catalog, kept, end)
+        without = 0
+        if base is None:
+            write_sorted(timelines.tables(), timelines.schema, files[0], GROUP)
+        else:
+            without = _unite(connection, timelines, base, kept, files[0])
+        counts = TimelineCounts(without_item=without, timelines_after_day=timelines.later)
+    connection.execute(f"CREATE VIEW stored AS {_newest_files(files)}")
+    return files, counts
+
+
+def _newest_files(files: list[Path]) -> str:
+    """SQL of the events in files of which, for each user, the newest that has the user counts."""
+    parts = []
+    for number, file in enumerate(files, 1):
+        later = f"SELECT DISTINCT user_id FROM {parquet_files(files[number:])}"
+        parts.append(
+            f"SELECT {FACTS} FROM {parquet_files(file)}"
+            + (f" ANTI JOIN ({later}) USING (user_id)" if files[number:] else "")
         )
-        connection.execute("DROP TABLE prepared")
-    connection.execute(f"CREATE VIEW stored AS SELECT {FACTS} FROM {parquet_files(file)}")
-    return file, counts
+    return " UNION ALL ".join(parts)
 
 
-def _load_timelines(connection: duckdb.DuckDBPyConnection, catalog: Catalog, most: int, end: int) -> int:
-    """Create the table `prepared` of the newest events before `end`; returns how many are not before it."""
+def _unite(
+    connection: duckdb.DuckDBPyConnection, timelines: NewestEvents, base: Path, kept: int, file: Path
+) -> int:
+    """Write the newest events of timelines and a state together; how many have no item in `items`."""
     import pyarrow as pa
 
-    ids, timelines = catalog.id_column, catalog.timelines
-    names = {kind: pa.array(getattr(timelines.manifest, f"{kind}s")) for kind in ("action", "surface")}
-    later = 0
-    for number, shard in enumerate(timelines.shards):
-        first, last = shard.offsets[:-1], shard.offsets[1:]
-        wanted = np.full(len(first), end // 10**6 - 1)  # the last second before it
-        count = bisect_right(shard.time, first, last, wanted) - first
-        later += len(shard.time) - int(count.sum())
-        kept = np.minimum(count, most)
-        owner, event = flat_ranges(shard.offsets[:-1] + count - kept, kept)
-        part = pa.table(
-            {
-                "user_id": shard.user_ids.take(pa.array(owner)),
-                "item_id": ids.take(pa.array(shard.item[event])),
-                "action": names["action"].take(pa.array(shard.action[event])),
-                "surface": names["surface"].take(pa.array(shard.surface[event])),
-                "micros": shard.time[event] * 10**6,
-                "duration": shard.duration[event],
-            }
-        )
-        connection.register("part", part)
-        connection.execute(f"{'INSERT INTO' if number else 'CREATE TABLE'} prepared {'' if number else 'AS '}"
-                           f"SELECT {FACTS} FROM part")  # fmt: skip
-        connection.unregister("part")
-    return later
+    batches = (batch for table in timelines.tables() for batch in table.to_batches())
+    connection.register("timelines", pa.RecordBatchReader.from_batches(timelines.schema, batches))
+    connection.execute(f"CREATE TABLE prepared AS SELECT {FACTS} FROM timelines")
+    connection.unregister("timelines")
+    events = f"({_newest_files(event_files(base))})"
+    connection.execute(
+        f"INSERT INTO prepared SELECT {FACTS} FROM {events} AS a ANTI JOIN prepared AS b ON {_SAME}"
+    )
+    without = one(connection, "SELECT count(*) FROM prepared ANTI JOIN items USING (item_id)")
+    connection.execute(
+        f"COPY (SELECT {FACTS} FROM prepared SEMI JOIN items USING (item_id) {newest(kept)} "
+        f"ORDER BY {ORDER}) TO {literal(file)} (FORMAT parquet)"
+    )
+    connection.execute("DROP TABLE prepared")
+    return without
 
 
 def merge_events(connection: duckdb.DuckDBPyConnection, deleted: pa.Array, kept: int) -> EventCounts:
     """Create the view `kept` of the newest stored and arrived events of each user, and the table `changed` of
-    those among them whose user has an event that was not stored (`fresh`); `place` 1 is the newest event.
+    those among them whose user has an event that was not stored (`fresh`); `place` 1 is the newest event. Its
+    rows are in the order of the timelines.
 
     Args:
         connection: where `stored` and `arrived` are.
@@ -194,10 +195,14 @@ def merge_events(connection: duckdb.DuckDBPyConnection, deleted: pa.Array, kept:
         f"""
         CREATE TABLE changed AS
         WITH together AS (
-            SELECT *, false AS fresh FROM affected SEMI JOIN fresh USING (user_id)
-            UNION ALL SELECT *, true FROM fresh
+            SELECT *, {TIE} AS tie FROM (
+                SELECT *, false AS fresh FROM affected SEMI JOIN fresh USING (user_id)
+                UNION ALL SELECT *, true FROM fresh
+            )
         )
-        SELECT *, {_PLACE} AS place FROM together QUALIFY place <= {kept}"""
+        SELECT * EXCLUDE (tie),
+            row_number() OVER (PARTITION BY user_id ORDER BY micros DESC, tie DESC) AS place
+        FROM together QUALIFY place <= {kept} ORDER BY user_id, place DESC"""
     )
     connection.execute(
         f"""
@@ -221,24 +226,55 @@ def newest(count: int) -> str:
     return f"QUALIFY {_PLACE} <= {count}"
 
 
-def write_kept(connection: duckdb.DuckDBPyConnection, stored: Path, deleted: pa.Array, file: Path) -> int:
-    """Write events.parquet: the events of `kept`, by user and in the order of the timelines.
+def write_kept(
+    connection: duckdb.DuckDBPyConnection, stored: list[Path], deleted: pa.Array, folder: Path, *, whole: bool
+) -> int:
+    """Write the files of the events of `kept`, by user and in the order of the timelines.
 
     Args:
         connection: where `changed` is.
-        stored: file that `load_stored` returned.
+        stored: files that `load_stored` returned.
         deleted: ids of deleted users.
-        file: to write.
+        folder: of the state.
+        whole: a deleted user has stored events.
 
     Returns:
-        How many events it has.
+        How many events there are.
+    """
+    rows = one(connection, "SELECT count(*) FROM changed")
+    changed = connection.sql(f"SELECT {FACTS} FROM changed").to_arrow_reader(GROUP)  # in its order
+    write_event_files(stored, changed, rows, deleted, folder, whole=whole)
+    return one(connection, "SELECT count(*) FROM kept")
+
+
+def events_to_embed(
+    connection: duckdb.DuckDBPyConnection, requested: pa.Array | None, length: int
+) -> Iterator[pa.Table]:
+    """The kept events of the users to embed: those with new events, and those requested; in the order of the
+    timelines.
+
+    Args:
+        connection: where `kept` and `changed` are.
+        requested: ids; None: all users.
+        length: T; an event is new to the model if it is among so many newest of its user.
     """
     import pyarrow as pa
+    import pyarrow.compute as pc
 
-    ids = connection.sql("SELECT DISTINCT user_id FROM changed").to_arrow_table()["user_id"]
-    leaving = pa.concat_arrays([*ids.cast(deleted.type).chunks, deleted])
-    changed = connection.sql(f"SELECT {FACTS} FROM changed ORDER BY user_id, {', '.join(_ORDER)}")
-    return merge_event_file(stored, changed.to_arrow_reader(GROUP), leaving, file)
+    active = f"SELECT DISTINCT user_id FROM changed WHERE fresh AND place <= {length}"
+    source, users = f"kept ORDER BY {ORDER}", None
+    if requested is not None and len(requested):
+        connection.register("requested_ids", pa.table({"user_id": requested}))
+        connection.execute(
+            f"CREATE OR REPLACE TABLE to_embed AS {active} UNION SELECT user_id FROM requested_ids"
+        )
+        connection.unregister("requested_ids")
+        source = f"kept SEMI JOIN to_embed USING (user_id) ORDER BY {ORDER}"
+    elif requested is not None:
+        source, users = "changed", connection.sql(active).to_arrow_table()["user_id"].combine_chunks()
+    for batch in connection.sql(f"SELECT {FACTS} FROM {source}").to_arrow_reader(AT_ONCE):
+        table = pa.Table.from_batches([batch])
+        yield table if users is None else table.filter(pc.is_in(table["user_id"], users))
 
 
 def popular_items(

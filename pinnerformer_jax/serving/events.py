@@ -13,6 +13,7 @@ from pinnerformer_jax.ingestion.ingest import set_up_engine
 from pinnerformer_jax.ingestion.log_reader import engine, restrict
 from pinnerformer_jax.serving import event_store
 from pinnerformer_jax.serving.day_log import load_log
+from pinnerformer_jax.serving.event_file import event_files, merged
 from pinnerformer_jax.serving.histories import Histories, write_histories
 from pinnerformer_jax.serving.manifest import EventCounts, LogCounts, TimelineCounts
 from pinnerformer_jax.serving.new_items import ItemSet
@@ -35,7 +36,7 @@ class DayEvents(NamedTuple):
 
 
 def write_events(plan: Plan, model: TrainedModel, items: ItemSet, folder: Path, work: Path) -> DayEvents:
-    """Write events.parquet and, if there is a log, rejects.parquet.
+    """Write the files of events and, if there is a log, rejects.parquet.
 
     Users are embedded who have an event among their newest T that the state before did not have, or are in
     --users; all users if the state before is of another model or with --everyone. Users with fewer than
@@ -81,11 +82,16 @@ def write_events(plan: Plan, model: TrainedModel, items: ItemSet, folder: Path, 
         )
         failed.unlink(missing_ok=True)  # of an earlier attempt
         counts = event_store.merge_events(connection, plan.deleted, kept)
-        stored_events = event_store.write_kept(connection, stored, plan.deleted, folder / "events.parquet")
+        whole = counts.deleted_users > 0
+        stored_events = event_store.write_kept(connection, stored, plan.deleted, folder, whole=whole)
+        if all_users:
+            events = merged(event_files(folder))
+        else:
+            events = event_store.events_to_embed(connection, plan.requested, length)
         histories = write_histories(
-            connection,
+            events,
+            items.ids,
             model.timelines.manifest,
-            None if all_users else plan.requested,
             min(data.min_user_events, kept),  # the store has no more events of a user
             length,
             work / "timelines",

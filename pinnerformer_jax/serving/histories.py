@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from pinnerformer_jax.data.timelines import TRAIN, Manifest, Timelines, open_shard
-from pinnerformer_jax.ingestion.timeline_writer import write_shards
-from pinnerformer_jax.serving.event_store import FACTS, newest, one
+from pinnerformer_jax.data.ragged import flat_ranges, offsets_of
+from pinnerformer_jax.data.timelines import COLUMNS, TRAIN, Manifest, Shard, Timelines
+from pinnerformer_jax.serving.event_file import by_user
 
 if TYPE_CHECKING:
-    import duckdb
     import pyarrow as pa
 
 
@@ -27,50 +28,58 @@ class Histories(NamedTuple):
 
 
 def write_histories(
-    connection: duckdb.DuckDBPyConnection,
-    manifest: Manifest,
-    requested: pa.Array | None,
-    least: int,
-    length: int,
-    work: Path,
+    events: Iterable[pa.Table], items: pa.Array, manifest: Manifest, least: int, length: int, work: Path
 ) -> Histories:
-    """Write the timelines of the users to embed: those with new events, and those requested.
+    """Write the timelines of users.
 
     Args:
-        connection: where `kept`, `changed`, `items`, `action_ids` and `surface_ids` are.
-        manifest: of the prepared folder whose numbers items, actions and surfaces have.
-        requested: ids; None: all users.
+        events: with the columns of the store, by user and in the order of the timelines.
+        items: ids by number.
+        manifest: of the prepared folder whose numbers actions and surfaces have.
         least: users with fewer events are left out.
         length: T, the newest events of a user that the model reads.
         work: folder to write.
     """
     import pyarrow as pa
+    import pyarrow.compute as pc
 
-    condition = ""
-    if requested is not None:
-        connection.register("requested_ids", pa.table({"user_id": requested}))
-        condition = (
-            "WHERE user_id IN "
-            f"(SELECT user_id FROM changed WHERE fresh AND place <= {length} "
-            "UNION SELECT user_id FROM requested_ids)"
-        )
-    connection.execute(
-        f"""
-        CREATE TABLE users AS
-        SELECT user_id, row_number() OVER (ORDER BY user_id) - 1 AS number, 0 AS shard,
-            least(count(*), {length}) AS events,
-            events AS cut, {TRAIN} AS role, max(micros) AS newest
-        FROM kept {condition} GROUP BY user_id HAVING count(*) >= {least}"""
-    )
-    connection.execute(
-        f"CREATE VIEW events AS SELECT {FACTS} FROM kept SEMI JOIN users USING (user_id) {newest(length)}"
-    )
-    actions, surfaces = (
-        1 + one(connection, f"SELECT count(*) FROM {kind}_ids") for kind in ("action", "surface")
-    )
-    write_shards(connection, work, 1, np.full((actions, surfaces), np.inf, np.float32))
-    facts = connection.sql("SELECT user_id, newest FROM users ORDER BY number").to_arrow_table()
-    shard = open_shard(work, 0)
+    names = {kind: pa.array(getattr(manifest, f"{kind}s")) for kind in ("action", "surface")}
+    ids, newest, counts = [items[:0]], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    work.mkdir()
+    with contextlib.ExitStack() as stack:
+        files = {name: stack.enter_context(open(work / name, "wb")) for name in COLUMNS}
+        for table in by_user(events):
+            table = table.combine_chunks()
+            users = table["user_id"].combine_chunks()
+            fresh = np.ones(len(users), bool)
+            fresh[1:] = pc.not_equal(users[1:], users[:-1]).to_numpy(zero_copy_only=False)
+            first = np.flatnonzero(fresh)
+            size = np.diff(first, append=len(users))
+            enough = size >= least
+            first, size = first[enough], size[enough]
+            count = np.minimum(size, length)
+            _, event = flat_ranges(first + size - count, count)
+            some = table.take(pa.array(event))
+            micros = some["micros"].to_numpy()
+            columns = {
+                "item": pc.index_in(some["item_id"], items).to_numpy(),
+                "time": micros // 10**6,
+                "duration": some["duration"].to_numpy(),
+            }
+            for kind, known in names.items():
+                columns[kind] = pc.fill_null(pc.index_in(some[kind], known), 0).to_numpy()
+            for name, file in files.items():
+                columns[name].astype(COLUMNS[name]).tofile(file)
+            ids.append(users.take(pa.array(first)))
+            newest.append(table["micros"].to_numpy()[first + size - 1])
+            counts.append(count)
+    ids = ids[1:] or ids
+    count = np.concatenate(counts)
+    mapped = {
+        name: np.memmap(work / name, dtype, "r") if count.sum() else np.zeros(0, dtype)
+        for name, dtype in COLUMNS.items()
+    }
+    role = np.full(len(count), TRAIN, np.uint8)
+    shard = Shard(work, offsets_of(count), count, role, **mapped, table=np.zeros(0, np.uint8))
     timelines = Timelines(work, dataclasses.replace(manifest, shards=1, counts={}, files={}), [shard])
-    ids = facts["user_id"].combine_chunks()
-    return Histories(ids, facts["newest"].to_numpy(), np.diff(shard.offsets), timelines)
+    return Histories(pa.concat_arrays(ids), np.concatenate(newest), count, timelines)

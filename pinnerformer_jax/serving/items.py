@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
 
+from pinnerformer_jax.files import link_or_copy
 from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.serving import snapshot
 from pinnerformer_jax.serving.new_items import ItemSet
@@ -34,14 +34,15 @@ def write_items(plan: Plan, version: str, embedder: Embedder, items: ItemSet, fo
     file, before = folder / "items.parquet", None
     first = 0  # number of the first item to embed
     if plan.same_model:
-        before = snapshot.read_parquet(plan.previous_file("items.parquet"))
+        stored = plan.previous_file("items.parquet")
         snapshot.check_same_version(
-            {"the model": version, f"items.parquet of {plan.base}": snapshot.version_of(before)}
+            {"the model": version, f"items.parquet of {plan.base}": snapshot.version_in(stored)}
         )
         first = len(items.features) - items.added
-    if first == len(items.features):
-        shutil.copy(plan.previous_file("items.parquet"), file)
-        return
+        if not items.added:
+            link_or_copy(stored, file)
+            return
+        before = snapshot.read_parquet(stored)
     rows = np.flatnonzero(items.has_vector[first:])
     table = snapshot.item_table(
         items.ids.take(pa.array(first + rows)),
@@ -64,7 +65,9 @@ def write_popular(popular: np.ndarray, items: ItemSet, folder: Path) -> None:
     """
     row = np.cumsum(items.has_vector) - 1
     first = row[popular[items.has_vector[popular]]]
-    rest = np.setdiff1d(np.arange(items.has_vector.sum()), first)
+    rest = np.ones(items.has_vector.sum(), bool)
+    rest[first] = False
+    rest = np.flatnonzero(rest)
     np.save(folder / "popular.npy", np.concatenate([first, rest]).astype(np.int32))
 
 

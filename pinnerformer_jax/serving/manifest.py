@@ -11,7 +11,9 @@ from pinnerformer_jax.config import PositiveRule
 from pinnerformer_jax.files import Facts, check_files, facts_of, read_checked_json, write_checked_json
 from pinnerformer_jax.retrieval.priors import Priors
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)
+"""Formats of states that can be read; 1: all events are in events.parquet."""
 
 CURE = "roll back (python -m pinnerformer_jax.embed --snapshots DIR --rollback [STATE]), run the day again"
 
@@ -44,7 +46,7 @@ class EventCounts:
     of_deleted_users: int = 0  # events that arrived of deleted users
     known_already: int = 0  # events that arrived and were stored already
     new_events: int = 0
-    stored_events: int = 0  # in events.parquet
+    stored_events: int = 0  # of the state
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class Manifest:
     max_length: int  # T
     dim: int  # D
     dtype: str  # of the user vectors: float16 or float32
-    kept_events: int = 0  # newest events of each user in events.parquet; T in manifests that do not say
+    kept_events: int = 0  # newest events of each user in the state; T in manifests that do not say
     priors: Priors = field(default_factory=Priors)  # of the served score
     positives: tuple[PositiveRule, ...] = ()  # the events that the user's own counts count
     counts: Counts = Counts()
@@ -129,18 +131,19 @@ class Manifest:
     files: Facts = field(default_factory=dict)  # `write_manifest` fills it in
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
+def write_manifest(folder: Path, manifest: Manifest, known: Facts | None = None) -> None:
     """Write manifest.json, with size and checksum of each file that is in the folder; the last file to write.
 
     Args:
         folder: of the state.
         manifest: its `files` are replaced.
+        known: facts of files that are those of a verified state.
     """
     values = {item.name: getattr(manifest, item.name) for item in dataclasses.fields(manifest)}
     values["counts"], values["index"] = manifest.counts.to_json(), manifest.index.to_json()
     values["priors"] = dataclasses.asdict(manifest.priors)
     values["positives"] = [dataclasses.asdict(rule) for rule in manifest.positives]
-    values["files"] = facts_of(folder)
+    values["files"] = facts_of(folder, known=known)
     write_checked_json(folder / "manifest.json", {"format": FORMAT, **values})
 
 
@@ -160,8 +163,8 @@ def read_manifest(root: Path, name: str) -> Manifest:
         raise FileNotFoundError(f"{file}: this state is not there (any more); see --rollback and --keep")
     values = read_checked_json(file, "the manifest of a state", CURE)
     try:
-        if values.pop("format") != FORMAT:
-            raise ValueError(f"not format {FORMAT}")
+        if values.pop("format") not in READABLE:
+            raise ValueError(f"not of a format in {READABLE}")
         counts, index = Counts.from_json(values.pop("counts")), IndexReport(**values.pop("index"))
         values["kept_events"] = values.get("kept_events") or values["max_length"]
         values["priors"] = Priors(**values.get("priors", {}))

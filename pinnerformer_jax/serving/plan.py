@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pinnerformer_jax.files import Unchanged, sha256
+from pinnerformer_jax.files import Facts, Unchanged, sha256
 from pinnerformer_jax.ingestion.log_reader import log_files
 from pinnerformer_jax.serving import state
+from pinnerformer_jax.serving.event_file import event_files
 from pinnerformer_jax.serving.manifest import FORMAT, Manifest, read_manifest, verify_state
 from pinnerformer_jax.serving.tombstones import add_tombstones, deleted_users, tombstone_files
 from pinnerformer_jax.serving.trained_model import TrainedModel
@@ -85,6 +86,16 @@ class Plan:
             raise ValueError(f"{self.name} is built on no other state, so there is no earlier {name}")
         return self.base_folder / name
 
+    def linked(self, folder: Path) -> Facts:
+        """Facts of the files of a folder that are files of the base under a second name."""
+        if self.previous is None or self.base_folder is None:
+            return {}
+        return {
+            name: facts
+            for name, facts in self.previous.files.items()
+            if (folder / name).is_file() and (folder / name).samefile(self.base_folder / name)
+        }
+
     @property
     def end(self) -> int:
         """The first second after the day, since 1970."""
@@ -120,7 +131,7 @@ def make_plan(job: Job, model: TrainedModel) -> Plan:
         inputs["items"] = sha256(file)
     deleted = deleted_users(root, user_type)
     known = [shard.path / "users.parquet" for shard in model.timelines.shards]
-    known += [root / base / "events.parquet"] if base else []
+    known += event_files(root / base) if base else []
     requested = pa.array([], user_type)
     if job.users:
         requested = read_list(job.users, user_type, known, deleted).ids

@@ -16,6 +16,7 @@ from pinnerformer_jax.retrieval.priors import Priors
 from pinnerformer_jax.retrieval.rules import NO_RULES, Rules, within_cap
 from pinnerformer_jax.retrieval.scann_index import ScannIndex, version_of
 from pinnerformer_jax.serving import snapshot, state
+from pinnerformer_jax.serving.event_file import event_files
 from pinnerformer_jax.serving.manifest import CURE, read_manifest
 from pinnerformer_jax.serving.own_items import NOTHING, Counting, OwnItems
 from pinnerformer_jax.serving.ranking import OwnCounts, Ranking
@@ -92,7 +93,7 @@ class LoadedState:
         self.popularity = counts
         ranking = Ranking(self.vectors, self.index, self.priors, counts)
         self._ruled: tuple[ShopRules | None, Ranking] = None, ranking
-        self.events = UserEvents(self.folder / "events.parquet")
+        self.events = UserEvents(event_files(self.folder))
         end = int(state.day_end(self.manifest.date).timestamp())
         self.counting = Counting(self.manifest.positives, end, self.priors.own_half_life_days)
         self._own: OwnItems | None = None

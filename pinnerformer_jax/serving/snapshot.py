@@ -15,18 +15,26 @@ items.parquet, in the rows of the index
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from pinnerformer_jax.serving.event_file import write_sorted
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _VERSION = b"model_version"
+
+_REPEATED = ["created_timestamp", "n_events", "model_version"]
+"""Columns whose values repeat; a dictionary of others, of vectors above all, costs time and space."""
+
+GROUP = 1 << 17
+"""Users or items of a row group, and users that are embedded at a time."""
 
 
 @runtime_checkable
@@ -109,27 +117,25 @@ def user_table(
     return pa.table(table).replace_schema_metadata({_VERSION: model_version})
 
 
-def merge_users(old: pa.Table, new: pa.Table, deleted: pa.Array) -> pa.Table:
-    """Merge two user snapshots: a new vector replaces an old one, other old ones stay.
+def user_schema(user: pa.DataType, dim: int, dtype: str, model_version: str) -> pa.Schema:
+    """Columns and types of a user snapshot.
 
     Args:
-        old: of an earlier state.
-        new: of the users who were embedded.
-        deleted: ids of users to leave out of the old ones.
-
-    Returns:
-        The users by id.
-
-    Raises:
-        ValueError: the snapshots are of two model versions.
+        user: type of the ids.
+        dim: D
+        dtype: of the vectors.
+        model_version: of all of them.
     """
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    check_same_version({"the earlier snapshot": version_of(old), "the new one": version_of(new)})
-    replaced = pa.concat_arrays([new["user_id"].combine_chunks(), deleted])
-    merged = pa.concat_tables([without(old, replaced), new]).combine_chunks()
-    return merged.take(pc.sort_indices(merged["user_id"]))
+    vectors, none = np.zeros((0, dim), dtype), np.zeros(0, np.int64)
+    moment = datetime.fromtimestamp(0, UTC)
+    return user_table(pa.array([], user), none, moment, vectors, none, model_version).schema
+
+
+def write_users(tables: Iterable[pa.Table], schema: pa.Schema, file: Path) -> int:
+    """Write users.parquet as `write_parquet` does, from tables by user id; how many users it has."""
+    return write_sorted(tables, schema, file, GROUP, _REPEATED)
 
 
 def without(table: pa.Table, user_ids: pa.Array) -> pa.Table:
@@ -183,7 +189,7 @@ def write_parquet(table: pa.Table, file: Path) -> None:
     """Write a table of users or items; the same table gives the same bytes."""
     import pyarrow.parquet as pq
 
-    pq.write_table(table, file, compression="zstd", row_group_size=1 << 17)
+    pq.write_table(table, file, compression="zstd", row_group_size=GROUP, use_dictionary=_REPEATED)
 
 
 def read_parquet(file: Path, columns: list[str] | None = None) -> pa.Table:
@@ -201,6 +207,28 @@ def read_parquet(file: Path, columns: list[str] | None = None) -> pa.Table:
 def version_of(table: pa.Table) -> str:
     """The model version that a table of users or items names."""
     return (table.schema.metadata or {}).get(_VERSION, b"none").decode()
+
+
+def version_in(file: Path) -> str:
+    """`version_of`, of a file."""
+    import pyarrow.parquet as pq
+
+    return version_of(pq.read_schema(file).empty_table())
+
+
+def sample_vectors(file: Path, most: int) -> np.ndarray:
+    """[at most `most`, D]: vectors of evenly spaced rows of a file, which is read a row group at a time."""
+    import pyarrow.parquet as pq
+
+    source, parts, start = pq.ParquetFile(file), [], 0
+    rows = np.unique(np.linspace(0, max(source.metadata.num_rows - 1, 0), most).astype(np.int64))
+    for group in range(source.num_row_groups):
+        end = start + source.metadata.row_group(group).num_rows
+        here = rows[(rows >= start) & (rows < end)] - start
+        if len(here):
+            parts.append(vectors_of(source.read_row_group(group, columns=["embedding"]))[here])
+        start = end
+    return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
 
 
 def vectors_of(table: pa.Table) -> np.ndarray:

@@ -7,14 +7,17 @@
       model_version=V/ds=DAY/run=INPUTS/  a state, named by its day and the digest of all that it is made of
         manifest.json                     what the state says of itself, see manifest.py
         users.parquet                     user vectors, see snapshot.py
-        events.parquet rejects.parquet    the newest events of each user, see event_store.py
+        events*.parquet                   the newest events of each user, see event_store.py, event_file.py
+        rejects.parquet                   rows of the day's log that were set aside
         items.parquet popular.npy         item vectors and titles; rows of them, most popular first
         popularity.npy                    decayed count of each of these rows, if a prior needs it
         new_items.parquet                 items that came after the model's training, if any, see new_items.py
         index/                            ScaNN over the item vectors
 
 A run builds its state beside the others, syncs and renames it, and only then replaces the pointer. So the
-pointer names a whole state at every moment, also if the run is killed.
+pointer names a whole state at every moment, also if the run is killed. Files that a state shares with the one
+before it are one file on disk with two names, where the file system can do that; removing a state removes its
+names alone.
 """
 
 from __future__ import annotations

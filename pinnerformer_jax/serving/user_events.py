@@ -1,9 +1,9 @@
-"""The newest events of users, read from a state's events.parquet."""
+"""The newest events of users, read from a state's files."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,21 +11,41 @@ import numpy as np
 
 from pinnerformer_jax.config import PositiveRule
 from pinnerformer_jax.data.positives import is_positive, positive_table
+from pinnerformer_jax.serving.event_file import by_user, merged
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _COLUMNS = ["item_id", "action", "surface", "micros", "duration"]
-_AT_ONCE = 1 << 18
 
 
 class UserEvents:
-    """Events by user. The file is mapped, so that its bytes stay if the state is removed, and its footer is
-    read once; a request then reads the row groups that the user's id can be in. Threads may share it.
+    """Events by user. The files are mapped, so that their bytes stay if the state is removed, and their
+    footers are read once; a request then reads the row groups that the user's id can be in. Threads may share
+    it.
 
     Args:
-        file: events.parquet of a state.
+        files: of a state, see `event_file.event_files`.
     """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = [_File(file) for file in files]
+
+    def of(self, user_id: Any) -> pa.Table:
+        """item_id, action, surface, micros and duration of a user's events, oldest first."""
+        for file in reversed(self._files):
+            if len(found := file.of(user_id)):
+                break
+        return found
+
+    def of_all(self) -> Iterator[pa.Table]:
+        """Events of all users, in their order, with the column user_id; a table has whole users, and about
+        `event_file.AT_ONCE` events or those of one user."""
+        return by_user(merged([file.mapped for file in self._files]))
+
+
+class _File:
+    """One of the files."""
 
     def __init__(self, file: Path) -> None:
         import pyarrow as pa
@@ -33,10 +53,10 @@ class UserEvents:
         import pyarrow.parquet as pq
 
         # Not a buffer of Python's: the scan's threads may let go of it when Python has ended, which aborts.
-        self._file = pa.memory_map(str(file))
-        self._fragment = ds.ParquetFileFormat().make_fragment(self._file)
+        self.mapped = pa.memory_map(str(file))
+        self._fragment = ds.ParquetFileFormat().make_fragment(self.mapped)
         self._fragment.ensure_complete_metadata()
-        footer = pq.read_metadata(self._file)
+        footer = pq.read_metadata(self.mapped)
         column = footer.schema.to_arrow_schema().get_field_index("user_id")
         bounds = [footer.row_group(g).column(column).statistics for g in range(footer.num_row_groups)]
         self._first: list[Any] | None = None  # id of each row group; the file is sorted by user
@@ -45,7 +65,6 @@ class UserEvents:
             self._first, self._last = [of.min for of in bounds], [of.max for of in bounds]
 
     def of(self, user_id: Any) -> pa.Table:
-        """item_id, action, surface, micros and duration of a user's events, oldest first."""
         import pyarrow.dataset as ds
 
         fragment = self._fragment
@@ -53,26 +72,6 @@ class UserEvents:
             groups = range(bisect_left(self._last, user_id), bisect_right(self._first, user_id))
             fragment = fragment.subset(row_group_ids=list(groups))
         return fragment.to_table(columns=_COLUMNS, filter=ds.field("user_id") == user_id)
-
-    def of_all(self) -> Iterator[pa.Table]:
-        """Events of all users, in their order, with the column user_id; a table has whole users, and about
-        `_AT_ONCE` events or those of one user."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-        import pyarrow.parquet as pq
-
-        file = pq.ParquetFile(self._file)
-        rest = None
-        for batch in file.iter_batches(_AT_ONCE, columns=["user_id", *_COLUMNS]):
-            table = pa.Table.from_batches([batch])
-            if rest is not None and len(rest):
-                table = pa.concat_tables([rest, table])
-            whole = pc.index(table["user_id"], table["user_id"][-1]).as_py() if len(table) else 0
-            if whole:
-                yield table.slice(0, whole)
-            rest = table.slice(whole)
-        if rest is not None and len(rest):
-            yield rest
 
 
 def positive_events(events: pa.Table, rules: tuple[PositiveRule, ...]) -> np.ndarray:

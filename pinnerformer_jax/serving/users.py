@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pinnerformer_jax.model.inference import Embedder, embed_users
 from pinnerformer_jax.serving import snapshot, state
+from pinnerformer_jax.serving.event_file import merged, overlay
 from pinnerformer_jax.serving.histories import Histories
 from pinnerformer_jax.serving.manifest import UserCounts
 from pinnerformer_jax.serving.plan import Plan
 from pinnerformer_jax.serving.trained_model import TrainedModel
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def write_users(
@@ -31,32 +37,49 @@ def write_users(
     """
     import pyarrow.compute as pc
 
-    vectors = embed_histories(embedder, histories, model)
-    users = snapshot.user_table(
-        histories.user_ids,
-        histories.newest,
-        state.day_end(plan.date),
-        vectors.astype(plan.job.dtype),
-        histories.count,
-        model.version,
+    embedded = len(histories.user_ids)
+    schema = snapshot.user_schema(
+        histories.user_ids.type, model.config.model.output_dim, plan.job.dtype, model.version
     )
-    requested = pc.sum(pc.is_in(plan.requested, histories.user_ids)).as_py() or 0
+    tables = _embedded(plan, model, embedder, histories)
     if plan.same_model:
-        before = snapshot.read_parquet(plan.previous_file("users.parquet"))
-        users = snapshot.merge_users(before, users, plan.deleted)
-    snapshot.write_parquet(users, folder / "users.parquet")
+        before = plan.previous_file("users.parquet")
+        snapshot.check_same_version(
+            {"the earlier snapshot": snapshot.version_in(before), "the new one": model.version}
+        )
+        tables = overlay(merged([before]), tables, schema, plan.deleted)
+    users = snapshot.write_users(tables, schema, folder / "users.parquet")
+    requested = pc.sum(pc.is_in(plan.requested, histories.user_ids)).as_py() or 0
     return UserCounts(
-        embedded_users=len(vectors),
+        embedded_users=embedded,
         named_without_vector=len(plan.requested) - requested,
-        users=len(users),
+        users=users,
         tombstones=len(plan.deleted),
     )
 
 
-def embed_histories(embedder: Embedder, histories: Histories, model: TrainedModel) -> np.ndarray:
-    """float32 [U, D]: the vector of each user as of the newest event."""
-    users, config = np.arange(len(histories.count)), model.config
-    if not len(users):
-        return np.zeros((0, config.model.output_dim), np.float32)
+def _embedded(
+    plan: Plan, model: TrainedModel, embedder: Embedder, histories: Histories
+) -> Iterator[pa.Table]:
+    """Rows of the users to embed, a part of the users at a time."""
+    created, users = state.day_end(plan.date), np.arange(len(histories.user_ids))
+    for start in range(0, len(users), snapshot.GROUP):
+        part = slice(start, start + snapshot.GROUP)
+        yield snapshot.user_table(
+            histories.user_ids[part],
+            histories.newest[part],
+            created,
+            embed_histories(embedder, histories, model, users[part]).astype(plan.job.dtype),
+            histories.count[part],
+            model.version,
+        )
+
+
+def embed_histories(
+    embedder: Embedder, histories: Histories, model: TrainedModel, users: np.ndarray
+) -> np.ndarray:
+    """float32 [U, D]: the vectors of users, int [U], as of the newest event."""
+    config = model.config
     length, batch_size = config.model.max_length, config.embedding.batch_size
-    return embed_users(embedder, histories.timelines, users, length, batch_size, histories.count)
+    counts = histories.count[users]
+    return embed_users(embedder, histories.timelines, users, length, batch_size, counts)
