@@ -23,6 +23,7 @@ VERBS = (
     "train",
     "evaluate",
     "embed",
+    "export",
     "recommend",
     "similar",
     "run",
