@@ -177,8 +177,8 @@ def contract_of(model: TrainedModel, both: Sequence[Tower], formats: Sequence[Fo
         contract[tower.name] = {"files": files, **tower.to_json()}
     contract |= {
         "history": {
-            "events": f"the newest {config.model.max_length} of a user, oldest first, without those whose item "
-            "has no vector and, unless sequence_actions is empty, those of other actions",
+            "events": f"the newest {config.model.max_length} of a user, oldest first, without those whose "
+            "item has no vector and, unless sequence_actions is empty, those of other actions",
             "sequence_actions": config.data.sequence_actions,
             "max_length": config.model.max_length,
             "padding": "at the tail, with the `padding` of each input",
@@ -199,8 +199,8 @@ def contract_of(model: TrainedModel, both: Sequence[Tower], formats: Sequence[Fo
             "of_vectors": "inner product of a user's and an item's vector",
             "served": model.priors.formula,
             "priors": dataclasses.asdict(model.priors),
-            "counts": "of positive events, each 2 ** (-age / half-life). own: the user's; everybody's: the sum "
-            "over all users, times popularity_share. log is the natural one",
+            "counts": "of positive events, each 2 ** (-age / half-life). own: the user's; everybody's: "
+            "the sum over all users, times popularity_share. log is the natural one",
             "positives": [dataclasses.asdict(rule) for rule in config.data.positives],
         },
         "golden": {"file": GOLDEN, "arrays": "TOWER.INPUT, TOWER.OUTPUT", "tolerance": TOLERANCE},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -58,7 +59,7 @@ def write(tower: Tower, format: Format, file: Path) -> None:
             return
         import onnx
 
-        with _without_examples():
+        with _quiet():
             from jax2onnx import to_onnx
 
             model = to_onnx(
@@ -84,12 +85,14 @@ def read(tower: Tower, format: Format, file: Path) -> Program:
 
 
 @contextlib.contextmanager
-def _without_examples() -> Generator[None, None, None]:
+def _quiet() -> Generator[None, None, None]:
     """jax2onnx loads its examples with its converters, and logs a traceback of each whose library is not
-    installed."""
+    installed; and it reads parameters in a way that Flax warns of."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
     finally:
         logging.disable(before)
