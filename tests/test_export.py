@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from daily_run import make_rows, make_run, of_days
 
-from pinnerformer_jax import export
 from pinnerformer_jax.data.windows import histories_at_split
 from pinnerformer_jax.export import __main__ as verb
 from pinnerformer_jax.export import formats
@@ -91,20 +91,19 @@ def in_process(source, *arguments, cwd):
         {"aligned_start": False, "layers": 2},
         {"aligned_start": False, "identity_dim": 4, "output_dim": 12},
         {"aligned_start": False, "strictly_causal": True, "compute_dtype": "bfloat16"},
-        {"aligned_start": False, "drop_features": ("item", "absolute_time")},
-        {"aligned_start": False, "drop_features": ("action", "surface", "duration", "position")},
-        {"drop_features": ("absolute_time", "relative_time")},
+        {"aligned_start": False, "drop_features": ("item", "surface", "absolute_time")},
+        {"drop_features": ("absolute_time", "relative_time", "action", "duration", "position")},
         {"max_length": 80, "attention": "xla"},  # attention in two blocks
     ],
     ids=lambda settings: "-".join(settings),
 )
 def test_a_process_without_this_package_gives_the_same_vectors(tmp_path, settings, format):
     skip_without(format)
-    sizes = {"identities": 12} if "identity_dim" in settings else {}
     workdir = make_run(tmp_path, ROWS, **settings)
-    if sizes:
+    if "identity_dim" in settings:
         record = json.loads((workdir / "config.json").read_text())
-        record["sizes"] |= sizes
+        record["sizes"]["identities"] = 12  # of twenty items
+        del record["sha256"]
         (workdir / "config.json").write_text(json.dumps(record))
     write_export(workdir, tmp_path / "out", formats=(format,))
     worst, loaded = in_process(LOADERS[format] + BY_ITSELF, tmp_path / "out", cwd=tmp_path)
@@ -153,9 +152,9 @@ def test_identities_are_an_input_of_a_model_that_has_them(tmp_path):
     model, sizes = TrainedModel.load(workdir, "best"), read_record(workdir).sizes._replace(identities=12)
     user, item = towers(model.config, sizes, model.params)
     assert [tower.inputs[-1].name for tower in (user, item)] == ["item", "item"]
-    vectors = np.asarray(model.catalog.features[:3], np.float32)
-    named = item.call(vectors, np.arange(3, dtype=np.int32))
-    unnamed = item.call(vectors, np.full(3, NO_IDENTITY, np.int32))
+    vectors = jnp.asarray(model.catalog.features[:3], jnp.float32)
+    named = item.call(vectors, jnp.arange(3))
+    unnamed = item.call(vectors, jnp.full(3, NO_IDENTITY))
     embedder = Embedder(model.graphdef, model.params, model.catalog.features)
     np.testing.assert_array_equal(np.asarray(unnamed)[:, -4:], 0)
     assert (np.abs(np.asarray(named)[:, -4:]) > 0).all()
@@ -217,12 +216,6 @@ def test_the_page_serves_a_log_in_onnx_runtime(tmp_path, workdir):
         for number, user in enumerate(u for s in model.timelines.shards for u in s.user_ids.to_pylist())
     }
     users = np.array([numbers[name] for name in names])
-    counts = np.concatenate([shard.cut for shard in model.timelines.shards])[users]
-    assert (counts == [len(history) for history in histories]).all() or counts.min() > 0
     embedder = Embedder(model.graphdef, model.params, np.asarray(model.catalog.features))
     wanted = embedder.users(*histories_at_split(model.timelines, users, 24))
     np.testing.assert_allclose(vectors, wanted, atol=1e-5)
-
-
-def test_the_package_says_what_it_is():
-    assert export.__doc__
