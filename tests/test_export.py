@@ -203,14 +203,15 @@ def test_the_page_serves_a_log_in_onnx_runtime(tmp_path, workdir):
     assert verb.main(["--workdir", str(workdir), "--out", str(tmp_path / "export"), "--formats", "onnx"]) == 0
     code = re.search(r"```python\n(# serve\.py.*?)```", PAGE.read_text(), re.DOTALL)[1]
     names = ["u001", "u002", "u017"]
+    model = TrainedModel.load(workdir, "best")
+    split = model.timelines.manifest.split_time
+    rows = [row for row in of_days(ROWS, 0, 30) if row["time"] <= split]
     histories = [
-        sorted((row for row in of_days(ROWS, 0, 30) if row["user"] == name), key=lambda row: row["time"])
-        for name in names
+        sorted((row for row in rows if row["user"] == name), key=lambda row: row["time"]) for name in names
     ]
     (tmp_path / "histories.json").write_text(json.dumps(histories))
     ask = "\nimport sys\nprint(json.dumps(embed_users(json.load(open('histories.json'))).tolist()))"
     vectors = in_process(code + ask, cwd=tmp_path)
-    model = TrainedModel.load(workdir, "best")
     numbers = {
         user: number
         for number, user in enumerate(u for s in model.timelines.shards for u in s.user_ids.to_pylist())

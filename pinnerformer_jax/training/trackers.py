@@ -1,9 +1,9 @@
-"""W&B and MLflow: the figures of metrics.jsonl, under the same names, to where a team looks at its runs.
+"""W&B and MLflow: the figures of metrics.jsonl, under the same names, where a team looks at its runs.
 
-`training.wandb` names a project, `training.mlflow` an experiment. Where they are is said as those libraries are
-told: by `wandb login` and WANDB_MODE (offline needs no network), by MLFLOW_TRACKING_URI. WORKDIR/trackers.json
-keeps the ids, so that a resumed training goes on in the same run. A tracker that fails is left out from then
-on, with a warning: it never ends a training.
+`training.wandb` names a project, `training.mlflow` an experiment. Their own settings say where they are:
+`wandb login`, WANDB_MODE (offline needs no network), MLFLOW_TRACKING_URI. WORKDIR/trackers.json keeps the
+ids, so that a resumed training goes on in the same run. A tracker that fails is left out from then on, with
+a warning: it never ends a training.
 """
 
 from __future__ import annotations
