@@ -165,7 +165,7 @@ def contract_of(model: TrainedModel, both: Sequence[Tower], formats: Sequence[Fo
     """
     config, manifest = model.config, model.timelines.manifest
     today = datetime.datetime.now(datetime.UTC).date()
-    contract = {
+    contract: dict[str, Any] = {
         "format": 1,
         "model_version": model.version,
         "run": config.name,
