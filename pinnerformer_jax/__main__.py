@@ -29,6 +29,7 @@ VERBS = (
     "run",
     "replay",
     "study",
+    "tune",
     "compare_items",
     "bench",
 )
