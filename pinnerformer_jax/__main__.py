@@ -23,11 +23,13 @@ VERBS = (
     "train",
     "evaluate",
     "embed",
+    "export",
     "recommend",
     "similar",
     "run",
     "replay",
     "study",
+    "tune",
     "compare_items",
     "bench",
 )

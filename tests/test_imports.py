@@ -18,6 +18,7 @@ STAGES = (
     "evaluation",
     "items",
     "serving",
+    "export",
     "studies",
     "bench",
 )

@@ -142,6 +142,10 @@ class TrainingConfig:
     """On a GPU, have XLA compile operations that give the same bits each time (xla_gpu_deterministic_ops), so
     that a resumed run equals an unbroken one there too. It needs model.attention blocks or xla; on an H200 a
     step of the paper's size then takes 1.33 times as long. A CPU is exact without it."""
+    wandb: str = ""
+    """Project of W&B that the figures of metrics.jsonl also go to; empty: none. See training/trackers.py."""
+    mlflow: str = ""
+    """Experiment of MLflow, likewise."""
     item_dtype: ItemDtype = "float16"
     """How the catalogue's vectors are held on the devices: float16, or int8 with a scale a row."""
 

@@ -40,8 +40,12 @@ _LOG_SCALE = 0.125
 
 
 def angles(seconds: Int[Array, "b t"], periods: np.ndarray) -> Float[Array, "b t p"]:
-    """2 pi (t mod p) / p for each period; exact for any int32 t, as the modulo is taken in integers."""
-    remainder = jnp.mod(seconds[:, :, None], periods[None, None, :])
+    """2 pi (t mod p) / p for each period; exact for any int32 t, as the modulo is taken in integers. It is
+    written as a division, because jax2onnx does not convert `jnp.mod` for a batch of any size (export.py)."""
+    shape = (*seconds.shape, len(periods))
+    time, period = (jnp.broadcast_to(of, shape) for of in (seconds[:, :, None], periods[None, None, :]))
+    remainder = time - jax.lax.div(time, period) * period  # has the sign of t
+    remainder = jnp.where(remainder < 0, remainder + period, remainder)
     return remainder.astype(jnp.float32) * (2 * np.pi / periods).astype(np.float32)[None, None, :]
 
 

@@ -127,7 +127,7 @@ def identities(
         hidden_share: share of these that have none in this step, the same wherever an item occurs.
         key: of the step; None: none is hidden.
     """
-    words = jnp.arange(-(-dim // _BITS), dtype=jnp.uint32)
+    words = jnp.asarray(np.arange(-(-dim // _BITS), dtype=np.uint32))  # ONNX makes no ranges of uint32
     mixed = _mix(_mix(ids.reshape(-1).astype(jnp.uint32))[:, None] + _mix(words)[None, :])
     bits = (mixed[:, :, None] >> np.arange(_BITS, dtype=np.uint32)[None, None, :]) & np.uint32(1)
     signs = bits.reshape(*ids.shape, -1)[..., :dim].astype(jnp.float32) * 2.0 - 1.0
@@ -143,6 +143,12 @@ def _hidden(ids: Int[Array, "*dims"], key: jax.Array, share: float) -> Bool[Arra
 
 def _mix(value: UInt32[Array, "*dims"]) -> UInt32[Array, "*dims"]:
     """A bijection in which every input bit moves every output bit (the finaliser of MurmurHash3)."""
-    value = (value ^ (value >> 16)) * np.uint32(0x85EBCA6B)
-    value = (value ^ (value >> 13)) * np.uint32(0xC2B2AE35)
+    value = _times(value ^ (value >> 16), 0x85EBCA6B)
+    value = _times(value ^ (value >> 13), 0xC2B2AE35)
     return value ^ (value >> 16)
+
+
+def _times(value: UInt32[Array, "*dims"], factor: int) -> UInt32[Array, "*dims"]:
+    """The product's lower 32 bits, taken as those of int32, because ONNX Runtime does not multiply uint32."""
+    product = value.astype(jnp.int32) * np.uint32(factor).astype(np.int32)
+    return product.astype(jnp.uint32)

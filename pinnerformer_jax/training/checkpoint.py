@@ -47,6 +47,8 @@ _MAY_CHANGE = (
     "training.checkpoint_every:",
     "training.patience:",
     "training.input_workers:",
+    "training.wandb:",
+    "training.mlflow:",
     "training.shard_items:",
     "items.without_events:",  # the digest of the data says whether they are the same
 )

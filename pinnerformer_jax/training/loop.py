@@ -46,6 +46,7 @@ from pinnerformer_jax.training.step import (
     make_train_step,
     make_validation_step,
 )
+from pinnerformer_jax.training.trackers import Trackers
 
 Step = Callable[[TrainState, Batch, Tables], tuple[TrainState, Metrics]]
 Recall = Callable[[nnx.GraphDef, Any], tuple[float, float]]
@@ -150,7 +151,8 @@ def train(run: Run, state: TrainState) -> TrainState:
     with (
         _stop_signal() as stop,
         Checkpoints(run.workdir) as checkpoints,
-        MetricsLog(run.workdir, step, config.last_step, config.batch_size) as log,
+        Trackers(run.config, run.workdir) as trackers,
+        MetricsLog(run.workdir, step, config.last_step, config.batch_size, trackers) as log,
         jax.transfer_guard("disallow"),
     ):
         if _no_longer_better(config, checkpoints):

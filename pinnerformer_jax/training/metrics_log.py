@@ -13,6 +13,7 @@ from types import TracebackType
 import jax
 
 from pinnerformer_jax.files import checked_lines, with_checksum, write_text
+from pinnerformer_jax.training.trackers import Trackers
 
 
 @dataclass(frozen=True)
@@ -119,11 +120,13 @@ class Meter:
 
 
 class MetricsLog:
-    """A progress bar (plain lines where there is no terminal), WORKDIR/metrics.jsonl and TensorBoard
-    event files. A resumed run starts from its checkpoint. Lines that an earlier process wrote after that
+    """A progress bar (plain lines where there is no terminal), WORKDIR/metrics.jsonl, TensorBoard event files
+    and trackers. A resumed run starts from its checkpoint. Lines that an earlier process wrote after that
     step are removed, so that no step is logged twice."""
 
-    def __init__(self, workdir: Path, step: int, steps: int, batch_size: int) -> None:
+    def __init__(
+        self, workdir: Path, step: int, steps: int, batch_size: int, trackers: Trackers | None = None
+    ) -> None:
         """Open for writing.
 
         Args:
@@ -131,13 +134,14 @@ class MetricsLog:
             step: steps done so far.
             steps: of the whole run.
             batch_size: users a step.
+            trackers: that get the same figures; closed by whoever opened them.
         """
         from tensorboardX import SummaryWriter
         from tqdm import tqdm
 
         file = workdir / "metrics.jsonl"
         _drop_after(file, step)
-        self._batch_size, self._steps = batch_size, steps
+        self._batch_size, self._steps, self._trackers = batch_size, steps, trackers
         self._lines = file.open("a", encoding="utf-8", buffering=1)
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
         self._bar = tqdm(
@@ -181,6 +185,8 @@ class MetricsLog:
         self._lines.write(json.dumps(with_checksum({"step": step, **values})) + "\n")
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
+        if self._trackers:
+            self._trackers.log(step, values)
 
     def _pace(self, step: int, metrics: StepMetrics) -> str:
         users, tokens = metrics.users_per_second, metrics.tokens_per_second

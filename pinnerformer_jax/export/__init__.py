@@ -1,0 +1,1 @@
+"""A trained run as files that serve without this package."""
