@@ -67,15 +67,16 @@ class Stopped(Exception):
 
 
 def cell_key(config: Config, data: str) -> str:
-    """Twelve hex digits of the settings that decide a training. Paths, evaluation and the making of item
-    vectors are not among them; the vectors are part of the data. Settings with their default value are left
-    out, so that a new setting of the project does not change the keys of old cells."""
+    """Twelve hex digits of the settings that decide a training. Paths, trackers, evaluation and the making of
+    item vectors are not among them; the vectors are part of the data. Settings with their default value are
+    left out, so that a new setting of the project does not change the keys of old cells."""
     default = Config()
     apart = {
         name: getattr(default, name) for name in ("items", "embedding", "index", "evaluation", "pinsage")
     }
     data_config = DataConfig(positives=config.data.positives)
-    meant = dataclasses.replace(config, name=data, data=data_config, **apart)
+    training = dataclasses.replace(config.training, wandb="", mlflow="")
+    meant = dataclasses.replace(config, name=data, data=data_config, training=training, **apart)
     lines = differences(to_dict(default), to_dict(meant))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
