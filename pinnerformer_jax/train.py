@@ -166,7 +166,14 @@ def fit_final(evaluated: str | Path, workdir: str | Path, config: Config | None 
     priors, note = read_priors(evaluated, step)
     if note != priors.formula:
         raise ValueError(f"{evaluated} was not evaluated, and a final run takes its priors: {note}")
-    before, _ = open_data(evaluated)
+    try:
+        before, _ = open_data(evaluated)
+    except FileNotFoundError as error:
+        moved = read_record(evaluated).config.data.prepared
+        raise FileNotFoundError(
+            f"{moved}: the prepared folder of {evaluated} is not there, and the number of its users is "
+            "needed; move it back, or put a link to it there"
+        ) from error
     with folder_lock(workdir):
         timelines = _everything(before, config)
         origin = Origin(

@@ -188,3 +188,13 @@ def test_vectors_of_another_making_are_refused(evaluated, tmp_path):
     wrong = dataclasses.replace(config.data, prepared=evaluated[0].data.prepared)
     with pytest.raises(ValueError, match=r"was not ingested with data\.final"):
         train.fit_final(evaluated[1], tmp_path / "final", dataclasses.replace(config, data=wrong))
+
+
+def test_a_folder_of_the_evaluated_run_that_was_moved_is_named(evaluated, tmp_path):
+    folder = evaluated[0].data.prepared
+    shutil.move(folder, tmp_path / "elsewhere")
+    try:
+        with pytest.raises(FileNotFoundError, match="move it back, or put a link to it there"):
+            train.fit_final(evaluated[1], tmp_path / "final")
+    finally:
+        shutil.move(tmp_path / "elsewhere", folder)

@@ -205,7 +205,11 @@ def checkpoint_sentence(made: Provenance) -> str:
     """Which checkpoint was evaluated, in words."""
     best = {"recall": "highest recall@10 of validation users", "loss": "lowest validation loss"}
     which = "last" if made.checkpoint == "last" else best[made.chosen_by]
-    return f"Checkpoint: step {made.step:,} ({which}); evaluated {made.date} with version {made.version}."
+    return (
+        f"Checkpoint: step {made.step:,} ({which}); evaluated {made.date} with version {made.version}. It "
+        "was trained without these users and without what came after t; train --final makes a model to serve "
+        "from everything, with the same settings."
+    )
 
 
 def protocol_sentence(results: Results) -> str:
