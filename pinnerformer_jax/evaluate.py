@@ -163,7 +163,8 @@ def evaluate_run(
     with console.status("fitting the baselines"):
         constants = choose_constants(data.earlier)
         others = baselines(data, constants)
-    methods = model.metrics({SERVED: model.served(fit.priors), **others})
+    served = model.served(fit.priors)
+    methods = model.metrics({SERVED: served, **others})
     with console.status("building and searching the ScaNN index"):
         candidates = model.item_vectors[catalog.reachable]
         scann = measure_scann(model.user_vectors, candidates, max(settings.cutoffs), config.index)
@@ -174,7 +175,7 @@ def evaluate_run(
     within = None
     if shop_rules is not None:
         rules = shop_rules.for_items(catalog.id_column)
-        within = measure_rules(model.served(fit.priors), protocol, rules, settings)
+        within = measure_rules(served, protocol, rules, settings)
     results = Results(
         provenance=Provenance.now(
             __version__, checkpoint, chosen_by, step, data_digest(timelines.manifest), config
@@ -193,7 +194,7 @@ def evaluate_run(
     )
 
     drops = partial(score_drops, model, fit.priors)
-    where = model.served(fit.priors), drops, protocol, timelines, catalog, settings
+    where = served, drops, protocol, timelines, catalog, settings
     drawn, not_served = examples(*where), missed(*where)
     timelines.check()
     print_results(results, console)

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
-import multiprocessing
 import resource
 import tempfile
 import time
@@ -21,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from pinnerformer_jax.bench.process import in_process, memory
 from pinnerformer_jax.bench.report import table
 from pinnerformer_jax.bench.workload import make_features
 from pinnerformer_jax.config import ColumnsConfig, Config, DataConfig, ItemsConfig, PositiveRule
@@ -68,7 +67,7 @@ def measure(config: Config, *, users: int, items: int, active: list[float]) -> d
                 log = (_write_log(folder, users, items, share, number),)
             day = datetime.datetime.fromtimestamp(END + (number - 1) * DAY, datetime.UTC).date().isoformat()
             job = Job(folder / "run", folder / "snapshots", day, log)
-            figures["first state" if not number else f"{share:.2%} active"] = _in_process(folder, job)
+            figures["first state" if not number else f"{share:.2%} active"] = in_process(folder, _run, job)
     return {"users": users, "items": items, "events_per_user": EVENTS, "jobs": figures}
 
 
@@ -82,32 +81,22 @@ def show(figures: dict[str, Any]) -> None:
     )
 
 
-def _in_process(folder: Path, job: Job) -> dict[str, float]:
-    process = multiprocessing.get_context("spawn").Process(target=_run, args=(folder, job))
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise ValueError(f"the job of {job.date} ended with code {process.exitcode}")
-    return json.loads((folder / "figures.json").read_text())
-
-
-def _run(folder: Path, job: Job) -> None:
-    """Run a job; its figures go to figures.json. "before" is what the process with its imports holds."""
+def _run(job: Job) -> dict[str, float]:
+    """Run a job; its figures. "before" is what the process with its imports holds."""
     set_up_process()
     import duckdb  # noqa: F401
     import pyarrow.parquet  # noqa: F401
 
-    before, written = _memory("VmRSS"), _written()
+    before, written = memory("VmRSS"), _written()
     cpu, wall = _cpu(), time.perf_counter()
     run(job, lambda text: None)
-    values = {
+    return {
         "cpu_seconds": _cpu() - cpu,
         "seconds": time.perf_counter() - wall,
         "before_mib": before,
-        "peak_mib": _memory("VmHWM"),
+        "peak_mib": memory("VmHWM"),
         "written_mib": (_written() - written) / 2**20,
     }
-    (folder / "figures.json").write_text(json.dumps(values))
 
 
 def _cpu() -> float:
@@ -119,12 +108,6 @@ def _written() -> int:
     """Bytes that this process gave to files, also to those that it removed."""
     lines = Path("/proc/self/io").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("wchar"))
-
-
-def _memory(field: str) -> float:
-    """MiB of this process: VmRSS now, VmHWM at most."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
 def _write_run(folder: Path, config: Config, users: int, items: int) -> None:

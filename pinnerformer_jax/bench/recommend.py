@@ -9,16 +9,14 @@ categories.
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pinnerformer_jax.bench.process import in_process, memory
 from pinnerformer_jax.bench.report import table
 from pinnerformer_jax.config import Config, PositiveRule
 from pinnerformer_jax.data.contracts import DAY
@@ -39,15 +37,8 @@ def measure(config: Config, *, items: int, users: int, row_groups: int, seconds:
     sizes = {"items": items, "users": users, "row_groups": row_groups, "dim": config.model.output_dim}
     with tempfile.TemporaryDirectory() as folder:
         _make_state(Path(folder), sizes)
-        context = multiprocessing.get_context("spawn")  # so that the memory is that of serving alone
         for part in (_measure_file, _measure_requests):
-            arguments = Path(folder), items, seconds
-            process = context.Process(target=_to_json, args=(part, Path(folder) / "figures.json", *arguments))
-            process.start()
-            process.join()
-            if process.exitcode:
-                raise ValueError(f"{part.__name__} ended with code {process.exitcode}")
-            sizes |= json.loads((Path(folder) / "figures.json").read_text())
+            sizes |= in_process(Path(folder), part, Path(folder), items, seconds)
     return {**sizes, "k": K, "events_per_user": EVENTS}
 
 
@@ -74,16 +65,12 @@ def show(figures: dict[str, Any]) -> None:
     )
 
 
-def _to_json(part: Callable[..., dict[str, Any]], file: Path, *arguments: Any) -> None:
-    file.write_text(json.dumps(part(*arguments)))
-
-
 def _measure_file(folder: Path, items: int, seconds: float) -> dict[str, Any]:
-    before = _memory("VmRSS")
+    before = memory("VmRSS")
     started = time.perf_counter()
     recommender = Recommender.open(folder)
     opened = time.perf_counter()
-    memory = _memory("VmRSS")
+    opened_mib = memory("VmRSS")
     counts = bulk.write_recommendations(recommender, None, K, folder / "recs.parquet")
     taken = time.perf_counter() - opened
     return {
@@ -91,8 +78,8 @@ def _measure_file(folder: Path, items: int, seconds: float) -> dict[str, Any]:
         "seconds": taken,
         "users_per_second": counts.users / taken,
         "before_mib": before,
-        "opened_mib": memory,
-        "peak_mib": _memory("VmHWM"),
+        "opened_mib": opened_mib,
+        "peak_mib": memory("VmHWM"),
         "file_mib": (folder / "recs.parquet").stat().st_size / 2**20,
     }
 
@@ -192,9 +179,3 @@ def _make_state(root: Path, sizes: dict[str, int]) -> None:
 
 def _item_id(number: int) -> str:
     return f"item-{number:07d}"
-
-
-def _memory(field: str) -> float:
-    """MiB of this process: VmRSS now, VmHWM at most."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
