@@ -16,8 +16,9 @@ nothing, except that deletions (--tombstones) stay.
 With --store, the user vectors of the state go to a feature store after the state is published: only what
 changed, if the store has the state before. If that fails, the next run with --store repairs it.
 
---items adds items that came after the training, with vectors of the same making as the run's. They are
-recommended from that night on, and count in histories with the events of that night's log and later ones.
+--items adds items that came after the training, with vectors of the same making as the run's: given ones, or
+those that their texts give if ingest built the run's. They are recommended from that night on, and count in
+histories with the events of that night's log and later ones.
 
 RUN's prepared folder must still be there: its catalogue numbers the items. If it was moved, name it with
 --data.prepared.
@@ -83,7 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--items", type=Path, metavar="TABLE",
         help="items that came after the training: a table with the columns of the run's items.table, or a "
-        "prepared folder, as python -m pinnerformer_jax.items --reuse writes; known items do not change",
+        "prepared folder, as python -m pinnerformer_jax.items --reuse writes; known items do not change; if "
+        "the run's titles came from the log: a table with its items.id and a column title",
     )  # fmt: skip
     parser.add_argument("--users", type=Path, metavar="FILE", help="embed these users too: ids, one a line")
     parser.add_argument("--everyone", action="store_true", help="embed all users")

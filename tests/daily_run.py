@@ -20,6 +20,7 @@ from pinnerformer_jax.config import (
     ModelConfig,
     TrainingConfig,
 )
+from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import DAY, NO_TIME, Events, parse_time, to_device_time
 from pinnerformer_jax.data.timelines import read_manifest
 from pinnerformer_jax.files import sha256
@@ -90,8 +91,11 @@ def write_log(folder: Path, rows: list[Row], number: int) -> str:
     return write_parquet(folder / f"day-{number}.parquet", of_days(rows, number, number + 1))
 
 
-def make_run(folder: Path, rows: list[Row], seed: int = 0, **model: Any) -> Path:
-    """A workdir with one checkpoint, of a model as it was born from the seed."""
+def make_run(
+    folder: Path, rows: list[Row], seed: int = 0, items: ItemsConfig | None = None, **model: Any
+) -> Path:
+    """A workdir with one checkpoint, of a model as it was born from the seed; vectors are given, or as the
+    section `items` says."""
     prepared = folder / "prepared"
     config = Config(
         data=DataConfig(
@@ -103,9 +107,8 @@ def make_run(folder: Path, rows: list[Row], seed: int = 0, **model: Any) -> Path
             memory_limit="500MB",
             shards=2,
         ),
-        items=ItemsConfig(
-            table=write_items(folder / "items.parquet", ITEMS), vector="vector", title="title"
-        ),
+        items=items
+        or ItemsConfig(table=write_items(folder / "items.parquet", ITEMS), vector="vector", title="title"),
         model=ModelConfig(
             **{
                 "layers": 1, "width": 16, "heads": 2, "max_length": 24, "output_dim": 8, "item_hidden": 16,
@@ -117,7 +120,8 @@ def make_run(folder: Path, rows: list[Row], seed: int = 0, **model: Any) -> Path
     if not prepared.exists():
         prepare(config, lambda text: None)
     manifest = read_manifest(prepared)
-    sizes = Sizes(4, len(manifest.actions), len(manifest.surfaces))
+    dim = Catalog.open(prepared).features.shape[1]
+    sizes = Sizes(dim, len(manifest.actions), len(manifest.surfaces))
     workdir = folder / f"run-{seed}"
     claim(workdir, RunRecord(config, sizes, data_digest(manifest)))
     state = jax.device_get(jax.jit(lambda: create(config, sizes)[1])())

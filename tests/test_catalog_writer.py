@@ -269,7 +269,7 @@ def built(connection, tmp_path, monkeypatch, texts, **limits):
 
     def build(*arguments):
         asked.extend(arguments)
-        return np.eye(10, 4, dtype=np.float16), np.arange(10) < 4
+        return item_vectors.Built(np.eye(10, 4, dtype=np.float16), None, None)
 
     monkeypatch.setattr(item_vectors, "build", build)
     connection.execute(

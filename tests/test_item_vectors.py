@@ -5,8 +5,17 @@ import itertools
 import numpy as np
 import pytest
 
+from pinnerformer_jax.data.text_map import vectors_from_text
 from pinnerformer_jax.ingestion import item_vectors
-from pinnerformer_jax.ingestion.item_vectors import build, ppmi, project_texts, text_basis
+from pinnerformer_jax.ingestion.item_vectors import (
+    Built,
+    build,
+    fit_text_map,
+    ppmi,
+    project_texts,
+    text_basis,
+    vectors_of_texts,
+)
 
 
 def clusters(users=300, clusters=4, size=10, per_user=6, seed=0):
@@ -59,10 +68,9 @@ def test_entries_are_bounded_and_the_best_attested_stay(monkeypatch):
 
 def test_items_met_together_are_near():
     user, item = clusters()
-    vectors, has_vector = build(user, item, 40, None, dim=16)
+    vectors = build(user, item, 40, None, dim=16).vectors
     assert vectors.shape == (40, 16)
     assert vectors.dtype == np.float16
-    assert has_vector.all()
     np.testing.assert_allclose(np.linalg.norm(vectors.astype(np.float32), axis=1), 1, atol=2e-3)
     assert neighbours_share(vectors, 10) > 0.95
 
@@ -71,9 +79,8 @@ def test_a_heavy_user_does_not_drown_the_others():
     user, item = clusters()
     heavy_item = np.tile(np.arange(40, dtype=np.int32), 500)
     heavy_user = np.full(len(heavy_item), 77, np.int64)
-    vectors, _ = build(
-        np.concatenate([user, heavy_user]), np.concatenate([item, heavy_item]), 40, None, dim=16
-    )
+    events = np.concatenate([user, heavy_user]), np.concatenate([item, heavy_item])
+    vectors = build(*events, 40, None, dim=16).vectors
     assert neighbours_share(vectors, 10) > 0.95
 
 
@@ -90,8 +97,8 @@ def test_a_new_item_lies_near_its_kin_by_text():
     user, item = clusters()
     words = ["red garden lamp", "blue wool scarf", "walnut cake tin", "retro alarm clock"]
     texts = [f"{words[i // 10]} no {i}" for i in range(40)] + ["large wool scarf", "", "zzz"]
-    vectors, has_vector = build(user, item, 43, texts, dim=32)
-    assert has_vector.tolist() == [True] * 41 + [False, False]
+    vectors = build(user, item, 43, texts, dim=32).vectors
+    assert vectors.any(axis=1).tolist() == [True] * 41 + [False, False]
     assert not vectors[41:].any()  # no text, and a text of words that training never saw
     assert not vectors[40, :16].any()  # never in training: no co-occurrence half
     similarity = vectors[:40].astype(np.float32) @ vectors[40].astype(np.float32)
@@ -103,9 +110,9 @@ def test_a_new_item_lies_near_its_kin_by_text():
 def test_texts_after_the_split_do_not_move_the_others():
     user, item = clusters()
     texts = [f"kind {i // 10} colour {i % 3}" for i in range(40)]
-    without, _ = build(user, item, 41, [*texts, ""], dim=16)
-    given, _ = build(user, item, 41, [*texts, "kind 3 colour 1 colour 1"], dim=16)
-    np.testing.assert_array_equal(given[:40], without[:40])
+    without = build(user, item, 41, [*texts, ""], dim=16)
+    given = build(user, item, 41, [*texts, "kind 3 colour 1 colour 1"], dim=16)
+    np.testing.assert_array_equal(given.vectors[:40], without.vectors[:40])
 
 
 def test_a_basis_gives_any_text_the_vector_it_had():
@@ -120,20 +127,56 @@ def test_a_basis_gives_any_text_the_vector_it_had():
     assert not project_texts(basis, ["words unseen", ""]).any()
 
 
+def told_by_text(words=("lamp", "scarf", "cake", "clock")) -> tuple[Built, list[str]]:
+    """100 items of four clusters whose texts name the cluster; the last one met no other item."""
+    user, item = clusters(users=800, size=25)
+    texts = [f"{words[i // 25 % len(words)]} no {i}" for i in range(100)] + [f"blue {words[-1]}"]
+    return build(user, item, 101, texts, dim=32), texts
+
+
+def test_text_gives_a_new_item_its_half_of_co_occurrence():
+    built, texts = told_by_text()
+    assert built.text_map.shape == (17, 16)
+    halves = np.linalg.norm(built.vectors.reshape(101, 2, 16).astype(np.float32), axis=-1)
+    np.testing.assert_allclose(halves, np.sqrt(0.5), atol=2e-3)
+    similarity = (built.vectors[:100, :16] @ built.vectors[100, :16]).astype(np.float32)
+    assert set(np.argsort(-similarity)[:25]) == set(range(75, 100))
+    later = vectors_of_texts(built.basis, built.text_map, [texts[100], "", "unseen"], dim=32)
+    np.testing.assert_array_equal(later[0], built.vectors[100])
+    assert not later[1:].any()
+
+
+def test_text_that_tells_nothing_gives_no_half():
+    built, texts = told_by_text(words=("thing",))
+    assert built.text_map is None
+    assert not built.vectors[100, :16].any()
+    later = vectors_of_texts(built.basis, None, texts[100:], dim=32)
+    np.testing.assert_array_equal(later[0], built.vectors[100])
+
+
+def test_the_map_of_chance_is_refused_and_of_few_items_too():
+    rng = np.random.default_rng(0)
+    text, other = (item_vectors.normalize(rng.normal(size=(400, 8))).astype(np.float32) for _ in range(2))
+    assert fit_text_map(text, other, 0) is None
+    turned = text[:, ::-1].copy()
+    text_map = fit_text_map(text, turned, 0)
+    np.testing.assert_allclose(vectors_from_text(text, text_map)[:, :8] * 2**0.5, turned, atol=0.02)
+    assert fit_text_map(text[:49], turned[:49], 0) is None
+
+
 def test_same_seed_same_bytes():
     user, item = clusters()
     texts = [f"kind {i // 10}" for i in range(40)]
-    first, _ = build(user, item, 40, texts, dim=16, seed=3)
-    again, _ = build(user, item, 40, texts, dim=16, seed=3)
-    assert first.tobytes() == again.tobytes()
+    first, again = (build(user, item, 40, texts, dim=16, seed=3) for _ in range(2))
+    assert first.vectors.tobytes() == again.vectors.tobytes()
 
 
 def test_small_catalogue_is_padded_with_zeros():
     user = np.array([1, 1, 2, 2], np.int64)
     item = np.array([0, 1, 1, 2], np.int32)
-    vectors, has_vector = build(user, item, 4, ["a lamp", "a cake", "a lamp", "a lamp"], dim=64)
+    vectors = build(user, item, 4, ["a lamp", "a cake", "a lamp", "a lamp"], dim=64).vectors
     assert vectors.shape == (4, 64)
-    assert has_vector.all()
+    assert vectors.any(axis=1).all()
     assert not vectors[:, 4:32].any()
     assert np.isfinite(vectors).all()
 
@@ -141,9 +184,9 @@ def test_small_catalogue_is_padded_with_zeros():
 @pytest.mark.parametrize("texts", [None, ["", ""], ["-", " "], ["a lamp", "a cake"]])
 def test_no_events(texts):
     nobody = np.zeros(0, np.int64), np.zeros(0, np.int32)
-    vectors, has_vector = build(*nobody, 2, texts, dim=8)
+    vectors = build(*nobody, 2, texts, dim=8).vectors
     assert vectors.shape == (2, 8)
-    assert has_vector.all() == (texts == ["a lamp", "a cake"])
+    assert vectors.any(axis=1).all() == (texts == ["a lamp", "a cake"])
 
 
 def test_errors_say_what_is_wrong():

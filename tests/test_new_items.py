@@ -151,10 +151,42 @@ def test_vectors_that_cannot_be_the_runs_are_refused(workdir, tmp_path):
     refused("are not the run's", vector=list(turned))
     refused("vectors of 5 numbers, the run was trained on 4", vector=list(np.ones((ITEMS + 2, 5))))
     refused("has item 'x' more than once", item=["x"] * (ITEMS + 2))
-    with pytest.raises(ValueError, match="were built, not given"):
+    with pytest.raises(ValueError, match="built without a half of text"):
         new_items.added_items(
             tmp_path / "items.parquet", dataclasses.replace(given, vector=""), catalog, before
         )
+
+
+COLOURS = ("red", "green", "blue", "black")
+
+
+@pytest.mark.slow
+def test_a_text_is_enough_where_vectors_were_built(tmp_path):
+    """Users buy items of one colour each; a new item of a colour gets a vector like that of its others."""
+    rows = [row | {"item": f"i{4 * (k % 15) + int(row['user'][1:]) % 4}"} for k, row in enumerate(ROWS)]
+    titles = [f"{COLOURS[k % 4]} hat {k}" for k in range(ITEMS * 3)]
+    known = write_items(tmp_path / "known.parquet", ITEMS * 3, title=titles)
+    run = make_run(tmp_path, rows, items=ItemsConfig(table=known, title="title", built_dim=16))
+    publish(run, tmp_path / "snapshots", date=day(TRAINED - 1), dtype="float32")
+
+    titles += ["blue hat 99", "sofa"]
+    more = write_items(tmp_path / "more.parquet", ITEMS * 3 + 2, title=titles)
+    publish(run, tmp_path / "snapshots", date=day(TRAINED), dtype="float32", items=Path(more))
+    new = table_of(tmp_path / "snapshots", new_items.FILE)
+    assert new["item_id"].to_pylist() == ["i60"]  # no text of the training has the word sofa
+    assert new["title"].to_pylist() == ["blue hat 99"]
+
+    catalog = Catalog.open(TrainedModel.load(run, "best").timelines.path)
+    assert catalog.text_arrays["map"].shape == (9, 8)
+    features = new_items.features_of(new)[0].astype(np.float32)
+    cosines = catalog.features[:, :8].astype(np.float32) @ features[:8]  # of co-occurrence
+    numbers = [int(item[1:]) for item in catalog.item_ids]
+    assert {numbers[row] % 4 for row in np.argsort(-cosines)[:10]} == {2}
+
+    before = new_items.stored_items(None, catalog)
+    nothing = write_items(tmp_path / "nothing.parquet", 1, title=["sofa"])
+    with pytest.raises(ValueError, match="no item has a word"):
+        new_items.added_items(Path(nothing), ItemsConfig(table="x", title="title"), catalog, before)
 
 
 def test_ids_of_another_type_are_refused(workdir, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import small
 from flax import nnx
 
+from pinnerformer_jax.data.text_map import vectors_from_text
 from pinnerformer_jax.model.pinnerformer import PinnerFormer
 from pinnerformer_jax.objective import frequency
 from pinnerformer_jax.objective.loss import Rows
@@ -17,7 +18,7 @@ from pinnerformer_jax.objective.targets import Targets, configured_objective, ne
 from pinnerformer_jax.training.sharding import make_mesh, replicate, shard_batch
 from pinnerformer_jax.training.state import create
 from pinnerformer_jax.training.step import make_gradient, make_validation_step
-from pinnerformer_jax.training.training_loss import draw_contrasts, training_loss
+from pinnerformer_jax.training.training_loss import draw_contrasts, some_as_new, training_loss
 
 CORPUS = 50
 
@@ -32,7 +33,7 @@ def with_objective(*, dropout=0.0, **changes):
     )
 
 
-def own_gradient(config, *, training=True, **options):
+def own_gradient(config, *, training=True, tables=None, **options):
     """A step of somebody's own, outside any map: ((loss, (sketch, metrics)), gradient)."""
     graphdef, params = PinnerFormer(config, small.SIZES).split()
     sketch, key = frequency.empty_sketch(config.objective), jax.random.fold_in(jax.random.key(0), 0)
@@ -44,7 +45,7 @@ def own_gradient(config, *, training=True, **options):
             model, config, batch, tables, sketch, key, corpus=CORPUS, training=training, **options
         )
 
-    return jax.jit(loss_of)(params, small.batch(), small.tables())
+    return jax.jit(loss_of)(params, small.batch(), tables or small.tables())
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,43 @@ def test_dropout_acts_in_training_only(own):
     (without, _), _ = own_gradient(with_objective(dropout=0.0))
     assert float(validation) == pytest.approx(float(without), rel=1e-6)
     assert float(own[0][0]) != pytest.approx(float(validation), rel=1e-3)
+
+
+def text_map():
+    """For vectors whose last five numbers are of text."""
+    return jnp.asarray(np.random.default_rng(2).normal(size=(6, small.ITEM_DIM - 5)).astype(np.float32))
+
+
+def test_some_items_are_taken_for_new_wherever_they_occur():
+    ids = jnp.asarray(np.random.default_rng(0).integers(0, small.ITEMS, 200), jnp.int32)
+    has_text = (ids != 3).astype(jnp.float32)[:, None]
+    features = small.tables().item_features[ids].at[:, -5:].multiply(has_text)
+    shown = np.asarray(some_as_new(features, ids, jax.random.key(0), 0.3, text_map()))
+    changed = np.abs(shown - features).max(axis=1) > 1e-6
+    items = set(np.asarray(ids)[changed].tolist())
+    assert 0.15 < len(items) / small.ITEMS < 0.45
+    assert 3 not in items
+    assert set(np.asarray(ids)[~changed].tolist()).isdisjoint(items)
+    text = np.asarray(features[:, -5:])
+    text = text[changed] / np.linalg.norm(text[changed], axis=1, keepdims=True)
+    np.testing.assert_allclose(shown[changed], vectors_from_text(text, np.asarray(text_map())), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_items_are_taken_for_new_in_training_only_and_alike_on_all_devices():
+    config, tables = with_objective(new_item_share=0.5), small.tables()._replace(text_map=text_map())
+    (without, _), _ = own_gradient(config)
+    (loss, _), gradient = own_gradient(config, tables=tables)
+    assert float(loss) != pytest.approx(float(without), rel=1e-4)
+    (validation, _), _ = own_gradient(config, tables=tables, training=False)
+    assert float(validation) == pytest.approx(float(without), rel=1e-6)
+    mesh = make_mesh(8)
+    graphdef, state = create(config, small.SIZES)
+    state, tables = replicate(mesh, (state, tables))
+    batch = shard_batch(mesh, small.batch())
+    of_many = make_gradient(config, graphdef, mesh, CORPUS)(state, batch, tables)
+    np.testing.assert_allclose(loss, of_many[0], rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), gradient, of_many[1])
 
 
 def newest_only(keys, batch, positive_table, item=3):

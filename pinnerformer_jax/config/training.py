@@ -39,6 +39,10 @@ class ObjectiveConfig:
     """Subtract log Q, the expected number of times an item is in the pool."""
     refined_logq: bool = False
     """Subtract it from the negatives only, as the positive is there with certainty (arXiv 2507.09331)."""
+    new_item_share: float = 0.1
+    """Share of the items that a step takes for new ones: their vector is the one that their text alone gives
+    (data/text_map.py), so that the scores of items that come later are learned too. It acts where ingest
+    built the vectors and text tells of co-occurrence. 0: none."""
     initial_temperature: float = 0.1
     """tau at the start; it is learned."""
     min_temperature: float = 0.01
@@ -55,6 +59,10 @@ class ObjectiveConfig:
         require(
             1 <= self.horizon_days * 86_400 < 2**31,
             "objective.horizon_days", self.horizon_days, "a second at least, at most 24,855 days",
+        )  # fmt: skip
+        require(
+            0 <= self.new_item_share < 1,
+            "objective.new_item_share", self.new_item_share, "a share in [0, 1)",
         )  # fmt: skip
         require(self.positions >= 1, "objective.positions", self.positions, "must be >= 1")
         most = 2**24

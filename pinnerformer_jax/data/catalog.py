@@ -3,6 +3,7 @@
     PREPARED/catalog/
       items.parquet     item_id (as in the log), title, topic (text or null), trained, reachable
       features.npy      float16 [N, D_item], unit rows; zero where there is no vector
+      text.npz          what gives further items such vectors by their text, if ingest built vectors with text
       vectors.json      how the vectors were made, if pinnerformer_jax.items made them
       model.npz         the PinSage that made them, if one did
 
@@ -13,6 +14,7 @@ text; otherwise it is not reachable.
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-ITEMS, FEATURES, VECTORS, MODEL = "items.parquet", "features.npy", "vectors.json", "model.npz"
+ITEMS, FEATURES, TEXT = "items.parquet", "features.npy", "text.npz"
+VECTORS, MODEL = "vectors.json", "model.npz"
 """Names of the catalogue's files."""
 
 
@@ -45,6 +48,7 @@ class Catalog:
     features: np.ndarray  # float16 [N, D_item]
     trained: int  # rows 0 : trained have events up to the split
     reachable: np.ndarray  # bool [N] has a vector
+    text: np.ndarray | None  # bytes of text.npz; None: vectors were given, or have no half of text
 
     @classmethod
     def open(cls, prepared: str | Path) -> Catalog:
@@ -66,9 +70,10 @@ class Catalog:
         path = catalog_path(timelines.path)
         table = map_file(path / ITEMS)
         features = np.load(path / FEATURES, mmap_mode="r", allow_pickle=False)
+        text = map_file(path / TEXT) if (path / TEXT).is_file() else None
         timelines.check()
         trained, reachable = (read_column(table, name).to_numpy(False) for name in ("trained", "reachable"))
-        return cls(timelines, table, features, int(trained.sum()), reachable)
+        return cls(timelines, table, features, int(trained.sum()), reachable, text)
 
     @property
     def items(self) -> int:
@@ -102,6 +107,15 @@ class Catalog:
     def topics(self) -> list[str | None]:
         """Topics as given."""
         return self._column("topic").to_pylist()
+
+    @cached_property
+    def text_arrays(self) -> dict[str, np.ndarray]:
+        """Arrays of text.npz: word and vector of the `TextBasis`, and map, see `vectors_from_text`, if text
+        tells of co-occurrence."""
+        if self.text is None:
+            return {}
+        with np.load(io.BytesIO(self.text.tobytes()), allow_pickle=False) as stored:
+            return dict(stored)
 
     def _column(self, name: str) -> pa.Array:
         return read_column(self.table, name)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from pinnerformer_jax.config import ItemsConfig
-from pinnerformer_jax.data.catalog import FEATURES, ITEMS
+from pinnerformer_jax.data.catalog import FEATURES, ITEMS, TEXT
 from pinnerformer_jax.data.ragged import flat_ranges
 from pinnerformer_jax.data.timelines import TRAIN, Shard
 from pinnerformer_jax.ingestion.event_mapping import bind, bind_optional
@@ -18,6 +18,8 @@ from pinnerformer_jax.ingestion.log_reader import BROKEN, FILE, ROW, literal, op
 
 if TYPE_CHECKING:
     import duckdb
+
+    from pinnerformer_jax.ingestion.item_vectors import Built
 
 MAX_VECTOR_EVENTS = 25_000_000
 """Vectors are built from so many events at most; of a larger log from every k-th user."""
@@ -241,8 +243,10 @@ def write_catalog(
         write_given(connection, folder / FEATURES, count)
         reachable = np.ones(count, bool)
     else:
-        features, reachable = _build(connection, items, shards, count, report)
-        np.save(folder / FEATURES, features)
+        built = _build(connection, items, shards, count, report)
+        reachable = np.asarray(built.vectors.any(axis=1))
+        np.save(folder / FEATURES, built.vectors)
+        write_text(folder / TEXT, built)
     connection.register("item_flags", pa.table({"number": np.arange(count), "reachable": reachable}))
     connection.execute(
         f"""
@@ -267,14 +271,25 @@ def write_given(connection: duckdb.DuckDBPyConnection, file: Path, count: int) -
     features.flush()
 
 
+def write_text(file: Path, built: Built) -> None:
+    """Write what gives further items vectors by their text, if the vectors have a half of text; see
+    `Catalog.text_arrays`."""
+    if built.basis is None:
+        return
+    arrays = built.basis._asdict()
+    if built.text_map is not None:
+        arrays["map"] = built.text_map
+    np.savez(file, allow_pickle=False, **arrays)
+
+
 def _build(
     connection: duckdb.DuckDBPyConnection,
     items: ItemsConfig,
     shards: list[Shard],
     count: int,
     report: Callable[[str], None],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors, and which items have one, from the training users' events up to the split."""
+) -> Built:
+    """Vectors from the training users' events up to the split."""
     from pinnerformer_jax.ingestion import item_vectors
 
     events = sum(int(shard.cut[shard.role == TRAIN].sum()) for shard in shards)

@@ -10,6 +10,10 @@ Two halves, each of unit norm, concatenated and scaled to unit norm again:
 * TF-IDF of words and pairs of words, factorised the same way. Word frequencies and the basis come from
   items of the training period alone; other items are projected onto it.
 
+An item that has text and met no other item, such as one that came after the training, has no half of its
+own of co-occurrence. It gets the one that its text predicts (data/text_map.py), if text predicts it clearly
+better than the mean does; else that half is zero.
+
 Memory is bounded. The user-item matrix takes some 40 bytes an event while it is built; a user counts
 with about MAX_ITEMS_PER_USER distinct items; item pairs are made BLOCK_PAIRS at a time; and of each
 item's row so many best attested pairs stay that the whole matrix holds MAX_ENTRIES. The dense part is
@@ -25,14 +29,22 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Bool, Float16, Float32, Int32, Int64
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import cross_val_predict
 from sklearn.preprocessing import normalize
 from sklearn.utils.extmath import randomized_svd
+
+from pinnerformer_jax.data.text_map import vectors_from_text
 
 MAX_ITEMS_PER_USER = 200
 BLOCK_PAIRS = 1 << 23
 MAX_ENTRIES = 1 << 26
 CONTEXT_SMOOTHING = 0.75
 TEXT_FEATURES = 1 << 18
+MAP_ITEMS, MAP_FOLDS, MAP_PENALTIES = 50_000, 5, (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+LEAST_GAIN = 0.05
+"""By so much must the cosine of predicted and true halves of co-occurrence, over items that the map was not
+fitted on, exceed that of the mean half."""
 
 
 class TextBasis(NamedTuple):
@@ -42,6 +54,14 @@ class TextBasis(NamedTuple):
     vector: np.ndarray  # float32 [W, dim] inverse document frequency times its row of the basis
 
 
+class Built(NamedTuple):
+    """Built vectors, and what gives further items such vectors by their text."""
+
+    vectors: Float16[np.ndarray, "N dim"]  # unit rows, zero where an item has neither half
+    basis: TextBasis | None  # None: no item has a text
+    text_map: Float32[np.ndarray, "rows J"] | None  # None: text does not tell of co-occurrence
+
+
 def build(
     user: Int64[np.ndarray, " E"],
     item: Int32[np.ndarray, " E"],
@@ -49,7 +69,7 @@ def build(
     texts: list[str] | None,
     dim: int,
     seed: int = 0,
-) -> tuple[Float16[np.ndarray, "N dim"], Bool[np.ndarray, " N"]]:
+) -> Built:
     """Item vectors from the events of the training period and the items' texts.
 
     Args:
@@ -60,9 +80,6 @@ def build(
         dim: numbers per vector; columns that a small catalogue cannot fill are zero.
         seed: of the sampling of long timelines and of the SVD.
 
-    Returns:
-        Unit rows, zero where an item has neither half; and which items have a vector.
-
     Raises:
         ValueError: an item number outside 0 : n_items, or not one text per item.
     """
@@ -72,12 +89,60 @@ def build(
         raise ValueError(f"{len(texts)} texts for {n_items} items: give one per item")
     has_text = texts is not None and any(texts)
     text_dim = dim // 2 if has_text else 0
-    halves = [co_occurrence_vectors(user, item, n_items, dim - text_dim, seed)]
-    if has_text:
-        trained = np.bincount(item, minlength=n_items) > 0
-        halves.append(text_vectors(texts, trained, text_dim, seed))
-    vectors = normalize(np.hstack(halves), copy=False).astype(np.float16)
-    return vectors, vectors.any(axis=1)
+    co_occurrence = co_occurrence_vectors(user, item, n_items, dim - text_dim, seed)
+    if not has_text:
+        return Built(co_occurrence.astype(np.float16), None, None)
+    trained = np.bincount(item, minlength=n_items) > 0
+    basis = text_basis(texts, trained, text_dim, seed)
+    text = project_texts(basis, texts)
+    text_map = fit_text_map(text, co_occurrence, seed)
+    vectors = normalize(np.hstack([co_occurrence, text]), copy=False)
+    if text_map is not None:
+        alone = ~co_occurrence.any(axis=1)
+        vectors[alone] = vectors_from_text(text[alone], text_map)
+    return Built(vectors.astype(np.float16), basis, text_map)
+
+
+def vectors_of_texts(
+    basis: TextBasis, text_map: Float32[np.ndarray, "rows J"] | None, texts: list[str], dim: int
+) -> Float16[np.ndarray, "N dim"]:
+    """Vectors of items that came later, as `build` gives them to items that met no other: unit rows; zero
+    without a known word. `dim` is that of all vectors."""
+    text = project_texts(basis, texts)
+    if text_map is not None:
+        return vectors_from_text(text, text_map).astype(np.float16)
+    return np.pad(text, ((0, 0), (dim - text.shape[1], 0))).astype(np.float16)
+
+
+def fit_text_map(
+    text: Float32[np.ndarray, "N K"], co_occurrence: Float32[np.ndarray, "N J"], seed: int
+) -> Float32[np.ndarray, "K+1 J"] | None:
+    """The map of `vectors_from_text`: ridge regression over the items that have both halves.
+
+    Args:
+        text: unit rows, or zero.
+        co_occurrence: likewise.
+        seed: of the choice of `MAP_ITEMS` of more items, and of the folds.
+
+    Returns:
+        The map; None if it gains less than `LEAST_GAIN` on held-out items, or there are too few items.
+    """
+    both = np.flatnonzero(text.any(axis=1) & co_occurrence.any(axis=1))
+    both = np.random.default_rng(seed).permutation(both)[:MAP_ITEMS]
+    if len(both) < 10 * MAP_FOLDS:
+        return None
+    given, wanted = text[both], co_occurrence[both]
+    ridge = RidgeCV(MAP_PENALTIES)
+    predicted = cross_val_predict(ridge, given, wanted, cv=MAP_FOLDS)
+
+    def cosine(rows: np.ndarray) -> float:
+        return float((normalize(rows) * wanted).sum(axis=1).mean())
+
+    if cosine(predicted) < cosine(wanted.mean(axis=0, keepdims=True)) + LEAST_GAIN:
+        return None
+    ridge.fit(given, wanted)
+    last = ridge.predict(np.zeros((1, given.shape[1])))
+    return np.vstack([ridge.predict(np.eye(given.shape[1])) - last, last]).astype(np.float32)
 
 
 def co_occurrence_vectors(

@@ -62,11 +62,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             trained, made = load(catalog_path(values.reuse) / MODEL), reused_provenance(made, values.reuse)
         walks = out.with_name(f"{out.name}_walks.npz")
         if trained:
-            vectors, _ = pinsage(sources, trained=trained, walks=walks)
+            vectors, more = pinsage(sources, trained=trained, walks=walks)
         else:
-            vectors, trained = make_vectors(values.method, sources, walks=walks)
+            vectors, more = make_vectors(values.method, sources, walks=walks)
         old.check()
-        fill_copy(timelines, writing, vectors, made, trained)
+        fill_copy(timelines, writing, vectors, made, more)
     print(f"wrote {out}: {vectors.any(axis=1).sum():,} of {len(vectors):,} items have a vector")
     if values.evaluate:
         Console().print(results_table(evaluate_vectors(timelines, sources, {values.method: vectors})))

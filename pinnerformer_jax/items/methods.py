@@ -16,6 +16,7 @@ from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.ingestion import item_vectors
+from pinnerformer_jax.ingestion.item_vectors import Built
 from pinnerformer_jax.items.content import (
     content_features,
     item_numbers,
@@ -52,7 +53,7 @@ def open_sources(config: Config, timelines: Timelines) -> Sources:
 
 def make_vectors(
     method: Method, sources: Sources, report: Callable[[str], None] = print, walks: Path | None = None
-) -> tuple[Float32[np.ndarray, "n d"], Trained | None]:
+) -> tuple[Float32[np.ndarray, "n d"], Trained | Built | None]:
     """Vectors of all items, unit rows; zero where the method knows nothing of the item.
 
     Args:
@@ -62,13 +63,13 @@ def make_vectors(
         walks: see `pinsage`.
 
     Returns:
-        The vectors, and the model that can give more of them (pinsage alone has one).
+        The vectors, and what can give more of them: pinsage has a model, svd the map from text.
     """
     if method == "pinsage":
         return pinsage(sources, report, walks=walks)
     if method == "pinsage_svd":
         return pinsage_svd(sources, report, walks), None
-    return svd(sources) if method == "svd" else text(sources), None
+    return svd(sources) if method == "svd" else (text(sources), None)
 
 
 def text(sources: Sources) -> Float32[np.ndarray, "n d"]:
@@ -77,10 +78,10 @@ def text(sources: Sources) -> Float32[np.ndarray, "n d"]:
     return item_vectors.text_vectors(texts, sources.graph.connected, dim, sources.config.pinsage.seed)
 
 
-def svd(sources: Sources) -> Float32[np.ndarray, "n d"]:
+def svd(sources: Sources) -> tuple[Float32[np.ndarray, "n d"], Built]:
     """Co-occurrence and text, as ingest builds them where no vectors are given."""
     texts = item_texts(sources.config, sources.catalog)
-    vectors, _ = item_vectors.build(
+    built = item_vectors.build(
         sources.events.user,
         sources.events.item,
         sources.graph.items,
@@ -88,7 +89,7 @@ def svd(sources: Sources) -> Float32[np.ndarray, "n d"]:
         sources.config.items.built_dim,
         sources.config.pinsage.seed,
     )
-    return vectors.astype(np.float32)
+    return built.vectors.astype(np.float32), built
 
 
 def pinsage_svd(

@@ -1,7 +1,8 @@
 """A copy of a prepared folder with other item vectors.
 
 The copy hard-links the timelines where the disk allows. It replaces `features.npy` and the flag `reachable`
-of the catalogue. `vectors.json` says how the vectors were made. `model.npz` is the model, if one made them.
+of the catalogue. `vectors.json` says how the vectors were made. `model.npz` is the model, if one made them;
+`text.npz` gives more of them by text, if `--method svd` made them.
 The manifest lists all of these files with their checksums. The digest of the data, which a run checks,
 therefore changes with the method, its settings and the vectors.
 """
@@ -20,13 +21,15 @@ from jaxtyping import Float32
 
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.config_files import to_dict
-from pinnerformer_jax.data.catalog import FEATURES, ITEMS, MODEL, VECTORS, catalog_path
+from pinnerformer_jax.data.catalog import FEATURES, ITEMS, MODEL, TEXT, VECTORS, catalog_path
 from pinnerformer_jax.data.timelines import Timelines, read_manifest, write_manifest
 from pinnerformer_jax.files import atomic_folder, check_contents, check_not_read, facts_of, sha256, write_json
+from pinnerformer_jax.ingestion.catalog_writer import write_text
+from pinnerformer_jax.ingestion.item_vectors import Built
 from pinnerformer_jax.items.trained import Trained, save
 from pinnerformer_jax.training.checkpoint import data_digest
 
-_NEW = tuple(f"{catalog_path('')}/{name}" for name in (FEATURES, ITEMS, VECTORS, MODEL))
+_NEW = tuple(f"{catalog_path('')}/{name}" for name in (FEATURES, ITEMS, TEXT, VECTORS, MODEL))
 
 
 def write_copy(
@@ -34,7 +37,7 @@ def write_copy(
     out: Path,
     vectors: Float32[np.ndarray, "n d"],
     made_by: dict[str, Any],
-    trained: Trained | None = None,
+    more: Trained | Built | None = None,
 ) -> None:
     """Write the folder `out`.
 
@@ -43,14 +46,14 @@ def write_copy(
         out: to write; an older prepared folder there is replaced.
         vectors: of its items, unit rows or zero.
         made_by: for vectors.json.
-        trained: for model.npz, if a model made them.
+        more: what gives more of them, for model.npz or text.npz.
 
     Raises:
         ValueError: `out` is the folder itself, or holds something else.
     """
     check_out(timelines, out)
     with atomic_folder(out.resolve()) as folder:
-        fill_copy(timelines, folder, vectors, made_by, trained)
+        fill_copy(timelines, folder, vectors, made_by, more)
 
 
 def fill_copy(
@@ -58,7 +61,7 @@ def fill_copy(
     folder: Path,
     vectors: Float32[np.ndarray, "n d"],
     made_by: dict[str, Any],
-    trained: Trained | None = None,
+    more: Trained | Built | None = None,
 ) -> None:
     """Write the copy's files into `folder`, which is empty; the other arguments are those of `write_copy`."""
     import pyarrow as pa
@@ -78,8 +81,10 @@ def fill_copy(
     np.save(catalog / FEATURES, vectors.astype(np.float16))
     pq.write_table(items, catalog / ITEMS)
     write_json(catalog / VECTORS, made_by)
-    if trained:
-        save(catalog / MODEL, trained)
+    if isinstance(more, Trained):
+        save(catalog / MODEL, more)
+    elif more:
+        write_text(catalog / TEXT, more)
     files = {name: timelines.manifest.files[name] for name in kept}
     files |= facts_of(folder, [name for name in _NEW if (folder / name).is_file()])
     counts = timelines.manifest.counts | {"unreachable_items": int((~reachable).sum())}

@@ -133,11 +133,12 @@ def identities(
     signs = bits.reshape(*ids.shape, -1)[..., :dim].astype(jnp.float32) * 2.0 - 1.0
     shown = ids < known
     if key is not None and hidden_share:
-        shown &= ~_hidden(ids, key, hidden_share)
+        shown &= ~hidden_items(ids, key, hidden_share)
     return jnp.where(shown[..., None], signs * dim**-0.5, 0.0)
 
 
-def _hidden(ids: Int[Array, "*dims"], key: jax.Array, share: float) -> Bool[Array, "*dims"]:
+def hidden_items(ids: Int[Array, "*dims"], key: jax.Array, share: float) -> Bool[Array, "*dims"]:
+    """Which items are hidden in the step of this key, wherever they occur: about that share of them."""
     return _mix(ids.astype(jnp.uint32) ^ jax.random.bits(key)) < np.uint32(share * 2**32)
 
 

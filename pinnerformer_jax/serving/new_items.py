@@ -23,6 +23,7 @@ import numpy as np
 from pinnerformer_jax.config import ItemsConfig
 from pinnerformer_jax.data.catalog import FEATURES, Catalog
 from pinnerformer_jax.ingestion.catalog_writer import open_item_files, read_item_table, write_given
+from pinnerformer_jax.ingestion.item_vectors import TextBasis, vectors_of_texts
 from pinnerformer_jax.ingestion.log_reader import restrict
 from pinnerformer_jax.serving.plan import Plan
 from pinnerformer_jax.serving.snapshot import lists, rows_of
@@ -101,7 +102,8 @@ def added_items(source: Path, items: ItemsConfig, catalog: Catalog, known: pa.Ta
 
     Args:
         source: an item table with the columns of the run's, or a prepared folder, of which the items that
-            have a vector are taken.
+            have a vector are taken. If ingest built the run's vectors, a table gives vectors by its texts; a
+            run whose titles came from the log takes the columns `items.id` and "title".
         items: the run's section, which names the table's columns.
         catalog: of the run.
         known: see `stored_items`.
@@ -127,7 +129,8 @@ def added_items(source: Path, items: ItemsConfig, catalog: Catalog, known: pa.Ta
             f"{known['item_id'].type}"
         )
     row = pc.index_in(found["item_id"], catalog.id_column)
-    _check_origin(source, found, row, catalog)
+    if source.is_dir() or items.vector:
+        _check_origin(source, found, row, catalog)
     new = pc.and_(pc.is_null(row), pc.invert(pc.is_in(found["item_id"], known["item_id"].combine_chunks())))
     return pa.concat_tables([known, found.filter(new)]).combine_chunks()
 
@@ -167,26 +170,42 @@ def _of_folder(folder: Path) -> pa.Table:
 def _of_table(file: Path, items: ItemsConfig, catalog: Catalog) -> pa.Table:
     import duckdb
 
-    if not items.vector:
+    if not items.vector and catalog.text is None:
         raise ValueError(
-            f"--items {file}: the vectors of the run's items were built, not given, so no table has vectors "
-            "of the same making; if --method pinsage made them, name the folder that python -m "
+            f"--items {file}: the vectors of the run's items were built without a half of text, so a table "
+            "cannot give more of them; if --method pinsage made them, name the folder that python -m "
             "pinnerformer_jax.items --reuse writes; no other method can make more of them: train again"
         )
     with duckdb.connect() as connection, tempfile.TemporaryDirectory() as work:
         connection.register("known", catalog.to_arrow())
         [(kind,)] = connection.execute("SELECT any_value(typeof(item_id)) FROM known").fetchall()
         items = dataclasses.replace(items, table=str(file))
+        if not (items.vector or items.title or items.topic or items.text):  # the log had the titles
+            items = dataclasses.replace(items, title="title")
         restrict(connection, open_item_files(connection, items, Path(work)), [Path(work)])
         read_item_table(connection, items, kind)
         connection.execute(
             "CREATE TABLE items AS SELECT row_number() OVER (ORDER BY item_id) - 1 AS number, item_id, "
-            "coalesce(title, CAST(item_id AS VARCHAR)) AS title FROM item_table"
+            "coalesce(title, CAST(item_id AS VARCHAR)) AS title, "
+            "trim(concat_ws(' ', title, topic, text)) AS text FROM item_table"
         )
-        found = connection.sql("SELECT item_id, title FROM items ORDER BY number").to_arrow_table()
-        write_given(connection, Path(work) / FEATURES, len(found))
-        features = np.load(Path(work) / FEATURES, allow_pickle=False)
+        found = connection.sql("SELECT item_id, title, text FROM items ORDER BY number").to_arrow_table()
+        if items.vector:
+            write_given(connection, Path(work) / FEATURES, len(found))
+            features = np.load(Path(work) / FEATURES, allow_pickle=False)
+        else:
+            features = _of_texts(catalog, found["text"].to_pylist())
+            found, features = found.filter(features.any(axis=1)), features[features.any(axis=1)]
+            if not len(found):
+                raise ValueError(f"--items {file}: no item has a word that a text of the training has")
     return _table(found["item_id"].combine_chunks(), found["title"].to_pylist(), features)
+
+
+def _of_texts(catalog: Catalog, texts: list[str]) -> np.ndarray:
+    """float16 [N, D_item], zero without a known word."""
+    stored = catalog.text_arrays
+    basis = TextBasis(stored["word"], stored["vector"])
+    return vectors_of_texts(basis, stored.get("map"), texts, catalog.features.shape[1])
 
 
 def _table(ids: pa.Array, titles: list[str], features: np.ndarray) -> pa.Table:

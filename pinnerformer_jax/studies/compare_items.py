@@ -91,8 +91,8 @@ def vectors_of(
     if made_by(folder) == wanted:
         return folder
     walks = workdir / "vectors" / f"walks-{config.pinsage.seed}.npz"
-    vectors, trained = make_vectors(method, sources, walks=walks)
-    write_copy(timelines, folder, vectors, wanted, trained)
+    vectors, more = make_vectors(method, sources, walks=walks)
+    write_copy(timelines, folder, vectors, wanted, more)
     return folder
 
 

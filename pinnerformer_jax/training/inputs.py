@@ -57,6 +57,6 @@ def open_training_data(config: Config, mesh: Mesh | None = None) -> TrainingData
     if mesh is None:
         mesh, training = make_mesh(1), dataclasses.replace(training, shard_items=False)
     features = place(mesh, catalog.features, training)
-    return TrainingData(
-        timelines, catalog, sizes, Tables(features, *replicate(mesh, (table, np.uint32(training.seed))))
-    )
+    text_map = catalog.text_arrays.get("map") if config.objective.new_item_share else None
+    tables = Tables(features, *replicate(mesh, (table, np.uint32(training.seed), text_map)))
+    return TrainingData(timelines, catalog, sizes, tables)

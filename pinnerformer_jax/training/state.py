@@ -34,6 +34,7 @@ class Tables(NamedTuple):
     item_features: ItemTable  # unit rows
     positive_table: jax.Array  # float32 [A, S], see positives.positive_table
     seed: jax.Array  # uint32 [] of the run; an argument of the step, so that all seeds share one program
+    text_map: jax.Array | None = None  # float32 [K + 1, D_item - K], see text_map.vectors_from_text
 
 
 def create(

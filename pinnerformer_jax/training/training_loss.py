@@ -11,9 +11,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from pinnerformer_jax.config import Config, ObjectiveConfig
 from pinnerformer_jax.data.contracts import Batch, part_bounds
+from pinnerformer_jax.data.text_map import vectors_from_text
+from pinnerformer_jax.model.identity import hidden_items
 from pinnerformer_jax.model.pinnerformer import PinnerFormer
 from pinnerformer_jax.model.towers import UserTower
 from pinnerformer_jax.objective import frequency
@@ -98,15 +101,21 @@ def training_loss(
     weights = user_weights(targets.weight, with_pairs).reshape(-1) * device_count()
 
     keys = user_keys(dropout_key, row) if training else None
-    hidden = jax.random.fold_in(dropout_key, 1) if training else None  # identities, the same on every device
+    hidden = jax.random.fold_in(dropout_key, 1) if training else None  # items, the same on every device
+
+    def embed_items(features: jax.Array, ids: jax.Array) -> jax.Array:
+        if hidden is not None and tables.text_map is not None:
+            features = some_as_new(features, ids, hidden, settings.new_item_share, tables.text_map)
+        return model.embed_items(features, ids, hidden)
+
     embedding = in_parts(model.user, parts, batch, targets.position, tables.item_features, keys, hidden)
     embedding = embedding.reshape(item.shape[0], -1)
-    positive, tau = model.embed_items(tables.item_features[item], item, hidden), model.temperature()
+    positive, tau = embed_items(tables.item_features[item], item), model.temperature()
     if settings.loss == "binary_cross_entropy":
         negative, counted = random_negatives(user_keys(pool_key, row), batch, targets, corpus=corpus)
         negative, counted = negative.reshape(-1), counted.reshape(-1)
         negatives = total(jnp.sum(counted & valid))
-        against = model.embed_items(tables.item_features[negative], negative, hidden)
+        against = embed_items(tables.item_features[negative], negative)
         loss = binary_cross_entropy(embedding, positive, against, tau, weights, counted)
     else:
         rows = Rows(item, user, weights, jnp.zeros(item.shape))
@@ -115,7 +124,7 @@ def training_loss(
         negatives = sum(jnp.sum(contrast.pool.valid) for contrast in contrasts)
         losses = []
         for rows, pool, pool_log_q in contrasts:
-            against = model.embed_items(tables.item_features.common(pool.item), pool.item, hidden)
+            against = embed_items(tables.item_features.common(pool.item), pool.item)
             with jax.named_scope("loss"):
                 losses.append(
                     chunked_sampled_softmax(embedding, positive, against, tau, rows, pool, pool_log_q)
@@ -123,6 +132,27 @@ def training_loss(
         loss = sum(losses[1:], losses[0])
     metrics = {"users": with_pairs, "pairs": pairs, "tokens": tokens, "negatives": negatives}
     return loss, (sketch, metrics)
+
+
+def some_as_new(
+    features: Float[Array, "n d"], ids: Int[Array, " n"], key: jax.Array, share: float, text_map: jax.Array
+) -> Float[Array, "n d"]:
+    """The items' vectors, but for a share of the items the one that their text alone gives, which is all that
+    is known of an item that came after the training.
+
+    Args:
+        features: built vectors, the half of text behind the half of co-occurrence.
+        ids: the items' numbers.
+        key: of the step: it decides which items these are, wherever they occur.
+        share: of all items.
+        text_map: see `vectors_from_text`.
+    """
+    features = features.astype(jnp.float32)
+    text = features[:, text_map.shape[1] :]
+    norm = jnp.linalg.norm(text, axis=1, keepdims=True)
+    there = norm > 0.0
+    new = vectors_from_text(text / jnp.where(there, norm, 1.0), text_map)
+    return jnp.where(there & hidden_items(ids, key, share)[:, None], new, features)
 
 
 def _flat(item: jax.Array, user: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
