@@ -14,7 +14,7 @@ def main(config: pf.Config, steps: int):
     windows = pf.Windows(timelines, config)
     structure, params = pf.PinnerFormer(config, sizes).split()
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.lion(3e-4))
-    state = params, optimiser.init(params), pf.empty_sketch(config.objective)
+    state = params, optimiser.init(params), pf.empty_sketch(config.objective, catalog.items)
 
     @jax.jit
     def train_step(state, batch, tables, key):

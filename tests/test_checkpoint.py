@@ -291,4 +291,4 @@ def test_the_record_is_plain_json(tmp_path):
     claim(tmp_path, RECORD)
     values = json.loads((tmp_path / "config.json").read_text())
     assert values["config"]["training"]["batch_size"] == 16
-    assert values["sizes"] == {"item_dim": 8, "actions": 3, "surfaces": 3, "identities": 0}
+    assert values["sizes"] == {"item_dim": 8, "actions": 3, "surfaces": 3, "identities": 0, "items": 0}

@@ -29,7 +29,7 @@ from pinnerformer_jax.config import (
         (lambda: ModelConfig(layers=0), r"model.layers = 0: must be >= 1"),
         (
             lambda: ObjectiveConfig(sketch_width=1000),
-            r"objective.sketch_width = 1000: must be a power of two",
+            r"objective.sketch_width = 1000: must be a power of two, or 0",
         ),
         (lambda: ObjectiveConfig(random_negatives=0, in_batch_negatives=0), r"need at least one negative"),
         (lambda: ObjectiveConfig(initial_temperature=0.01), r"objective.initial_temperature"),

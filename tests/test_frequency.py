@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import small
 
+from pinnerformer_jax.config import ObjectiveConfig
 from pinnerformer_jax.objective import frequency
 
 
@@ -13,6 +14,35 @@ def test_few_items_are_counted_exactly_and_padding_is_not():
     sketch = frequency.update(sketch, items, jnp.asarray([True, True, True, False, True]), decay=1.0)
     got = frequency.frequency(sketch, jnp.asarray([5, 7, 2**30, 6]))
     np.testing.assert_allclose(got, [0.5, 0.25, 0.25, 0.0])
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_catalogue_that_fits_has_a_counter_an_item(exact):
+    items = 50_000
+    config = ObjectiveConfig(exact_counts=items if exact else items - 1, sketch_width=1 << 10)
+    sketch = frequency.empty_sketch(config, items)
+    assert sketch.counts.shape == ((items,) if exact else (4, 1 << 10))
+    rng = np.random.default_rng(0)
+    drawn = [(rng.zipf(1.3, 20_000) % items).astype(np.int32) for _ in range(2)]
+    valid = rng.random(20_000) < 0.7
+    for part in drawn:
+        sketch = frequency.update(sketch, jnp.asarray(part), jnp.asarray(valid), decay=0.5)
+    older, newer = (np.bincount(part[valid], minlength=items) for part in drawn)
+    true = (older / 2 + newer) / (older / 2 + newer).sum()
+    found = np.asarray(frequency.frequency(sketch, jnp.arange(items)))
+    if exact:
+        np.testing.assert_allclose(found, true, rtol=1e-6)
+    else:
+        assert (found >= true * (1 - 1e-6)).all()
+        assert found.sum() > 1.5
+
+
+def test_of_more_items_the_sketch_is_as_wide_as_they_need():
+    shapes = [
+        jax.eval_shape(lambda n=n: frequency.empty_sketch(ObjectiveConfig(), n)).counts.shape
+        for n in (0, 1 << 26, (1 << 26) + 1, 10**9)
+    ]
+    assert shapes == [(4, 1 << 18), (1 << 26,), (4, 1 << 23), (4, 1 << 26)]
 
 
 def test_never_below_the_truth_and_within_the_bound_above():

@@ -55,7 +55,7 @@ def lines_of(workdir):
 
 
 def saved(workdir, config):
-    abstract = jax.eval_shape(lambda: create(config, Sizes(8, 3, 3))[1])
+    abstract = jax.eval_shape(lambda: create(config, Sizes(8, 3, 3, items=50))[1])
     with Checkpoints(workdir) as checkpoints:
         return checkpoints.restore(abstract, NamedSharding(make_mesh(), PartitionSpec()))
 

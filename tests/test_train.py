@@ -15,8 +15,7 @@ import small_run
 from pinnerformer_jax import train
 from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.files import folder_lock
-from pinnerformer_jax.model.towers import Sizes
-from pinnerformer_jax.training.checkpoint import Checkpoints
+from pinnerformer_jax.training.checkpoint import Checkpoints, read_record
 from pinnerformer_jax.training.state import create
 
 pytestmark = pytest.mark.slow  # a train step compiles
@@ -84,7 +83,7 @@ class Project:
 
     def state(self, name):
         """What the last checkpoint holds."""
-        abstract = jax.eval_shape(lambda: create(self.config, Sizes(8, 3, 3))[1])
+        abstract = jax.eval_shape(lambda: create(self.config, read_record(self.folder / name).sizes)[1])
         with Checkpoints(self.folder / name) as checkpoints:
             device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
             return jax.device_get(checkpoints.restore(abstract, device))

@@ -25,6 +25,7 @@ from pinnerformer_jax.bench import (
     accelerator,
     attention,
     collectives,
+    counts,
     correctness,
     daily,
     device,
@@ -83,6 +84,11 @@ def _parser() -> argparse.ArgumentParser:
     step_verb = add_verb("step", step, items=100_000, seconds=20.0)
     add_verb("loss", loss, items=100_000, seconds=20.0)
     add_verb("attention", attention, seconds=20.0)
+    counts_verb = add_verb("counts", counts, seconds=20.0)
+    counts_verb.add_argument(
+        "--items", nargs="+", type=int, default=[10_000, 100_000, 1_000_000, 10_000_000],
+        help="sizes of the catalogue (%(default)s)",
+    )  # fmt: skip
     embed_verb = add_verb("embed", embed, items=100_000, seconds=20.0)
     input_verb = add_verb("input", host_input, seconds=20.0)
     input_verb.add_argument("--prepared", metavar="DIR", help="prepared timelines; default: random ones")

@@ -125,7 +125,7 @@ def traced(config: Config, mesh: Mesh, items: int) -> jax.stages.Traced:
         rows = NamedSharding(mesh, split)
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows), tree)
 
-    graphdef, state = jax.eval_shape(lambda: create(config, workload.SIZES))
+    graphdef, state = jax.eval_shape(lambda: create(config, workload.SIZES._replace(items=items)))
     batch = workload.make_batch(config, workload.lengths("full", config), items)
     tables = workload.make_tables(config, make_mesh(1), items)
     return make_train_step(config, graphdef, mesh, items).trace(

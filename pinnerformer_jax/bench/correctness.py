@@ -96,7 +96,7 @@ def _gradient(
     mesh = Mesh(np.array([device]), (AXIS,))
     cpu = jax.devices("cpu")[0]
     with jax.default_device(cpu):
-        graphdef, state = create(config, workload.SIZES)
+        graphdef, state = create(config, workload.SIZES._replace(items=items))
     batch = workload.make_batch(config, workload.lengths("uniform", config), items)
     with seen_as("cuda" if device.platform == "gpu" else device.platform, ahead=False):
         tables = workload.make_tables(config, mesh, items)

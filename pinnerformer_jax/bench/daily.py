@@ -144,7 +144,7 @@ def _write_run(folder: Path, config: Config, users: int, items: int) -> None:
     pq.write_table(pa.table(rows | flags), path / catalog.ITEMS)
     manifest = Manifest(NAMES, [""], END - 1, END - 1, config.data.shards, {}, {}, facts_of(prepared))
     write_manifest(prepared, manifest)
-    sizes = Sizes(features.shape[1], len(NAMES), 1)
+    sizes = Sizes(features.shape[1], len(NAMES), 1, items=items)
     claim(folder / "run", RunRecord(config, sizes, data_digest(manifest)))
     born = jax.device_get(jax.jit(lambda: create(config, sizes)[1])())
     with Checkpoints(folder / "run") as checkpoints:

@@ -32,7 +32,7 @@ def measure(config: Config, *, items: int, seconds: float, kind: str = "uniform"
         seconds: to spend.
         kind: of the different lengths, see `workload.lengths`.
     """
-    graphdef, state = create(config, SIZES)
+    graphdef, state = create(config, SIZES._replace(items=items))
     embedder = Embedder(graphdef, state.params, make_features(items))
     size = config.training.batch_size
     runs: dict[str, Any] = {}

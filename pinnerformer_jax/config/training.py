@@ -47,8 +47,11 @@ class ObjectiveConfig:
     """tau at the start; it is learned."""
     min_temperature: float = 0.01
     """tau never goes below."""
-    sketch_width: int = 1 << 18
-    """Counters a row of the count-min sketch; a power of two."""
+    exact_counts: int = 1 << 26
+    """Positives are counted exactly up to so many items, 4 bytes each on every device; of more items by a
+    count-min sketch, as in the paper. 0: always by the sketch."""
+    sketch_width: int = 0
+    """Counters a row of the sketch, a power of two; 0: about a sixteenth of the items, at least 2^18."""
     sketch_depth: int = 4
     """Rows of the sketch, each with its own hash."""
     sketch_decay: float = 0.9999
@@ -68,7 +71,7 @@ class ObjectiveConfig:
         most = 2**24
         require_at_most(
             self, "objective", positions=65_536, random_negatives=most, in_batch_negatives=most,
-            sketch_width=2**28,
+            sketch_width=2**28, exact_counts=2**31,
         )  # fmt: skip
         require(
             self.logq or not self.refined_logq, "objective.refined_logq", True, "needs objective.logq = True"
@@ -82,10 +85,12 @@ class ObjectiveConfig:
             min(self.random_negatives, self.in_batch_negatives) >= 0 and pool > 0,
             "objective.random_negatives + in_batch_negatives", pool, "need at least one negative, none < 0",
         )  # fmt: skip
+        require(self.exact_counts >= 0, "objective.exact_counts", self.exact_counts, "must be >= 0")
         width = self.sketch_width
         require(
-            width >= 2 and width & (width - 1) == 0, "objective.sketch_width", width, "must be a power of two"
-        )
+            width == 0 or (width >= 2 and width & (width - 1) == 0),
+            "objective.sketch_width", width, "must be a power of two, or 0",
+        )  # fmt: skip
         require(1 <= self.sketch_depth <= 8, "objective.sketch_depth", self.sketch_depth, "must be in 1..8")
         require(0 < self.sketch_decay <= 1, "objective.sketch_decay", self.sketch_decay, "must be in (0, 1]")
         require(

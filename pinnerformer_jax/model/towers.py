@@ -28,6 +28,7 @@ class Sizes(NamedTuple):
     actions: int  # vocabularies, the unknown included
     surfaces: int
     identities: int = 0  # items 0 : identities have an identity (model/identity.py)
+    items: int = 0  # of the catalogue, each counted as a positive (objective/frequency.py); 0: not known
 
 
 class Block(nnx.Module):

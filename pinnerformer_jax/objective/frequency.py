@@ -1,8 +1,10 @@
-"""Count-min sketch on the device: how often each item is a positive.
+"""How often each item is a positive, counted on the device.
 
-Its memory does not grow with the catalogue. Counts are never below the true counts, except for rounding. The
-sketch is part of the train state and of the checkpoint. Counts decay, so that frequencies follow the data and
-stay small enough for float32.
+Up to `objective.exact_counts` items each has a counter of its own, 4 bytes beside its vector. Of more items a
+count-min sketch counts, as in the paper: its memory does not grow with the catalogue, and its counts are never
+below the true ones, except for rounding. For rare items they are far above: `bench frequency` says how far. The
+counts are part of the train state and of the checkpoint. They decay, so that frequencies follow the data and stay
+small enough for float32.
 """
 
 from __future__ import annotations
@@ -24,18 +26,22 @@ _MULTIPLIER, _OFFSET = _RANDOM[:, 0] | np.uint32(1), _RANDOM[:, 1]
 class Sketch(NamedTuple):
     """Counts of positives, decaying by step; see `empty_sketch` and `update`."""
 
-    counts: jax.Array  # float32 [depth, width]
+    counts: jax.Array  # float32 [items]: exact; or [depth, width]
     total: jax.Array  # float32 []
 
 
-def empty_sketch(config: ObjectiveConfig) -> Sketch:
-    """The sketch before the first step: `sketch_depth` rows of `sketch_width` counters, all zero.
+def empty_sketch(config: ObjectiveConfig, items: int = 0) -> Sketch:
+    """The counts before the first step: one for each item, or `sketch_depth` rows of `sketch_width`; all zero.
 
     Args:
         config: the `objective` section of a config.
+        items: of the catalogue; 0: not known, and then a sketch counts.
     """
-    counts = jnp.zeros((config.sketch_depth, config.sketch_width), jnp.float32)
-    return Sketch(counts, jnp.zeros((), jnp.float32))
+    if 0 < items <= config.exact_counts:
+        shape: tuple[int, ...] = (items,)
+    else:
+        shape = config.sketch_depth, config.sketch_width or max(1 << (items // 16).bit_length(), 1 << 18)
+    return Sketch(jnp.zeros(shape, jnp.float32), jnp.zeros((), jnp.float32))
 
 
 def update(sketch: Sketch, items: Int[Array, " n"], valid: Bool[Array, " n"], *, decay: float) -> Sketch:
@@ -48,20 +54,26 @@ def update(sketch: Sketch, items: Int[Array, " n"], valid: Bool[Array, " n"], *,
         decay: share of the old counts that is kept.
     """
     one = valid.astype(jnp.float32)
-    rows = jnp.arange(sketch.counts.shape[0])[:, None]
+    where = places(sketch, items)
     # The step is counted on its own first: adding ones to a float32 counter above 2^24 does not change it.
-    new = jnp.zeros_like(sketch.counts).at[rows, _columns(sketch, items)].add(one[None, :])
+    new = jnp.zeros_like(sketch.counts).at[where].add(one if len(where) == 1 else one[None, :])
     return Sketch(sketch.counts * decay + new, sketch.total * decay + jnp.sum(one))
 
 
 def frequency(sketch: Sketch, items: Int[Array, " n"]) -> Float[Array, " n"]:
-    """Share of each item among all counted positives, at least the true share; 0 before the first count."""
-    rows = jnp.arange(sketch.counts.shape[0])[:, None]
-    least = jnp.min(sketch.counts[rows, _columns(sketch, items)], axis=0)
-    return least / jnp.maximum(sketch.total, 1.0)
+    """Share of each item among all counted positives, exact or at least the true share; 0 before the first
+    count."""
+    counts = sketch.counts[places(sketch, items)]
+    if counts.ndim > 1:
+        counts = jnp.min(counts, axis=0)
+    return counts / jnp.maximum(sketch.total, 1.0)
 
 
-def _columns(sketch: Sketch, items: Int[Array, " n"]) -> Int[Array, "depth n"]:
+def places(sketch: Sketch, items: Int[Array, " n"]) -> tuple[jax.Array, ...]:
+    """Index of the items' counters."""
+    if sketch.counts.ndim == 1:
+        return (items,)
     depth, width = sketch.counts.shape
     mixed = items.astype(jnp.uint32)[None, :] * _MULTIPLIER[:depth, None] + _OFFSET[:depth, None]
-    return (mixed >> np.uint32(32 - (width.bit_length() - 1))).astype(jnp.int32)
+    columns = (mixed >> np.uint32(32 - (width.bit_length() - 1))).astype(jnp.int32)
+    return jnp.arange(depth)[:, None], columns

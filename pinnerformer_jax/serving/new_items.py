@@ -23,7 +23,6 @@ import numpy as np
 from pinnerformer_jax.config import ItemsConfig
 from pinnerformer_jax.data.catalog import FEATURES, Catalog
 from pinnerformer_jax.ingestion.catalog_writer import open_item_files, read_item_table, write_given
-from pinnerformer_jax.ingestion.item_vectors import TextBasis, vectors_of_texts
 from pinnerformer_jax.ingestion.log_reader import restrict
 from pinnerformer_jax.serving.plan import Plan
 from pinnerformer_jax.serving.snapshot import lists, rows_of
@@ -203,6 +202,8 @@ def _of_table(file: Path, items: ItemsConfig, catalog: Catalog) -> pa.Table:
 
 def _of_texts(catalog: Catalog, texts: list[str]) -> np.ndarray:
     """float16 [N, D_item], zero without a known word."""
+    from pinnerformer_jax.ingestion.item_vectors import TextBasis, vectors_of_texts  # needs scikit-learn
+
     stored = catalog.text_arrays
     basis = TextBasis(stored["word"], stored["vector"])
     return vectors_of_texts(basis, stored.get("map"), texts, catalog.features.shape[1])

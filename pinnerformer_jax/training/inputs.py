@@ -50,7 +50,7 @@ def open_training_data(config: Config, mesh: Mesh | None = None) -> TrainingData
     check_ingested(timelines.manifest, config)
     actions, surfaces = timelines.manifest.actions, timelines.manifest.surfaces
     identities = catalog.trained if config.model.identity_dim else 0
-    sizes = Sizes(catalog.features.shape[1], len(actions), len(surfaces), identities)
+    sizes = Sizes(catalog.features.shape[1], len(actions), len(surfaces), identities, catalog.items)
     table = positive_table(config.data.positives, actions, surfaces)
     table = only_actions(table, actions, config.objective.target_actions)
     training = config.training

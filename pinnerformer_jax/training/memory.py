@@ -49,7 +49,7 @@ def refuse(size: float, mesh: Mesh, what: str) -> None:
         raise ValueError(
             f"a train step takes {_gib(size)} at least on each of {mesh.size} devices ({what}), and a device "
             f"has {_gib(there)}: lower model.width, model.layers, model.max_length, training.batch_size, "
-            "training.future_events or objective.sketch_width"
+            "training.future_events or objective.exact_counts"
         )
 
 

@@ -45,7 +45,7 @@ def create(
     return graphdef, TrainState(
         params=params,
         opt_state=make_optimiser(config.training).init(params),
-        sketch=frequency.empty_sketch(config.objective),
+        sketch=frequency.empty_sketch(config.objective, sizes.items),
         step=jnp.zeros((), jnp.int32),
         failed_step=jnp.full((), -1, jnp.int32),
     )
