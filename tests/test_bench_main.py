@@ -40,7 +40,9 @@ def run(tmp_path, *arguments, absent=ABSENT):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("verb", ["device", "correctness", "step", "profile", "attention", "loss", "embed"])
+@pytest.mark.parametrize(
+    "verb", ["device", "correctness", "step", "profile", "attention", "loss", "counts", "embed"]
+)
 def test_what_an_accelerator_runs_needs_jax_flax_optax_and_numpy_alone(tmp_path, verb):
     seconds = [] if verb in ("correctness", "profile") else ["--seconds", "0"]
     items = [] if verb in ("device", "attention") else ["--items", "50"]
