@@ -1,8 +1,8 @@
 """Counts of the positives: exact or in a sketch, by the size of the catalogue.
 
 The counts are those after very many steps, of items whose frequencies are those of Zipf's law (the k-th item
-1 / k). The error is that of log Q, in nats, of random items and of in-batch negatives, against the log Q of the
-true frequencies. A step is `frequency.update` of the config's positives, and log Q of the pool.
+1 / k). The error is that of log Q, in nats, of random items and of in-batch negatives, against the log Q of
+the true frequencies. A step is `frequency.update` of the config's positives, and log Q of the pool.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """How often each item is a positive, counted on the device.
 
 Up to `objective.exact_counts` items each has a counter of its own, 4 bytes beside its vector. Of more items a
-count-min sketch counts, as in the paper: its memory does not grow with the catalogue, and its counts are never
-below the true ones, except for rounding. For rare items they are far above: `bench frequency` says how far. The
-counts are part of the train state and of the checkpoint. They decay, so that frequencies follow the data and stay
-small enough for float32.
+count-min sketch counts, as in the paper. Its memory is fixed, and its counts are never below the true ones,
+except for rounding. For rare items they are far above: `bench counts` says how far. The counts are part of
+the train state and of the checkpoint. They decay, so that frequencies follow the data and stay small enough
+for float32.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Sketch(NamedTuple):
 
 
 def empty_sketch(config: ObjectiveConfig, items: int = 0) -> Sketch:
-    """The counts before the first step: one for each item, or `sketch_depth` rows of `sketch_width`; all zero.
+    """The counts before the first step, all zero: one an item, or `sketch_depth` rows of `sketch_width`.
 
     Args:
         config: the `objective` section of a config.

@@ -66,8 +66,8 @@ def training_loss(
         config: of the experiment. Read is its `objective` section.
         batch: this device's rows of the batch, [B / N, ...], see `Windows.batch`.
         tables: item vectors and rules of positives, see `open_training_data`.
-        sketch: frequencies of the positives of the steps before; `empty_sketch(config.objective, catalog.items)` at
-            first.
+        sketch: frequencies of the positives of the steps before; at first
+            `empty_sketch(config.objective, catalog.items)`.
         key: of this step, a new one each step, the same on every device.
         corpus: random negatives are rows 0 : corpus of the catalogue; `Catalog.trained`.
         training: True: dropout acts, if the config has any. False: for validation.
