@@ -100,9 +100,13 @@ def _only_writer(folder: Path, meant: Path) -> Generator[None, None, None]:
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path) -> Generator[None, None, None]:
+def folder_lock(folder: Path, *, wait: bool = False) -> Generator[None, None, None]:
     """Be the only writer of a folder, which is made if it does not exist. The lock, on its file LOCK, ends
     with the process, even if that is killed.
+
+    Args:
+        folder: to lock.
+        wait: until it is free, instead of raising.
 
     Raises:
         ValueError: another process holds it, or there is a file of this name.
@@ -111,7 +115,7 @@ def folder_lock(folder: Path) -> Generator[None, None, None]:
         raise ValueError(f"{folder} is a file: name a folder")
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "LOCK", "a") as lock:
-        if not _flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB):
+        if not _flock(lock.fileno(), fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)):
             raise ValueError(f"{folder}: another run is writing here; wait until it has ended")
         yield
 

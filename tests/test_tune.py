@@ -6,10 +6,15 @@ import json
 import pytest
 import small_run
 
+from pinnerformer_jax import tune as verb
+from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.studies import tune as module
-from pinnerformer_jax.studies.tune import REPORT, space, tune, with_settings
+from pinnerformer_jax.studies.tune import PAGE, REPORT, space, tune, with_settings
 
 optuna = pytest.importorskip("optuna", reason="the extra tune is not installed")
+
+
+LOWER = "from pinnerformer_jax.studies import tune; tune.FEWEST = 1"
 
 
 @pytest.fixture
@@ -54,6 +59,41 @@ def test_a_search_goes_on_after_a_kill(config, tmp_path, monkeypatch):
     other = dataclasses.replace(config, model=dataclasses.replace(config.model, width=32))
     with pytest.raises(ValueError, match="the search of another config"):
         tune(other, tmp_path / "tune", 3, 60)
+
+
+@pytest.mark.slow
+def test_two_searches_of_one_workdir_share_the_trials(config, tmp_path, monkeypatch):
+    trained = []
+
+    def train(run, state):
+        trained.append(run.workdir)
+        if len(trained) == 1:  # while the first trial is trained, another process searches
+            monkeypatch.setattr(module, "train", lambda *of: (trained.append(of[0].workdir), right(*of))[1])
+            other = tune(config, tmp_path / "tune", 3, 60)
+            assert [trial["number"] for trial in other["trials"]] in ([1, 2], [2, 1])
+        return right(run, state)
+
+    right = module.train
+    monkeypatch.setattr(module, "train", train)
+    found = tune(config, tmp_path / "tune", 3, 60)
+    assert (len(found["trials"]), found["failed"]) == (3, 0)
+    assert len(set(trained)) == len(trained) == 3
+    page = (tmp_path / "tune" / PAGE).read_text()
+    assert all(f"trial 0: {name}" in page for name in space(config))
+
+
+@pytest.mark.slow
+def test_workers_are_processes(config, tmp_path, capfd):
+    file = tmp_path / "small.py"
+    values = (
+        f"from pinnerformer_jax.config_files import from_dict\n\nconfig = from_dict({to_dict(config)!r})\n"
+    )
+    file.write_text(values.replace("from_dict\n\n", f"from_dict\n{LOWER}\n"))
+    where = ["--config", str(file), "--workdir", str(tmp_path / "tune")]
+    assert verb.main([*where, "--trials", "3", "--workers", "2"]) == 0
+    found = json.loads((tmp_path / "tune" / REPORT).read_text())
+    assert len(found["trials"]) + found["pruned"] == 3
+    assert "3 finished" in capfd.readouterr().out
 
 
 @pytest.mark.slow

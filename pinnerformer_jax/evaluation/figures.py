@@ -188,6 +188,27 @@ def spread(
     return _svg(figure, salt)
 
 
+def recall_by_setting(setting: str, trials: Sequence[tuple[int, float, float]], *, logarithmic: bool) -> str:
+    """Recall@10 of trials by the value of a setting; the first trial, the config's own, has the model's
+    colour.
+
+    Args:
+        setting: its name.
+        trials: number, value and recall of each.
+        logarithmic: whether the axis is.
+    """
+    figure, (axes,) = _figure(1, 3.6, 2.4)
+    for number, value, recall in trials:
+        colour = ACCENT if number == 0 else BAR
+        axes.plot([value], [recall], "o", color=colour, markersize=6, zorder=3 if number == 0 else 2)
+        words = f"trial {number}: {setting} {value:.4g}, recall@10 {recall:.4f}"
+        _tips(axes, [(value, recall)], lambda x, y, words=words: words)
+    if logarithmic:
+        axes.set_xscale("log")
+    axes.set_ylabel("recall@10")
+    return _svg(figure, setting)
+
+
 def _tips(axes: Axes, points: Sequence[Sequence[float]], words: Callable[[Any, float], str]) -> None:
     """Make the points of a line say their numbers: invisible marks that are easier to hit than the line."""
     for x, y in points[:: -(-len(points) // MOST_TIPS)]:

@@ -2,7 +2,8 @@
 
 The evaluation window is never looked at. A trial is a training below WORKDIR/trials, in a folder named after
 its settings, so that a stopped search goes on where it was. A trial whose recall is below the median of the
-earlier ones at the same step is pruned.
+earlier ones at the same step is pruned. Several processes may search in one workdir: they share the trials,
+and each holds the lock of the folder that it trains in.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.evaluation.validation_recall import FEWEST, ValidationRecall
-from pinnerformer_jax.files import checked_lines, write_json
+from pinnerformer_jax.files import checked_lines, folder_lock, write_json, write_text
 from pinnerformer_jax.studies.cells import Stopped
+from pinnerformer_jax.studies.tune_report import tune_page
 from pinnerformer_jax.training.loop import TrainingError, is_finished, open_run, train
 from pinnerformer_jax.training.sizes import sized_by_log
 
 if TYPE_CHECKING:
     import optuna
 
-JOURNAL, REPORT = "trials.log", "tune.json"
+JOURNAL, REPORT, PAGE = "trials.log", "tune.json", "tune.html"
 BEFORE_PRUNING = 5
 """Trials that are trained to their end before one is pruned."""
 
@@ -70,12 +72,12 @@ def with_settings(config: Config, settings: Settings) -> Config:
 
 
 def tune(config: Config, workdir: Path, trials: int, minutes: float) -> dict[str, Any]:
-    """Search, or go on with the search of a workdir.
+    """Search, or go on with the search of a workdir, also beside other processes.
 
     Args:
         config: where the search starts; its own settings are the first trial.
         workdir: of the search.
-        trials: that shall be finished in all, those of earlier calls too.
+        trials: that shall be finished in all, those of earlier calls and other processes too.
         minutes: after which no further trial starts.
 
     Returns:
@@ -97,24 +99,37 @@ def tune(config: Config, workdir: Path, trials: int, minutes: float) -> dict[str
             "larger data.validation_share has more"
         )
     study, until = _open(config, workdir), time.monotonic() + minutes * 60
-    while _count(study) < trials and time.monotonic() < until:
-        trial = study.ask()
-        settings = {name: _suggest(trial, name, *bounds) for name, bounds in space(config).items()}
-        try:
-            best = _train(with_settings(config, settings), _folder(workdir, settings), recall, trial)
-        except TrainingError as error:
-            print(f"trial {trial.number}: {error}")
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        except optuna.TrialPruned:
-            print(f"trial {trial.number}: pruned")
-            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-        else:
-            print(f"trial {trial.number}: recall@10 {best:.4f}, best so far {_best(study, best):.4f}")
-            study.tell(trial, best)
-        finally:
-            jax.clear_caches()  # later trials run other programs
-        write_json(workdir / REPORT, report(study))
-    return report(study)
+    while time.monotonic() < until:
+        with contextlib.ExitStack() as held:
+            trial = _ask(study, config, workdir, trials, held)
+            if trial is None:
+                break
+            try:
+                best = _train(
+                    with_settings(config, trial.params), _folder(workdir, trial.params), recall, trial
+                )
+            except TrainingError as error:
+                print(f"trial {trial.number}: {error}")
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            except optuna.TrialPruned:
+                print(f"trial {trial.number}: pruned")
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            else:
+                print(f"trial {trial.number}: recall@10 {best:.4f}, best so far {_best(study, best):.4f}")
+                study.tell(trial, best)
+            finally:
+                jax.clear_caches()  # later trials run other programs
+        write_report(config, study, workdir)
+    return write_report(config, study, workdir)
+
+
+def write_report(config: Config, study: optuna.Study, workdir: Path) -> dict[str, Any]:
+    """Write WORKDIR/tune.json and tune.html; what is in the first."""
+    found = report(study)
+    write_json(workdir / REPORT, found)
+    logarithmic = {name for name, (_, _, kind) in space(config).items() if kind == "log"}
+    write_text(workdir / PAGE, tune_page(config.name, found, logarithmic))
+    return found
 
 
 def report(study: optuna.Study) -> dict[str, Any]:
@@ -141,7 +156,7 @@ def report(study: optuna.Study) -> dict[str, Any]:
 
 
 def _open(config: Config, workdir: Path) -> optuna.Study:
-    """The study of a workdir. A trial that was cut off is asked for again first."""
+    """The study of a workdir."""
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
@@ -151,32 +166,55 @@ def _open(config: Config, workdir: Path) -> optuna.Study:
     study = optuna.create_study(
         study_name="tune", storage=storage, direction="maximize", load_if_exists=True, pruner=pruner
     )
-    # Another seed each time, or a resumed search would draw the same settings again.
-    study.sampler = optuna.samplers.TPESampler(seed=config.training.seed + len(study.trials))
     meant = _meant(config)
     if study.user_attrs.setdefault("config", meant) != meant:
         raise ValueError(f"{workdir} has the search of another config: name another --workdir")
     study.set_user_attr("config", meant)
-    for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
-        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        study.enqueue_trial(trial.params)
-    if not study.trials:
-        bounds = space(config)
-        own = {
-            name: getattr(getattr(config, name.partition(".")[0]), name.partition(".")[2]) for name in bounds
-        }
-        study.enqueue_trial({name: min(max(own[name], low), high) for name, (low, high, _) in bounds.items()})
     return study
+
+
+def _ask(
+    study: optuna.Study, config: Config, workdir: Path, trials: int, held: contextlib.ExitStack
+) -> optuna.Trial | None:
+    """The next trial, whose folder `held` then locks; None: as many are finished or being trained. One that
+    was cut off is asked for again first."""
+    import optuna
+
+    bounds = space(config)
+    with folder_lock(workdir, wait=True):  # one process asks at a time
+        for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
+            with contextlib.suppress(ValueError), folder_lock(_folder(workdir, trial.params)):
+                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+                if len(trial.params) == len(bounds):
+                    study.enqueue_trial(trial.params)
+        if _count(study) >= trials:
+            return None
+        if not study.trials:
+            own = {
+                name: getattr(getattr(config, name.partition(".")[0]), name.partition(".")[2])
+                for name in bounds
+            }
+            start = {name: min(max(own[name], low), high) for name, (low, high, _) in bounds.items()}
+            study.enqueue_trial(start)
+        # Another seed each time, or two processes, or a search that goes on, would draw the same settings.
+        seed = config.training.seed + len(study.trials)
+        study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+        trial = study.ask()
+        for name, limits in bounds.items():
+            _suggest(trial, name, *limits)
+        held.enter_context(folder_lock(_folder(workdir, trial.params)))
+    return trial
 
 
 def _meant(config: Config) -> str:
     return hashlib.sha256(repr(config).encode()).hexdigest()[:16]
 
 
-def _suggest(trial: optuna.Trial, name: str, low: Any, high: Any, kind: str) -> Any:
+def _suggest(trial: optuna.Trial, name: str, low: Any, high: Any, kind: str) -> None:
     if kind == "int":
-        return trial.suggest_int(name, low, high)
-    return trial.suggest_float(name, low, high, log=kind == "log")
+        trial.suggest_int(name, low, high)
+    else:
+        trial.suggest_float(name, low, high, log=kind == "log")
 
 
 def _folder(workdir: Path, settings: Settings) -> Path:
@@ -185,7 +223,7 @@ def _folder(workdir: Path, settings: Settings) -> Path:
 
 
 def _count(study: optuna.Study) -> int:
-    return sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in study.trials)
+    return sum(trial.state.name in ("COMPLETE", "PRUNED", "RUNNING") for trial in study.trials)
 
 
 def _best(study: optuna.Study, value: float) -> float:

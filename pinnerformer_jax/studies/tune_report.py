@@ -1,0 +1,62 @@
+"""The page of a search of settings: the best, what mattered, every trial."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pinnerformer_jax.evaluation import figures
+from pinnerformer_jax.evaluation.report import render
+
+
+def tune_page(name: str, found: dict[str, Any], logarithmic: set[str]) -> str:
+    """The page, whole in itself.
+
+    Args:
+        name: of the config.
+        found: what `tune` returns.
+        logarithmic: settings that are searched by their logarithm.
+    """
+    trials, shares = found["trials"], found["importances"]
+    names = list(trials[0]["settings"]) if trials else []
+    names.sort(key=lambda setting: -shares.get(setting, 0.0))
+    return render(
+        Path(__file__).with_name("tune.html"),
+        name=name,
+        verdict=_verdict(trials),
+        lead=f"{len(trials)} trials were trained to their end, {found['pruned']} were pruned, "
+        f"{found['failed']} failed or were cut off. Recall@10 is that of validation users at splits before "
+        "t, which chose these settings and therefore flatters the best of them. The evaluation window was "
+        "not looked at.",
+        mattered="The share of the differences in recall that a setting explains (fANOVA over the trials), "
+        "and each trial's recall by its value."
+        if shares
+        else "From the third finished trial on, this says how much each setting explains.",
+        settings=[
+            (
+                setting,
+                shares.get(setting),
+                figures.recall_by_setting(
+                    setting,
+                    [(t["number"], t["settings"][setting], t["recall@10"]) for t in trials],
+                    logarithmic=setting in logarithmic,
+                ),
+            )
+            for setting in names
+        ],
+        found=found,
+    )
+
+
+def _verdict(trials: list[dict[str, Any]]) -> str:
+    if not trials:
+        return "No trial has been trained to its end yet."
+    best, own = trials[0], next((trial for trial in trials if trial["number"] == 0), None)
+    if own is None:
+        return f"Trial {best['number']} is the best: recall@10 {best['recall@10']:.4f}."
+    if best is own:
+        return f"No trial was better than the config's own settings: recall@10 {own['recall@10']:.4f}."
+    return (
+        f"Trial {best['number']} has recall@10 {best['recall@10']:.4f}, the config's own settings have "
+        f"{own['recall@10']:.4f}."
+    )
