@@ -3,6 +3,8 @@
     python -m pinnerformer_jax.train --config configs/demo.py --workdir runs/demo
         [--training.batch-size 512 ...]
     python -m pinnerformer_jax.train --final runs/demo --workdir runs/demo-final
+    python -m pinnerformer_jax.train ... --hosts auto
+    python -m pinnerformer_jax.train ... --hosts ADDRESS:PORT --host-count N --host-index I
 
 The log must have been prepared: python -m pinnerformer_jax.ingest with the same config. The workdir keeps
 the config, the last and the best checkpoint, metrics.jsonl and TensorBoard event files. The same command
@@ -16,6 +18,11 @@ evaluation held out, and up to the last day of the log. It ingests the log into 
 with the settings of RUN for as many epochs as its best checkpoint had. It takes the priors of RUN. It needs
 no --config. For the log of a later day: --data.events FILES and, if there is one, --items.table FILE. Such a
 run cannot be evaluated, as it has seen everybody.
+
+--hosts trains by several processes, one a machine or a GPU, that all run this command and see the same
+folders. auto: Slurm, Open MPI or a TPU pod says who they are; otherwise name the address of process 0, how
+many there are, and which this one is. The results are those of one process with as many devices, and a run
+may go on with another number of processes. docs/scale.md has recipes.
 """
 
 from __future__ import annotations
@@ -23,6 +30,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +47,7 @@ from pinnerformer_jax.items.prepared_copy import made_by
 from pinnerformer_jax.objective.targets import Objective
 from pinnerformer_jax.retrieval.priors import read_priors, write_priors
 from pinnerformer_jax.runtime import set_up_process
+from pinnerformer_jax.training import hosts
 from pinnerformer_jax.training.checkpoint import Checkpoints, forbidden_changes, open_data, read_record
 from pinnerformer_jax.training.final import (
     Origin,
@@ -57,20 +66,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = argparse.ArgumentParser(add_help=False)
     flags.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="folder of the run")
     flags.add_argument("--final", type=Path, metavar="RUN", help="an evaluated run: train on all it had")
+    flags.add_argument("--hosts", metavar="WHERE", help="train by several processes: auto or ADDRESS:PORT")
+    flags.add_argument("--host-count", type=int, metavar="N", help="how many processes")
+    flags.add_argument("--host-index", type=int, metavar="I", help="which of them this is, from 0")
     values, config = parse(
         __doc__, argv, flags, lambda given: given.final and final_config(given.final, given.workdir)
     )
+    with errors_as_messages():
+        if values.hosts and values.final:
+            raise ValueError("train --final runs in one process: leave --hosts out")
+        if values.hosts:  # before the heap is shared: the connection has threads of its own
+            hosts.join(values.hosts, values.host_count, values.host_index)
+        elif values.host_count is not None or values.host_index is not None:
+            raise ValueError("--host-count and --host-index need --hosts ADDRESS:PORT")
     set_up_process()
     if values.final:
         return _final(config, values.final, values.workdir)
+    if not hosts.several():
+        return _train(config, values.workdir)
+    with hosts.ended_together(), hosts.first_speaks():
+        if code := _train(config, values.workdir):
+            raise SystemExit(code)
+    return 0
+
+
+def _train(config: Config, workdir: Path) -> int:
     with errors_as_messages():
         config = sized_by_log(config)
-    print(f"{config.name} in {values.workdir}; settings that are not the defaults:")
+    print(f"{config.name} in {workdir}; settings that are not the defaults:")
     for line in differences(to_dict(Config()), to_dict(config)):
         print(f"  {line}")
     try:
-        with errors_as_messages(), folder_lock(values.workdir):
-            train(*_open(config, values.workdir))
+        with errors_as_messages(), folder_lock(workdir) if hosts.is_first() else nullcontext():
+            train(*_open(config, workdir))
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

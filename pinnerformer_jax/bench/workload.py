@@ -166,7 +166,8 @@ def in_parts(work: Workload) -> tuple[Workload, tuple[int, ...]]:
 def input_batches(timelines: Timelines, config: Config) -> Iterator[Batch] | None:
     """The batches of training, more than any measurement takes; None if Grain is not installed."""
     try:
-        return training_batches(timelines, config, start_step=0, steps=1_000_000)
+        stream = training_batches(timelines, config, start_step=0, steps=1_000_000)
+        return (batch for batch, _ in stream)
     except ImportError:
         return None
 

@@ -39,6 +39,8 @@ class Windows:
     timelines: Timelines
     config: Config
     role: int = TRAIN
+    rows: np.ndarray | None = None
+    """Rows of each batch that are read; None: all."""
 
     @cached_property
     def users(self) -> np.ndarray:
@@ -56,11 +58,18 @@ class Windows:
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, NumPy arrays, rows by length, the longest first."""
+        return self.with_lengths(step)[0]
+
+    def with_lengths(self, step: int) -> tuple[Batch, np.ndarray]:
+        """The batch of a step, and the lengths of all its users, also of those whose rows are not read: int
+        [B], the longest first."""
         users, draws, phase = self._drawn(step)
         lengths = _assemble(self.timelines, users, self._lengths, draws)
         order = np.argsort(-lengths, kind="stable")  # before reading, so that nothing is copied twice
-        users = users[order]
-        return _assemble(self.timelines, users, self._windows, users, draws[order], phase[order])
+        read = order if self.rows is None else order[self.rows]
+        users = users[read]
+        batch = _assemble(self.timelines, users, self._windows, users, draws[read], phase[read])
+        return batch, lengths[order]
 
     def part_lengths(self, parts: int, devices: int, steps: range) -> tuple[int, ...]:
         """Positions that each part of the sorted batches of these steps needs."""
@@ -111,15 +120,21 @@ class Windows:
 
 
 def training_batches(
-    timelines: Timelines, config: Config, *, role: int = TRAIN, start_step: int, steps: int
-) -> Iterator[Batch]:
-    """Batches of steps start_step .. steps - 1, prepared ahead by threads, or processes if
-    training.input_workers says so."""
+    timelines: Timelines,
+    config: Config,
+    *,
+    role: int = TRAIN,
+    start_step: int,
+    steps: int,
+    rows: np.ndarray | None = None,
+) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Batches of steps start_step .. steps - 1 with the lengths of all their users, see
+    `Windows.with_lengths`, prepared ahead by threads, or processes if training.input_workers says so."""
     import grain
 
-    windows = Windows(timelines, config, role)
+    windows = Windows(timelines, config, role, rows)
     _ = windows.users  # an empty role is an error here, not in a worker
-    dataset = grain.MapDataset.range(start_step, steps).map(windows.batch)
+    dataset = grain.MapDataset.range(start_step, steps).map(windows.with_lengths)
     dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
     if config.training.input_workers:
         from absl import flags

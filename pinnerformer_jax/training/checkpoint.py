@@ -110,6 +110,8 @@ def claim(workdir: Path, run: RunRecord) -> None:
                 f"{workdir} holds a run that this one does not continue; choose another --workdir, "
                 "or undo:\n  " + "\n  ".join(changed)
             )
+    if jax.process_index() != 0:
+        return
     record = {"config": to_dict(run.config), "sizes": run.sizes._asdict(), "data": run.data}
     write_checked_json(_record_path(workdir), record | {"working_folder": str(Path.cwd())})
 

@@ -13,11 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from pinnerformer_jax.config import TrainingConfig
-from pinnerformer_jax.training.sharding import AXIS
+from pinnerformer_jax.training.sharding import AXIS, assemble, replicate
 
 _CHUNK = 1 << 16
 
@@ -63,13 +63,27 @@ class ItemTable:
 
 
 def place(mesh: Mesh, features: Float[np.ndarray, "c d"], config: TrainingConfig) -> ItemTable:
-    """Put the catalogue's vectors, perhaps memory-mapped, on the devices as the config says."""
-    features = np.asarray(features)
-    if config.shard_items:  # zero rows, which no id refers to, so that all devices hold the same number
-        features = np.pad(features, ((0, -len(features) % mesh.size), (0, 0)))
-    values, scale = quantised(features) if config.item_dtype == "int8" else (features, None)
-    rows = NamedSharding(mesh, PartitionSpec(AXIS) if config.shard_items else PartitionSpec())
-    return ItemTable(*jax.device_put((values, scale), rows), sharded=config.shard_items)
+    """Put the catalogue's vectors, perhaps memory-mapped, on the devices as the config says. Where they are
+    split, each process reads the rows of its own devices, one device after the other."""
+    if not config.shard_items:
+        return ItemTable(*replicate(mesh, _stored(np.asarray(features), config)))
+    held = -(-len(features) // mesh.size)  # the last devices also hold zero rows, which no id refers to
+    values, scales = [], []
+    for place, device in enumerate(mesh.devices.flat):
+        if device.process_index == jax.process_index():
+            rows = np.asarray(features[place * held : (place + 1) * held])
+            stored, scale = _stored(np.pad(rows, ((0, held - len(rows)), (0, 0))), config)
+            values.append(stored)
+            scales.append(scale)
+    split = PartitionSpec(AXIS)
+    table = assemble(mesh, (held * mesh.size, features.shape[1]), split, values)
+    whole_scale = assemble(mesh, (held * mesh.size,), split, scales) if scales[0] is not None else None
+    return ItemTable(table, whole_scale, sharded=True)
+
+
+def _stored(features: np.ndarray, config: TrainingConfig) -> tuple[np.ndarray, np.ndarray | None]:
+    """Values, and a scale a row where they are int8."""
+    return quantised(features) if config.item_dtype == "int8" else (features, None)
 
 
 def quantised(features: Float[np.ndarray, "c d"]) -> tuple[np.ndarray, np.ndarray]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from pinnerformer_jax.data.timelines import VALIDATION, Timelines
 from pinnerformer_jax.data.windows import Windows, training_batches
 from pinnerformer_jax.objective.targets import Objective
 from pinnerformer_jax.runtime import keep_heap
+from pinnerformer_jax.training import hosts
 from pinnerformer_jax.training.checkpoint import (
     Checkpoints,
     RunRecord,
@@ -37,7 +36,7 @@ from pinnerformer_jax.training.checkpoint import (
 )
 from pinnerformer_jax.training.inputs import open_training_data
 from pinnerformer_jax.training.memory import check_memory, refuse
-from pinnerformer_jax.training.metrics_log import Meter, MetricsLog
+from pinnerformer_jax.training.metrics_log import Meter, MetricsLog, NoLog
 from pinnerformer_jax.training.sharding import make_mesh, replicate, shard_batch
 from pinnerformer_jax.training.state import Tables, TrainState, create
 from pinnerformer_jax.training.step import (
@@ -149,17 +148,19 @@ def train(run: Run, state: TrainState) -> TrainState:
     if resumed:
         print(f"resuming after step {step}")
     with (
-        _stop_signal() as stop,
+        hosts.Stop() as stop,
         Checkpoints(run.workdir) as checkpoints,
-        Trackers(run.config, run.workdir) as trackers,
-        MetricsLog(run.workdir, step, config.last_step, config.batch_size, trackers) as log,
+        _log(run, step) as log,
         jax.transfer_guard("disallow"),
     ):
         if _no_longer_better(config, checkpoints):
             log.say(f"nothing is left to do: {_ended(run, checkpoints)}")
             return state
-        batches = training_batches(run.timelines, run.config, start_step=step, steps=config.last_step)
-        host_batch = next(batches)
+        rows = hosts.rows_of(run.mesh, config.batch_size)
+        batches = training_batches(
+            run.timelines, run.config, start_step=step, steps=config.last_step, rows=rows
+        )
+        host_batch, lengths = next(batches)
         batch = shard_batch(run.mesh, host_batch)
         program, validate = _compile(run, state, batch)
         meter = Meter(config.batch_size, step)
@@ -177,12 +178,14 @@ def train(run: Run, state: TrainState) -> TrainState:
             log.write(step, meter.take())
 
         meter.start()
-        while step < config.last_step and not stop.is_set():
-            state, metrics = program(host_batch.length)(state, batch, run.tables)
+        stopped = False
+        while step < config.last_step and not stopped:
+            state, metrics = program(lengths)(state, batch, run.tables)
             step += 1
+            stopped = stop.after(step)
             if step < config.last_step:
                 asked = time.perf_counter()
-                host_batch = next(batches)
+                host_batch, lengths = next(batches)
                 batch = shard_batch(run.mesh, host_batch)
                 meter.waited(time.perf_counter() - asked)
             meter.push(metrics)
@@ -223,7 +226,12 @@ def _recall(run: Run, state: TrainState) -> tuple[float, float] | None:
     if run.recall is None:
         return None
     with jax.transfer_guard("allow"):
-        return run.recall(run.graphdef, jax.device_get(state.params))
+        if not hosts.several():
+            return run.recall(run.graphdef, jax.device_get(state.params))
+        # Another machine may round otherwise, and all must choose the same checkpoint.
+        found = run.recall(run.graphdef, jax.device_get(state.params)) if hosts.is_first() else (0.0, 0.0)
+        recall, error = np.asarray(hosts.of_first(np.array(found, np.float32))).tolist()
+        return recall, error
 
 
 def is_finished(workdir: Path) -> bool:
@@ -316,8 +324,9 @@ def _validation(run: Run, state: TrainState, batch: Batch) -> Validate:
     if not any(((shard.role == VALIDATION) & (shard.cut >= 2)).any() for shard in run.timelines.shards):
         print("no validation users: the best checkpoint is the last")
         return lambda state: None
-    held_out = training_batches(run.timelines, config, role=VALIDATION, start_step=0, steps=count)
-    batches = [jax.tree.map(np.asarray, batch) for batch in held_out]
+    rows = hosts.rows_of(run.mesh, config.training.batch_size)
+    held_out = training_batches(run.timelines, config, role=VALIDATION, start_step=0, steps=count, rows=rows)
+    batches = [jax.tree.map(np.asarray, batch) for batch, _ in held_out]
     loss_of = make_validation_step(config, run.graphdef, run.mesh, run.corpus, run.objective)
     loss_of = loss_of.lower(state, batch, run.tables).compile()
 
@@ -334,20 +343,14 @@ def _validation(run: Run, state: TrainState, batch: Batch) -> Validate:
 
 
 @contextlib.contextmanager
-def _stop_signal() -> Generator[threading.Event, None, None]:
-    """An event that SIGTERM or SIGINT sets. A second signal acts as it would without this."""
-    stop = threading.Event()
-    names = (signal.SIGTERM, signal.SIGINT)
-    before = {name: signal.getsignal(name) for name in names}
-
-    def handle(number: int, frame: object) -> None:
-        stop.set()
-        signal.signal(number, before[signal.Signals(number)])
-
-    for name in names:
-        signal.signal(name, handle)
-    try:
-        yield stop
-    finally:
-        for name in names:
-            signal.signal(name, before[name])
+def _log(run: Run, step: int) -> Generator[MetricsLog | NoLog, None, None]:
+    """Where the figures go; from processes other than the first nowhere."""
+    if not hosts.is_first():
+        yield NoLog()
+        return
+    config = run.config.training
+    with (
+        Trackers(run.config, run.workdir) as trackers,
+        MetricsLog(run.workdir, step, config.last_step, config.batch_size, trackers) as log,
+    ):
+        yield log

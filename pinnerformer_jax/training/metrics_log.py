@@ -204,6 +204,25 @@ class MetricsLog:
         self._lines.close()
 
 
+class NoLog:
+    """What processes other than the first have instead of a `MetricsLog`: it does nothing."""
+
+    def advance(self, step: int) -> None:
+        """Nothing to move."""
+
+    def write(self, step: int, metrics: StepMetrics | None) -> None:
+        """Nothing to log."""
+
+    def write_validation(self, step: int, loss: float, recall: float | None) -> None:
+        """Nothing to log."""
+
+    def say(self, text: str) -> None:
+        """Nothing to print."""
+
+    def flush(self) -> None:
+        """Nothing to write."""
+
+
 def _drop_after(file: Path, step: int) -> None:
     """Keep the lines up to `step`, without a last line that a kill cut short."""
     kept = []
