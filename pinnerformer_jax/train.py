@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _final(config, values.final, values.workdir)
     if not hosts.several():
         return _train(config, values.workdir)
-    with hosts.ended_together(), hosts.first_speaks():
+    with hosts.ended_together(values.workdir), hosts.first_speaks():
         if code := _train(config, values.workdir):
             raise SystemExit(code)
     return 0

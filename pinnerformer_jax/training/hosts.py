@@ -11,15 +11,20 @@ import contextlib
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
 import numpy as np
 
-HEARTBEAT = 60
-"""Seconds after which a process that does not answer counts as dead, and the others end."""
+SILENCE = 45
+"""Seconds after which a process that gives no sign of life counts as dead, and the others end."""
+BEAT = 3
+"""Seconds between signs of life."""
 
 AUTO = "auto"
 
@@ -49,7 +54,7 @@ def join(hosts: str, count: int | None = None, index: int | None = None) -> None
         if not address.rpartition(":")[2].isdecimal() or not address.rpartition(":")[0]:
             raise ValueError(f"--hosts {hosts}: must be auto, or ADDRESS:PORT of process 0")
     try:
-        jax.distributed.initialize(address, count, index, heartbeat_timeout_seconds=HEARTBEAT)
+        jax.distributed.initialize(address, count, index, heartbeat_timeout_seconds=2 * SILENCE)
     except ValueError as error:
         raise ValueError(
             f"--hosts auto: neither Slurm nor Open MPI nor a TPU pod started this process ({error}); name "
@@ -126,25 +131,57 @@ class Stop:
 
 
 @contextlib.contextmanager
-def ended_together() -> Generator[None, None, None]:
+def ended_together(workdir: Path) -> Generator[None, None, None]:
     """What one of several processes does between `join` and its end, which waits for the others only if all
-    went well. After an error it ends at once, since the others may be waiting for it, and they end too."""
+    went well. After an error it ends at once, since the others may be waiting for it, and they end too.
+
+    Signs of life are files, WORKDIR/hosts/I: JAX would notice a dead process as well, but ends the others
+    without a word of what to do.
+    """
+    over = threading.Event()
+    watch = threading.Thread(target=_watch, args=(workdir, over), daemon=True)
+    watch.start()
     try:
         yield
     except SystemExit as error:
         _end(error.code if isinstance(error.code, int) else 1)
     except jax.errors.JaxRuntimeError as error:
-        print(
-            f"error: process {jax.process_index()} of {jax.process_count()}: the connection to another "
-            f"process broke; it may have been killed ({' '.join(str(error).split())[:300]}). The last "
-            "checkpoint is kept, and the same commands go on from it",
-            file=sys.stderr,
-        )
-        _end(1)
+        _end_alone(workdir, f"the connection to another broke ({' '.join(str(error).split())[:300]})")
     except BaseException:
         traceback.print_exc()
         _end(1)
+    over.set()
     jax.distributed.shutdown()
+
+
+def _watch(workdir: Path, over: threading.Event) -> None:
+    """Give signs of life, and end the process when another gives none."""
+    folder, index, beat = workdir / "hosts", jax.process_index(), 0
+    others = [other for other in range(jax.process_count()) if other != index]
+    seen = dict.fromkeys(others, ("", time.monotonic()))
+    while not over.wait(BEAT):
+        beat += 1
+        with contextlib.suppress(OSError):  # such as a full disk
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / str(index)).write_text(f"{os.getpid()} {beat}")
+        for other in others:
+            with contextlib.suppress(OSError):
+                sign = (folder / str(other)).read_text()
+                if sign != seen[other][0]:
+                    seen[other] = sign, time.monotonic()
+            if time.monotonic() - seen[other][1] > SILENCE and not over.is_set():
+                _end_alone(workdir, f"process {other} has given no sign of life for {SILENCE} s")
+
+
+def _end_alone(workdir: Path, reason: str) -> NoReturn:
+    steps = [int(path.name) for path in workdir.glob("checkpoints/*") if path.name.isdigit()]
+    kept = f"the checkpoint of step {max(steps)} is kept" if steps else "there is no checkpoint yet"
+    print(
+        f"error: process {jax.process_index()} of {jax.process_count()} ends: {reason}; {kept}, and the same "
+        "commands go on",
+        file=sys.stderr,
+    )
+    _end(1)
 
 
 def _end(code: int) -> NoReturn:

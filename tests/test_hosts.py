@@ -1,0 +1,193 @@
+"""Training by several processes: the results of one, a stop of all, an end of all when one dies."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import small_run
+from jax.sharding import SingleDeviceSharding
+
+from pinnerformer_jax.config_files import to_dict
+from pinnerformer_jax.training import hosts
+from pinnerformer_jax.training.checkpoint import Checkpoints, read_record
+from pinnerformer_jax.training.state import create
+
+ROOT = Path(__file__).parent.parent
+DEVICES = 4
+
+# Trains, and writes the rows of the batches that this process read, and what it was told to print.
+TRAIN = """
+import os, sys, time
+from pathlib import Path
+from pinnerformer_jax import train
+from pinnerformer_jax.data.windows import Windows
+from pinnerformer_jax.training import hosts
+
+hosts.SILENCE, hosts.BEAT = 6, 1
+folder, own = Path(sys.argv[1]), Windows.with_lengths
+
+def counted(self, step):
+    batch, lengths = own(self, step)
+    with open(folder / f"rows-{os.getpid()}", "a") as file:
+        file.write(f"{len(batch.length)} {len(lengths)}\\n")
+    time.sleep(float(os.environ.get("WAIT", 0)))
+    return batch, lengths
+
+Windows.with_lengths = counted
+sys.exit(train.main(sys.argv[2:]))
+"""
+
+
+class Training:
+    """train.py on small data, by any number of processes with four devices together."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        config = small_run.config(small_run.write_data(folder / "prepared"))
+        self.config = folder / "small.py"
+        self.config.write_text(
+            f"from pinnerformer_jax.config_files import from_dict\nconfig = from_dict({to_dict(config)!r})\n"
+        )
+
+    def start(self, name, processes, *settings, wait=0.0):
+        """The processes, started."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        environment = os.environ | {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // processes}",
+            "JAX_PLATFORMS": "cpu",
+            "XDG_CACHE_HOME": str(self.folder / "cache"),
+            "PYTHONPATH": str(ROOT),
+            "WAIT": str(wait),
+        }
+        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+        rows = self.folder / f"rows-{name}-{processes}"
+        rows.mkdir(exist_ok=True)
+        command = [sys.executable, "-c", TRAIN, str(rows), "--config", str(self.config)]
+        command += ["--workdir", str(self.folder / name), *settings]
+        return [
+            subprocess.Popen(
+                [*command, "--hosts", address, "--host-count", str(processes), "--host-index", str(index)]
+                if processes > 1
+                else command,
+                env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )
+            for index in range(processes)
+        ]  # fmt: skip
+
+    def run(self, name, processes, *settings):
+        """Train to the end; what the processes printed."""
+        return [ended(process) for process in self.start(name, processes, *settings)]
+
+    def rows(self, name, processes):
+        """(rows read, rows of the batch) of each batch, a list a process."""
+        files = (self.folder / f"rows-{name}-{processes}").iterdir()
+        return [[tuple(map(int, line.split())) for line in file.read_text().splitlines()] for file in files]
+
+    def state(self, name):
+        record = read_record(self.folder / name)
+        abstract = jax.eval_shape(lambda: create(record.config, record.sizes)[1])
+        with Checkpoints(self.folder / name, read_only=True) as checkpoints:
+            return jax.device_get(checkpoints.restore(abstract, SingleDeviceSharding(jax.devices()[0])))
+
+    def losses(self, name):
+        lines = [json.loads(line) for line in (self.folder / name / "metrics.jsonl").read_text().splitlines()]
+        return {
+            (line["step"], key): line[key]
+            for line in lines
+            for key in ("loss", "validation_loss")
+            if key in line
+        }
+
+
+def ended(process, code=0):
+    out, error = process.communicate(timeout=300)
+    assert process.returncode == code, error
+    return out, error
+
+
+def assert_close(one, other):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), one, other)
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory):
+    made = Training(tmp_path_factory.mktemp("hosts"))
+    made.run("one", 1)
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [(), ("--training.shard-items",)], ids=["whole", "sharded"])
+def test_two_processes_train_as_one(training, settings):
+    name = "two" + "-sharded" * bool(settings)
+    (first, _), (second, _) = training.run(name, 2, *settings)
+    assert "train step" in first
+    assert "step 12" in first
+    assert "step" not in second
+    for mine in training.rows(name, 2):
+        assert set(mine) == {(8, 16)}  # half of each batch, also of those of validation
+    assert set(training.rows("one", 1)[0]) == {(16, 16)}
+    assert training.losses(name) == pytest.approx(training.losses("one"), rel=1e-5)
+    assert_close(training.state(name), training.state("one"))
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_stops_all_and_other_numbers_of_processes_go_on(training):
+    processes = training.start("stopped", 2, wait=0.3)
+    wait_for_checkpoint(training.folder / "stopped", processes)
+    processes[1].send_signal(signal.SIGTERM)
+    first, _ = [ended(process) for process in processes]
+    assert "which is saved" in first[0]
+    stopped = int(training.state("stopped").step)
+    assert 4 <= stopped < 12
+    assert "resuming after step" in training.run("stopped", 4, "--training.stop-after", "10")[0][0]
+    assert int(training.state("stopped").step) == 10
+    training.run("stopped", 1, "--training.stop-after", "0")
+    assert_close(training.state("stopped"), training.state("one"))
+
+
+@pytest.mark.slow
+def test_when_one_dies_the_others_end_and_say_so(training):
+    processes = training.start("killed", 2, wait=0.3)
+    wait_for_checkpoint(training.folder / "killed", processes)
+    processes[1].kill()
+    began = time.monotonic()
+    _, error = ended(processes[0], code=1)
+    assert time.monotonic() - began < 60
+    assert "process 0 of 2 ends" in error
+    assert "the checkpoint of step 4 is kept" in error or "the checkpoint of step 8 is kept" in error
+    processes[1].communicate()
+    training.run("killed", 1)
+    assert_close(training.state("killed"), training.state("one"))
+
+
+def wait_for_checkpoint(workdir, processes):
+    end = time.monotonic() + 300
+    while not any(path.name.isdigit() for path in workdir.glob("checkpoints/*")):
+        assert time.monotonic() < end
+        assert all(process.poll() is None for process in processes), processes[0].communicate()
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("auto", 2, None), "leave --host-count and --host-index out"),
+        (("10.0.0.1:1234", None, 0), "--host-count N"),
+        (("10.0.0.1:1234", 2, 2), "--host-index 0 to N - 1"),
+        (("nowhere", 2, 0), "ADDRESS:PORT of process 0"),
+    ],
+)
+def test_wrong_use_is_a_message(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        hosts.join(*arguments)
