@@ -1,4 +1,4 @@
-"""Look at the served state in a browser: users, what is recommended and why, what a change of the history does.
+"""Look at the served state in a browser: users, what is recommended and why, what a change does.
 
     python -m pinnerformer_jax.explore --snapshots DIR --workdir RUN
 
@@ -24,11 +24,13 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from pinnerformer_jax.command_line import errors_as_messages
 from pinnerformer_jax.serving.explorer import Explorer
+from pinnerformer_jax.serving.explorer_app import make_app
 from pinnerformer_jax.serving.recommender import Recommender
 from pinnerformer_jax.serving.shop_rules import add_flags, read_categories, rules_of
 from pinnerformer_jax.serving.why import Explainer
@@ -37,18 +39,11 @@ from pinnerformer_jax.serving.why import Explainer
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb; the exit code."""
     values = _parser().parse_args(argv)
-    try:
+    with errors_as_messages():
+        if missing := [name for name in ("starlette", "uvicorn") if not find_spec(name)]:
+            raise ValueError(f"explore needs {', '.join(missing)}: pip install 'pinnerformer_jax[explore]'")
         import uvicorn
 
-        from pinnerformer_jax.serving.explorer_app import make_app
-        import starlette  # noqa: F401
-    except ImportError as error:
-        print(
-            f"error: explore needs {error.name}: pip install 'pinnerformer_jax[explore]' (starlette, uvicorn)",
-            file=sys.stderr,
-        )
-        return 2
-    with errors_as_messages():
         started = time.perf_counter()
         listener = _listen(values.port)
         explorer = open_explorer(values)
@@ -74,11 +69,11 @@ def open_explorer(values: argparse.Namespace) -> Explorer:
     categories: dict[Any, Any] = {}
     if values.category_of is not None:
         categories = read_categories(values.category_of, ids)
-    if values.category_of is None or values.at_most is not None:
-        recommender.rules = rules_of(values, ids)
-    else:  # here categories may come without a cap
-        recommender.rules = rules_of(argparse.Namespace(**{**vars(values), "category_of": None}), ids)
-    explainer, missing = None, "Start explore with --workdir RUN (the run that embed read) for reasons and changes."
+    if values.at_most is None:  # here categories may come without a cap
+        values = argparse.Namespace(**{**vars(values), "category_of": None})
+    recommender.rules = rules_of(values, ids)
+    explainer = None
+    missing = "Start explore with --workdir RUN (the run that embed read) for reasons and changes."
     if values.workdir is not None:
         explainer = Explainer.open(values.workdir, loaded, values.prepared)
         if not categories:
@@ -99,7 +94,9 @@ def _listen(port: int) -> socket.socket:
     try:
         listener.bind(("127.0.0.1", port))
     except OSError as error:
-        raise ValueError(f"--port {port}: {error.strerror}; name another, or 0 for any that is free") from None
+        raise ValueError(
+            f"--port {port}: {error.strerror}; name another, or 0 for any that is free"
+        ) from None
     return listener
 
 

@@ -21,7 +21,7 @@ PROJECT = BUILD["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 NOT_IMPORTED = {"array_record", "flatbuffers", "onnx-ir", "sqlalchemy", "alembic"}
 """Dependencies that only another one imports: TFDS, jax.export, jax2onnx, MLflow."""
-OPTIONAL = ("redis", "export", "wandb", "mlflow", "tune")
+OPTIONAL = ("redis", "explore", "export", "wandb", "mlflow", "tune")
 BY_ITSELF = {"jax2onnx", "mlflow"}
 """Installed without its dependencies (docs/export.md); the module of mlflow-skinny."""
 CHECKOUT = ("benchmarks", "examples", "tests")
@@ -48,7 +48,7 @@ def imported(folder):
 def test_requirements_and_the_package_ask_for_the_same():
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     asked = [line for line in lines if not line.startswith("#")]
-    assert asked == [*PROJECT["dependencies"], *EXTRAS["redis"], *EXTRAS["dev"]]
+    assert asked == [*PROJECT["dependencies"], *EXTRAS["redis"], *EXTRAS["explore"], *EXTRAS["dev"]]
 
 
 def test_what_is_imported_is_declared_and_nothing_else():

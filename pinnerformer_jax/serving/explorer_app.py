@@ -84,7 +84,11 @@ def make_app(explorer: Explorer, hosts: Sequence[str] = ("127.0.0.1", "localhost
 
     def page(name: str, status: int = 200, **values: Any) -> Response:
         loaded = explorer.recommender.refresh()
-        state = {"date": loaded.manifest.date, "model": loaded.model_version, "formula": loaded.priors.formula}
+        state = {
+            "date": loaded.manifest.date,
+            "model": loaded.model_version,
+            "formula": loaded.priors.formula,
+        }
         model, missing = explorer.explainer(loaded)
         values = {"state": state, "model": model is not None, "missing": missing, "q": "", **values}
         return HTMLResponse(env.get_template(name).render(values), status, HEADERS)
@@ -199,7 +203,13 @@ def time_line(events: Sequence[Event], width: float = 1100, height: float = 100)
         level[place] += count
         bars.append(
             Bar(
-                place * step, height - level[place] / most * height, max(step - 1.5, 0.8), tall, number, kept, tip
+                place * step,
+                height - level[place] / most * height,
+                max(step - 1.5, 0.8),
+                tall,
+                number,
+                kept,
+                tip,
             )
         )
     ticks = []
@@ -212,7 +222,9 @@ def time_line(events: Sequence[Event], width: float = 1100, height: float = 100)
 
 def _day(end: int, back: int) -> str:
     """ISO day, so many days before the last one that ends at a moment."""
-    return (datetime.datetime.fromtimestamp(end, datetime.UTC).date() - datetime.timedelta(back + 1)).isoformat()
+    return (
+        datetime.datetime.fromtimestamp(end, datetime.UTC).date() - datetime.timedelta(back + 1)
+    ).isoformat()
 
 
 def _number(text: str | None, default: int, name: str, most: int | None = None) -> int:

@@ -4,8 +4,8 @@ What the days after a moment brought is known. So the users are embedded as of t
 that is served now, and the items of their later positive events are looked up in the ranking that they would
 have had.
 
-What this is not: an evaluation. The model may have been trained on these very days, and the items are those of
-today. It finds users to look at; `evaluate` says how good a model is.
+What this is not: an evaluation. The model may have been trained on these very days, and the items are those
+of today. It finds users to look at; `evaluate` says how good a model is.
 
 Dimensions: B users, N items of the state.
 """
