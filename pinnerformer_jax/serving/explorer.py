@@ -350,8 +350,8 @@ class Explorer:
             notes.append(f"The model reads the newest {length:,} events; older ones {older}.")
         if edit.as_of and model:
             notes.append(
-                "As of an earlier day: events, own counts and popularity up to its end; the model and the items "
-                "are today's."
+                "As of an earlier day: events, own counts and popularity are those up to its end; the model "
+                "and the items are today's."
             )
         elif edit.without and model and loaded.priors.popularity_weight:
             notes.append("What the left-out events add to everybody's popularity stays in.")
