@@ -212,10 +212,10 @@ def time_line(events: Sequence[Event], width: float = 1100, height: float = 100)
                 tip,
             )
         )
-    ticks = []
-    for n in range(5 if bins > 20 else 2 if bins > 4 else 1):
-        place = round(n * (bins - 1) / max((5 if bins > 20 else 2) - 1, 1))
-        ticks.append((place * step, str(first + datetime.timedelta(place * days))))
+    marks = 5 if bins > 20 else 2
+    places = sorted({round(n * (bins - 1) / (marks - 1)) for n in range(marks)})
+    ticks = [(place * step, str(first + datetime.timedelta(place * days))) for place in places[:-1]]
+    ticks.append((places[-1] * step, str(last)))
     legend = [(action or "event", colour[action], count) for action, count in actions.most_common()]
     return TimeLine(bars, legend, ticks, days, most)
 
