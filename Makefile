@@ -32,7 +32,7 @@ test-all: .venv/installed
 	$(BIN)/python -m pytest -n auto --dist loadfile -rs
 
 docs: .venv/docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 accelerator:
 	$(PYTHON) -m pinnerformer_jax.bench accelerator --config $(CONFIG) --folder $(OUT) --limit $(LIMIT) $(FLAGS)

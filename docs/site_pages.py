@@ -1,17 +1,19 @@
 """Hooks of MkDocs (mkdocs.yml): pages of the site that are not in docs/, and links that lead out of docs/.
 
 README, CONTRIBUTING and CHANGELOG become pages, as does all that they and docs/ link to in the repository: a
-Markdown file as a page, any other file as text below source/. A link to a folder becomes plain text. commands.md
-has what each verb's --help says first, api.md the public names.
+Markdown file as a page, any other file as text below source/. A link to a folder becomes plain text.
+commands.md has what each verb's --help says first, settings.md every setting, api.md the public names.
 """
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import os
 import posixpath
 import re
 from pathlib import Path
+from typing import get_type_hints
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -19,6 +21,7 @@ from mkdocs.structure.pages import Page
 
 import pinnerformer_jax
 from pinnerformer_jax.__main__ import VERBS
+from pinnerformer_jax.config import Config
 
 ROOT = Path(__file__).parents[1]
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
@@ -49,6 +52,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
                     known.add(target)
                     waiting += [] if target.startswith("docs/") else [target]
     files.append(File.generated(config, "commands.md", content=commands()))
+    files.append(File.generated(config, "settings.md", content=settings()))
     files.append(File.generated(config, "api.md", content=api()))
     return files
 
@@ -95,13 +99,21 @@ def site_path(path: str) -> str:
 
 def commands() -> str:
     """The page of the verbs, from their docstrings; none is imported."""
-    parts = ["# Commands", "`pinnerformer VERB` is the same as `python -m pinnerformer_jax.VERB`. `--help` also "
-             "lists the settings."]  # fmt: skip
+    parts = ["# Commands", "`pinnerformer VERB` is the same as `python -m pinnerformer_jax.VERB`."]
     package = Path(pinnerformer_jax.__file__).parent
     for verb in VERBS:
         file = package / verb / "__main__.py" if (package / verb).is_dir() else package / f"{verb}.py"
         text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
         parts += [f"## {verb}", f"```text\n{text}\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def settings() -> str:
+    """The page of the config's sections."""
+    parts = ["# Settings", "On the command line `--training.seed 1` is the setting `seed` of `training`."]
+    for section in dataclasses.fields(Config):
+        if dataclasses.is_dataclass(kind := get_type_hints(Config)[section.name]):
+            parts += [f"## {section.name}", f"::: {kind.__module__}.{kind.__qualname__}"]
     return "\n\n".join(parts) + "\n"
 
 
