@@ -20,6 +20,7 @@ It needs the extra "explore": pip install 'pinnerformer_jax[explore]'.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import socket
 import sys
 import time
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from pinnerformer_jax.command_line import errors_as_messages
+from pinnerformer_jax.runtime import set_up_process
 from pinnerformer_jax.serving.explorer import Explorer
 from pinnerformer_jax.serving.explorer_app import make_app
 from pinnerformer_jax.serving.recommender import Recommender
@@ -44,13 +46,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"explore needs {', '.join(missing)}: pip install 'pinnerformer_jax[explore]'")
         import uvicorn
 
+        set_up_process()
         started = time.perf_counter()
         listener = _listen(values.port)
         explorer = open_explorer(values)
-        server = uvicorn.Server(uvicorn.Config(make_app(explorer), log_level="warning", server_header=False))
+        settings = uvicorn.Config(
+            make_app(explorer), log_level="warning", server_header=False, lifespan="off"
+        )
         print(f"state read in {time.perf_counter() - started:.1f} s")
         print(f"http://127.0.0.1:{listener.getsockname()[1]}/   (Ctrl+C ends it)", flush=True)
-        server.run(sockets=[listener])
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(settings).run(sockets=[listener])
     return 0
 
 
@@ -93,10 +99,9 @@ def _listen(port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(("127.0.0.1", port))
-    except OSError as error:
-        raise ValueError(
-            f"--port {port}: {error.strerror}; name another, or 0 for any that is free"
-        ) from None
+    except (OSError, OverflowError) as error:
+        why = error.strerror if isinstance(error, OSError) else "must be from 0 to 65535"
+        raise ValueError(f"--port {port}: {why}; name another, or 0 for any that is free") from None
     return listener
 
 

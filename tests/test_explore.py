@@ -5,6 +5,7 @@ import datetime
 import html
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -236,6 +237,7 @@ def test_a_search_finds_users_by_their_beginning_and_items_by_title(world, clien
         ("/user?id=nobody", 404, "no event of this user"),
         ("/user?id=", 404, "no event of this user"),
         ("/user?id=u000&as_of=yesterday", 400, "write a day"),
+        ("/user?id=u000&as_of=2199-01-01", 400, "the state ends with"),
         ("/user?id=u000&k=0", 400, "whole number from 1 to 100"),
         ("/user?id=u000&k=ten", 400, "whole number from 1 to 100"),
         ("/item?id=nothing", 404, "no vector of this item"),
@@ -336,8 +338,8 @@ def test_a_browser_clicks_through_at_desktop_and_phone_width(world, tmp_path):
                     click_through(page, address, longest(snapshots))
                 browser.close()
         finally:
-            server.terminate()
-            assert server.wait(20) in (0, -15)
+            server.send_signal(signal.SIGINT)
+            assert server.wait(20) == 0
 
 
 def click_through(page, address, user):

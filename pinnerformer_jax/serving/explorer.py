@@ -12,16 +12,16 @@ import datetime
 import threading
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pinnerformer_jax.retrieval.rules import NO_RULES, Rules
+from pinnerformer_jax.retrieval.rules import Rules
 from pinnerformer_jax.serving import snapshot
 from pinnerformer_jax.serving.look_back import Audit, Then, audit, days_before, end_of, look_back
-from pinnerformer_jax.serving.own_items import NOTHING
-from pinnerformer_jax.serving.ranking import Ranking
+from pinnerformer_jax.serving.own_items import NOTHING, Counting
+from pinnerformer_jax.serving.ranking import OwnCounts, Ranking
 from pinnerformer_jax.serving.recommender import Item, LoadedState, Recommender
 from pinnerformer_jax.serving.typed_ids import typed_id
 from pinnerformer_jax.serving.user_events import positive_events
@@ -73,7 +73,7 @@ class Shown:
 
     item: Item
     category: str
-    inner: float  # these three add up to the score; NaN for a cold user
+    inner: float  # these three add up to the score, see `_Ranked.parts`
     own: float
     popularity: float
     before: int | None  # rank with the unedited history; None: beyond COMPARED, or nothing to compare
@@ -92,7 +92,35 @@ class UserPage:
     cold: bool  # too few events for a vector: these are the most popular items
     compared: bool  # `before` and `dropped` mean something
     notes: list[str]
-    shares: list[tuple[str, float, float]] = field(default_factory=list)  # category, of history, of shown
+    shares: list[tuple[str, float, float]]  # category, its shares of the kept events and of what is shown
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """A user, served or edited, and what ranks the items."""
+
+    vector: np.ndarray | None  # float32 [D]; None: too few events
+    history: pa.Table
+    counting: Counting
+    own: OwnCounts
+    ranking: Ranking
+
+    def best(self, loaded: LoadedState, edit: Edit) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and rows of the best items, at least `COMPARED` if there are so many; of a cold user the
+        most popular k, with the scores NaN."""
+        hidden = self.own.rows if edit.hide_seen else NOTHING.rows
+        if self.vector is not None:
+            return self.ranking.best(self.vector, max(edit.k, COMPARED), self.own, hidden)
+        rows = loaded.most_popular(edit.k, hidden, self.ranking.rules)
+        return np.full(len(rows), np.nan), rows
+
+    def parts(self, loaded: LoadedState, row: int) -> tuple[float, float, float]:
+        """Inner product, own count and popularity in the score of an item; NaN and zeros for a cold user."""
+        if self.vector is None:
+            return float("nan"), 0.0, 0.0
+        count = float(self.own.counts[self.own.rows == row].sum())
+        added = loaded.priors.own_weight * float(np.log1p(count))
+        return float(loaded.vectors[row] @ self.vector), added, float(self.ranking.added[row])
 
 
 @dataclass(frozen=True)
@@ -200,66 +228,48 @@ class Explorer:
         table, vector = loaded.events.of(user_id), loaded.users.get(user_id)
         if vector is None and not len(table):
             return None
-        end = end_of(edit.as_of) if edit.as_of else end_of(loaded.manifest.date)
+        try:
+            end = end_of(edit.as_of or loaded.manifest.date)
+        except ValueError:
+            raise ValueError(f"as of {edit.as_of!r}: write a day such as 2026-11-24") from None
+        if edit.as_of > loaded.manifest.date:
+            raise ValueError(f"as of {edit.as_of}: the state ends with {loaded.manifest.date}")
         events = self._events(loaded, table, edit, end)
         explainer, missing = self.explainer(loaded)
-        notes = [missing] if missing else []
-        edited = edit.changes_history and explainer is not None
-        kept = np.array([event.kept for event in events], bool)
-        then: Then | None = None
-        history = table
-        if edited:
-            assert explainer is not None
-            history = table.filter(kept)
-            vectors, known = explainer.embed(loaded, history, [np.arange(len(history))])
-            current = vectors[0] if known[0] else None
-            if edit.as_of and current is not None:
-                then = self.then(loaded, end)
-        else:
-            current = vector
-        counting = loaded.counting if then is None else then.counting
-        own = counting.of(history, loaded.rows_of(history["item_id"]))
-        ranking = self._ranking(loaded, edit, then)
-        hidden = own.rows if edit.hide_seen else NOTHING.rows
-        if current is None:
-            rows = loaded.most_popular(edit.k, hidden, ranking.rules)
-            scores = np.full(len(rows), np.nan)
-        else:
-            scores, rows = ranking.best(current, max(edit.k, COMPARED), own, hidden)
-        before: dict[int, int] = {}
-        if edited and vector is not None:
-            whole = loaded.own(user_id)
-            seen = whole.rows if edit.hide_seen else NOTHING.rows
-            _, first = self._ranking(loaded, edit, None).best(vector, max(edit.k, COMPARED), whole, seen)
-            before = {row: rank for rank, row in enumerate(first.tolist(), 1)}
-        top, score = rows[: edit.k], scores[: edit.k]
+        served = self._ranked(loaded, vector, table, edit, None)
+        now, before = served, {}
+        if edit.changes_history and explainer is not None:
+            now = self._edited(
+                loaded, explainer, table.filter(np.array([e.kept for e in events], bool)), edit, end
+            )
+            if vector is not None:
+                before = {row: rank for rank, row in enumerate(served.best(loaded, edit)[1].tolist(), 1)}
+        scores, rows = now.best(loaded, edit)
+        top = rows[: edit.k]
         reasons: list[list[Reason]] = [[] for _ in top]
-        if explainer is not None and current is not None:
-            reasons = explainer.reasons_in(loaded, history, counting, top)
+        if explainer is not None and now.vector is not None:
+            reasons = explainer.reasons_in(loaded, now.history, now.counting, top)
         after = table.filter(table["micros"].to_numpy() >= end * 10**6)
         positive = positive_events(after, loaded.manifest.positives)
         later = set(loaded.rows_of(after["item_id"])[positive].tolist())
-        items = loaded.items_of(score, top)
-        count = dict(zip(own.rows.tolist(), own.counts.tolist(), strict=True))
-        shown = []
-        for row, item, why in zip(top.tolist(), items, reasons, strict=True):
-            inner = np.nan if current is None else float(loaded.vectors[row] @ current)
-            mine = loaded.priors.own_weight * float(np.log1p(count.get(row, 0.0)))
-            shown.append(
-                Shown(
-                    item, self._category(item.id), inner, mine, float(ranking.added[row]), before.get(row),
-                    row in later, why,
-                )
-            )  # fmt: skip
+        items = loaded.items_of(scores[: edit.k], top)
+        shown = [
+            Shown(item, self._category(item.id), *now.parts(loaded, row), before.get(row), row in later, why)
+            for row, item, why in zip(top.tolist(), items, reasons, strict=True)
+        ]
         place = {row: rank for rank, row in enumerate(rows.tolist(), 1)}
-        gone = [row for row, rank in before.items() if rank <= edit.k and place.get(row, edit.k + 1) > edit.k]
+        gone = [row for row, rank in before.items() if rank <= edit.k < place.get(row, edit.k + 1)]
         lost = loaded.items_of(np.full(len(gone), np.nan), np.array(gone, np.int64))
-        dropped = [(item, before[row], place.get(row)) for row, item in zip(gone, lost, strict=True)]
-        notes += self._notes(loaded, table, edit, explainer is not None)
         return UserPage(
-            user_id, events, shown, dropped, current is None, bool(before), notes,
-            _shares([e.category for e in events if e.kept], [of.category for of in shown]),
-        )  # fmt: skip
+            user_id,
+            events,
+            shown,
+            dropped=[(item, before[row], place.get(row)) for row, item in zip(gone, lost, strict=True)],
+            cold=now.vector is None,
+            compared=bool(before),
+            notes=[*filter(None, [missing]), *self._notes(loaded, table, edit, explainer is not None)],
+            shares=_shares([e.category for e in events if e.kept], [of.category for of in shown]),
+        )
 
     def item_page(self, text: str) -> ItemPage | None:
         """An item, from its id as typed; None: the state has none of this id.
@@ -325,17 +335,33 @@ class Explorer:
             )  # fmt: skip
         return events
 
+    def _edited(
+        self, loaded: LoadedState, explainer: Explainer, history: pa.Table, edit: Edit, end: int
+    ) -> _Ranked:
+        """A user with an edited history, embedded again."""
+        vectors, known = explainer.embed(loaded, history, [np.arange(len(history))])
+        vector = vectors[0] if known[0] else None
+        then = self.then(loaded, end) if edit.as_of and vector is not None else None
+        return self._ranked(loaded, vector, history, edit, then)
+
+    def _ranked(
+        self, loaded: LoadedState, vector: np.ndarray | None, history: pa.Table, edit: Edit, then: Then | None
+    ) -> _Ranked:
+        counting = loaded.counting if then is None else then.counting
+        own = counting.of(history, loaded.rows_of(history["item_id"]))
+        return _Ranked(vector, history, counting, own, self._ranking(loaded, edit, then))
+
     def _ranking(self, loaded: LoadedState, edit: Edit, then: Then | None) -> Ranking:
         """Within the shop's rules, and of the category that was asked for."""
         rules = loaded.under(self.recommender.rules).rules
         if then is None and not edit.category:
             return loaded.under(self.recommender.rules)
         if edit.category:
-            ids = loaded.items["item_id"].to_pylist()
-            allowed = np.array([self._category(item) == edit.category for item in ids], bool)
+            allowed = np.zeros(len(loaded.items), bool)
+            allowed[[row for item, row in loaded.row.items() if self._category(item) == edit.category]] = True
             if rules.allowed is not None:
                 allowed &= rules.allowed
-            rules = Rules(allowed, rules.category, rules.at_most) if rules is not NO_RULES else Rules(allowed)
+            rules = Rules(allowed, rules.category, rules.at_most)
         if then is not None:
             return then.ranking(loaded, rules)
         return Ranking(loaded.vectors, loaded.index, loaded.priors, loaded.popularity, rules)
