@@ -242,7 +242,7 @@ class Explorer:
             now = self._edited(
                 loaded, explainer, table.filter(np.array([e.kept for e in events], bool)), edit, end
             )
-            if vector is not None:
+            if vector is not None and now.vector is not None:
                 before = {row: rank for rank, row in enumerate(served.best(loaded, edit)[1].tolist(), 1)}
         scores, rows = now.best(loaded, edit)
         top = rows[: edit.k]
