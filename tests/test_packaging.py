@@ -168,7 +168,14 @@ def test_installed_elsewhere_it_makes_reads_trains_and_evaluates(installed, tmp_
 @pytest.mark.slow
 def test_the_wheel_has_its_templates_its_types_and_no_checkout(installed):
     files = {str(path) for path in importlib.metadata.Distribution.at(dist_info(installed)).files}
-    for name in ("py.typed", "evaluation/report.html", "evaluation/style.css", "studies/study.html"):
+    for name in (
+        "py.typed",
+        "evaluation/report.html",
+        "evaluation/style.css",
+        "studies/study.html",
+        "serving/pages/user.html",
+        "serving/pages/explorer.css",
+    ):
         assert f"pinnerformer_jax/{name}" in files
     assert not [name for name in files if name.startswith(CHECKOUT)]
 
