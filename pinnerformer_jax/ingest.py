@@ -15,7 +15,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pinnerformer_jax.command_line import errors_as_messages, parse
+from pinnerformer_jax.command_line import errors_as_messages, parse, share
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.contracts import format_time
 from pinnerformer_jax.data.timelines import Manifest
@@ -71,7 +71,7 @@ def _flags() -> argparse.ArgumentParser:
         "--stage", choices=parts.STAGES, help="run this stage alone, or the --part of it; in this order"
     )
     flags.add_argument(
-        "--part", type=_part, metavar="I/N",
+        "--part", type=share, metavar="I/N",
         help=f"the I-th of N shares of a stage, from 1 on: {', '.join(_OF_MANY)}",
     )  # fmt: skip
     return flags
@@ -83,18 +83,10 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _part(text: str) -> tuple[int, int]:
-    """I/N, I from 0 on."""
-    number, _, of = text.partition("/")
-    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 3/8, with I from 1 to N")
-    return int(number) - 1, int(of)
-
-
-def _run_stage(config: Config, stage: str, share: tuple[int, int]) -> None:
+def _run_stage(config: Config, stage: str, part_of: tuple[int, int]) -> None:
     """Run every N-th part of a stage, one after the other."""
     job = parts.Job.of(config)
-    chosen = range(share[0], job.parts(stage), share[1])
+    chosen = range(part_of[0], job.parts(stage), part_of[1])
     for part in chosen:
         facts = parts.run_part(job, stage, part, config.data.memory_limit)
         print(f"{stage}: part {part} of {job.parts(stage)}, {facts['rows']:,} rows")

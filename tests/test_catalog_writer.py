@@ -15,9 +15,9 @@ from pinnerformer_jax.ingestion.catalog_writer import (
     check_overlap,
     item_table_counts,
     number_items,
-    seen_items,
     open_item_files,
     read_item_table,
+    seen_items,
     write_catalog,
 )
 

@@ -204,8 +204,8 @@ def sum_seen(parts: str) -> str:
 
 def number_items(connection: duckdb.DuckDBPyConnection, seen: str, without_events: bool = False) -> None:
     """Create the table `items` (number, item_id, title, topic, text, trained, seen) from `seen`, a query
-    of `seen_items`, and `item_table`: items with events up to the split first, the most frequent first, ties by
-    the id's text. Items without any event, which are not `seen`, are among them if asked for.
+    of `seen_items`, and `item_table`: items with events up to the split first, the most frequent first, ties
+    by the id's text. Items without any event, which are not `seen`, are among them if asked for.
 
     The item table's title and topic win. Those of the log are the first by time; of an item with events up to
     the split they are of these alone, as later ones must not feed its vector.

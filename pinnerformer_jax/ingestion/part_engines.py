@@ -27,7 +27,7 @@ def prepare_in_parts(
     ray_address: str | None = None,
     report: Callable[[str], None] = print,
 ) -> Manifest:
-    """Write the folder config.data.prepared, the same to the byte as `ingest.prepare` does, with many workers.
+    """Write the folder config.data.prepared with many workers, the same to the byte as `ingest.prepare` does.
     The same call after a kill goes on where it was.
 
     Args:
@@ -92,7 +92,7 @@ def _name(call: tuple[Any, ...]) -> str:
     return f"part {part} of stage {stage}{what}"
 
 
-def _result(call: tuple[Any, ...], kind: str, value: Any) -> dict[str, Any]:
+def _result(kind: str, value: Any) -> dict[str, Any]:
     if kind == "wrong":
         raise ValueError(value)
     return value
@@ -122,7 +122,8 @@ def _by_processes(
                 process.start()
                 end.close()
                 running[pipe] = (process, call, tried)
-            for pipe in multiprocessing.connection.wait(list(running)):
+            ready: list[Any] = multiprocessing.connection.wait(list(running))
+            for pipe in ready:
                 process, call, tried = running.pop(pipe)
                 try:
                     kind, value = pipe.recv()
@@ -136,7 +137,7 @@ def _by_processes(
                     report(f"{_name(call)} failed: {why}; running it again")
                     waiting.append((call, tried + 1))
                 else:
-                    yield _result(call, kind, value)
+                    yield _result(kind, value)
     finally:
         for process, _, _ in running.values():
             process.terminate()
@@ -145,14 +146,15 @@ def _by_processes(
 
 def _start_ray(address: str | None) -> int:
     """Connect to a cluster, or start one here; how many cores it has."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
     except ImportError:
         raise ValueError("--engine ray needs Ray: pip install 'pinnerformer_jax[ray]'") from None
     if not ray.is_initialized():
+        # What the parts make goes through files, not through Ray's memory.
+        here = {} if address else {"object_store_memory": 10**8, "include_dashboard": False}
         try:
-            ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR")
+            ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **here)
         except Exception as error:
             raise ValueError(f"--ray-address {address}: {str(error).splitlines()[0]}") from None
     return int(ray.cluster_resources().get("CPU", 1))
@@ -180,7 +182,7 @@ def _by_ray(
                 except ray.exceptions.RayError as error:
                     why = str(error).strip().splitlines()[-1]
                     raise ValueError(f"{_name(call)} failed {RETRIES + 1} times: {why}") from None
-                yield _result(call, kind, value)
+                yield _result(kind, value)
     finally:
         for reference in running:
             ray.cancel(reference)

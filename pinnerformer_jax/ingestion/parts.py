@@ -71,9 +71,13 @@ class Job:
 
         data, prepared = config.data, ingest.target(config.data.prepared)
         if any(pattern.startswith("tfds:") for pattern in data.events):
-            raise ValueError("data.events: a tfds: data set is prepared by one process, without --engine or --stage")
+            raise ValueError(
+                "data.events: a tfds: data set is prepared by one process, without --engine or --stage"
+            )
         files = log_files("data.events", data.events, prepared.parent)
-        inputs = files + (log_files("items.table", [config.items.table], prepared.parent) if config.items.table else [])
+        inputs = files + (
+            log_files("items.table", [config.items.table], prepared.parent) if config.items.table else []
+        )
         facts = {
             "version": __version__,
             "data": to_dict(dataclasses.replace(data, memory_limit=DataConfig.memory_limit)),
@@ -81,7 +85,11 @@ class Job:
             "sizes_by_log": config.sizes_by_log,
             "files": [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in inputs],
         }
-        return cls(config, tuple(files), prepared.with_name(f"{prepared.name}.parts") / with_checksum(facts)["sha256"][:16])
+        return cls(
+            config,
+            tuple(files),
+            prepared.with_name(f"{prepared.name}.parts") / with_checksum(facts)["sha256"][:16],
+        )
 
     @property
     def prepared(self) -> Path:
@@ -90,7 +98,9 @@ class Job:
 
     def parts(self, stage: str) -> int:
         """How many parts a stage has."""
-        of = {"scatter": len(self.files)} | dict.fromkeys(("merge", "count", "gather"), self.config.data.shards)
+        of = {"scatter": len(self.files)} | dict.fromkeys(
+            ("merge", "count", "gather"), self.config.data.shards
+        )
         return of.get(stage, 1)
 
     def folder(self, stage: str, part: int) -> Path:
@@ -111,8 +121,8 @@ class Job:
         found = [self.facts(stage, part) for part in range(self.parts(stage))]
         if missing := [part for part, facts in enumerate(found) if facts is None]:
             raise ValueError(
-                f"{self.work}: {len(missing)} of {len(found)} parts of --stage {stage} have not run with this log "
-                f"and these settings, such as part {missing[0]}: run that stage first"
+                f"{self.work}: {len(missing)} of {len(found)} parts of --stage {stage} have not run with "
+                f"this log and these settings, such as part {missing[0]}: run that stage first"
             )
         return [facts for facts in found if facts is not None]
 
@@ -151,11 +161,13 @@ def finish(job: Job, limit: str, report: Callable[[str], None] = print) -> Manif
         ValueError: a stage before has not run to its end, or the log cannot be used.
     """
     failed = job.prepared.with_name(f"{job.prepared.name}.rejects.parquet")
-    with _engine(job, job.folder("finish", 0), limit, None) as (connection, scratch):
-        with atomic_folder(job.prepared) as folder:
-            manifest = _finish(job, connection, folder, scratch, report)
-            manifest = dataclasses.replace(manifest, files=facts_of(folder))
-            write_manifest(folder, manifest)
+    with (
+        _engine(job, job.folder("finish", 0), limit, None) as (connection, scratch),
+        atomic_folder(job.prepared) as folder,
+    ):
+        manifest = _finish(job, connection, folder, scratch, report)
+        manifest = dataclasses.replace(manifest, files=facts_of(folder))
+        write_manifest(folder, manifest)
     failed.unlink(missing_ok=True)  # of an earlier attempt
     shutil.rmtree(job.work.parent, ignore_errors=True)
     return manifest
@@ -163,13 +175,12 @@ def finish(job: Job, limit: str, report: Callable[[str], None] = print) -> Manif
 
 def share_memory(limit: str, workers: int) -> str:
     """A worker's share of data.memory_limit."""
-    number, unit = re.fullmatch(r"\s*([\d.]+)\s*(\D+?)\s*", limit).groups()  # ty: ignore[unresolved-attribute]
-    return f"{float(number) / workers:g}{unit}" if unit == "%" or workers > 1 else limit
+    return re.sub(r"[\d.]+", lambda number: f"{float(number[0]) / workers:.3f}", limit)
 
 
 @contextlib.contextmanager
 def _output(folder: Path) -> Generator[Path, None, None]:
-    """A temporary folder; takes its place, synced, if the block ends without an error and nobody was first."""
+    """A temporary folder; takes its place, synced, if the block ends without an error, unless it is taken."""
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.tmp")
     temporary.mkdir(parents=True)
     try:
@@ -195,6 +206,7 @@ def _engine(
     try:
         with engine(scratch / "log.duckdb", limit, job.work) as connection:
             ingest.set_up_engine(connection, limit, scratch)
+            connection.execute("SET enable_progress_bar = false")  # of many engines on one terminal
             if threads:
                 connection.execute(f"SET threads = {threads}")
             yield connection, scratch
@@ -220,7 +232,9 @@ def _scatter(
     _copy(connection, "FROM staged LIMIT 0", out / "shape.parquet")
     shard = timeline_writer.shard_of_user(job.config.data.shards)
     _copy(connection, f"SELECT *, {shard} AS shard {good}", out / "rows", ", PARTITION_BY (shard)")
-    rows, in_scope = connection.execute("SELECT count(*), count(*) FILTER (in_scope) FROM staged").fetchall()[0]
+    rows, in_scope = connection.execute("SELECT count(*), count(*) FILTER (in_scope) FROM staged").fetchall()[
+        0
+    ]
     return {"rows": rows, "in_scope": in_scope, "item_type": item_type}
 
 
@@ -353,7 +367,11 @@ def _gather(
 
 
 def _finish(
-    job: Job, connection: duckdb.DuckDBPyConnection, folder: Path, scratch: Path, report: Callable[[str], None]
+    job: Job,
+    connection: duckdb.DuckDBPyConnection,
+    folder: Path,
+    scratch: Path,
+    report: Callable[[str], None],
 ) -> Manifest:
     [found], [numbers] = job.all_facts("split"), job.all_facts("number")
     data = dataclasses.replace(job.config.data, **numbers["shares"])
