@@ -158,8 +158,12 @@ def finish(job: Job, limit: str, report: Callable[[str], None] = print) -> Manif
     """Write the prepared folder from the parts, and remove them.
 
     Raises:
-        ValueError: a stage before has not run to its end, or the log cannot be used.
+        ValueError: a stage before has not run to its end, or the log cannot be used or was changed meanwhile.
     """
+    if Job.of(job.config) != job:
+        raise ValueError(
+            f"the log of {job.work} was changed since its parts were begun: run the same command again"
+        )
     failed = job.prepared.with_name(f"{job.prepared.name}.rejects.parquet")
     with (
         _engine(job, job.folder("finish", 0), limit, None) as (connection, scratch),
