@@ -64,6 +64,14 @@ def parse(
     return values, tyro.cli(Config, default=config, args=overrides, description=description)
 
 
+def share(text: str) -> tuple[int, int]:
+    """Type of an argument I/N, the I-th of N shares of the work, from 1 on: (I - 1, N)."""
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 3/8, with I from 1 to N")
+    return int(number) - 1, int(of)
+
+
 @contextlib.contextmanager
 def errors_as_messages() -> Generator[None, None, None]:
     """Wrong input (ValueError, OSError) ends the process with its message on stderr and code 2."""

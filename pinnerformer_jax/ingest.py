@@ -4,17 +4,24 @@
 
 Reads Parquet or CSV as the config's data and items sections say, sets bad rows aside with file, row and
 reason, and writes the folder data.prepared (data/timelines.py says what is in it).
+
+A large log can be prepared in parts, with the same bytes as a result: by many processes or by a Ray cluster
+(--engine), or by any scheduler, a stage after the other (--stage). docs/parts.md says more.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pinnerformer_jax.command_line import errors_as_messages, parse
+from pinnerformer_jax.command_line import errors_as_messages, parse, share
+from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.contracts import format_time
 from pinnerformer_jax.data.timelines import Manifest
+from pinnerformer_jax.ingestion import parts
 from pinnerformer_jax.ingestion.ingest import prepare
+from pinnerformer_jax.ingestion.part_engines import prepare_in_parts
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,11 +31,69 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the verb."""
     from rich.console import Console
 
-    _, config = parse(__doc__, argv)
+    flags = _flags()
+    values, config = parse(__doc__, argv, flags)
+    if values.part and values.stage not in _OF_MANY:
+        flags.error(f"--part goes with --stage {', '.join(_OF_MANY)}")
+    if values.stage and values.engine:
+        flags.error("--stage runs a part of the work here; --engine runs all of it")
+    if (values.workers or values.ray_address) and not values.engine:
+        flags.error("--workers and --ray-address go with --engine")
+    if values.ray_address and values.engine != "ray":
+        flags.error("--ray-address goes with --engine ray")
     with errors_as_messages():
-        manifest = prepare(config)
+        if values.stage and values.stage != "finish":
+            return _run_stage(config, values.stage, values.part or (0, 1))
+        if values.stage:
+            manifest = parts.finish(parts.Job.of(config), config.data.memory_limit)
+        elif values.engine:
+            manifest = prepare_in_parts(config, values.engine, values.workers, values.ray_address)
+        else:
+            manifest = prepare(config)
     Console().print(summary(manifest))
     print(f"prepared {config.data.prepared}")
+    return None
+
+
+_OF_MANY = ("scatter", "merge", "count", "gather")
+
+
+def _flags() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(add_help=False)
+    flags.add_argument(
+        "--engine", choices=("processes", "ray"), help="prepare in parts: by processes here, or by Ray"
+    )
+    flags.add_argument("--workers", type=_count, metavar="N", help="parts that run at once; one a core")
+    flags.add_argument(
+        "--ray-address", metavar="A", help="of a running cluster with a shared folder; else Ray runs here"
+    )
+    flags.add_argument(
+        "--stage", choices=parts.STAGES, help="run this stage alone, or the --part of it; in this order"
+    )
+    flags.add_argument(
+        "--part", type=share, metavar="I/N",
+        help=f"the I-th of N shares of a stage, from 1 on: {', '.join(_OF_MANY)}",
+    )  # fmt: skip
+    return flags
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+def _run_stage(config: Config, stage: str, part_of: tuple[int, int]) -> None:
+    """Run every N-th part of a stage, one after the other."""
+    job = parts.Job.of(config)
+    chosen = range(part_of[0], job.parts(stage), part_of[1])
+    for part in chosen:
+        facts = parts.run_part(job, stage, part, config.data.memory_limit)
+        print(f"{stage}: part {part} of {job.parts(stage)}, {facts['rows']:,} rows")
+        for line in facts["said"]:
+            print(line)
+    if not chosen:
+        print(f"{stage}: nothing to do, it has only {job.parts(stage)} parts")
 
 
 def summary(manifest: Manifest) -> Table:

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pinnerformer_jax.command_line import errors_as_messages
+from pinnerformer_jax.command_line import errors_as_messages, share
 from pinnerformer_jax.serving import bulk
 from pinnerformer_jax.serving.recommender import Recommendations, Recommender
 from pinnerformer_jax.serving.shop_rules import add_flags, read_ids, rules_of
@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--all needs --out FILE")
     if values.users is not None and values.out is None:
         parser.error("--users needs --out FILE; --user ID prints")
+    if values.part is not None and not values.all_users:
+        parser.error("--part goes with --all")
     if values.json and values.out is not None:
         parser.error("--json prints; --out FILE.jsonl writes JSON lines")
     if values.why and values.out is not None:
@@ -77,6 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     who.add_argument("--users", type=Path, metavar="FILE", help="ids, one a line")
     who.add_argument("--all", action="store_true", dest="all_users", help="everybody in the state")
+    parser.add_argument(
+        "--part", type=share, metavar="I/N",
+        help="with --all: the I-th of N equal shares of the users, from 1 on; together they are all",
+    )  # fmt: skip
     parser.add_argument("-k", type=int, default=10, help="how many items (%(default)s)")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="write a table, .parquet, .csv or .jsonl, and print no items"
@@ -118,7 +124,9 @@ def _write(recommender: Recommender, values: argparse.Namespace) -> None:
         ids = read_ids(values.users, user_type)
     elif values.user is not None:
         ids = pa.array([_user_id(user, user_type) for user in values.user], user_type).unique()
-    counts = bulk.write_recommendations(recommender, ids, values.k, values.out, exclude_seen=values.hide_seen)
+    counts = bulk.write_recommendations(
+        recommender, ids, values.k, values.out, exclude_seen=values.hide_seen, part=values.part or (0, 1)
+    )
     print(f"{values.out}: {counts.summary()}")
 
 

@@ -209,3 +209,19 @@ def test_memory_does_not_grow_with_the_users(world, tmp_path, monkeypatch):
 
     peak(1)
     assert peak(100) < 1.5 * peak(10) + 500_000
+
+
+def test_the_parts_together_are_the_whole(world, tmp_path, capsys):
+    snapshots, _ = world
+    verb = ["--snapshots", str(snapshots), "--all", "-k", "3", "--out"]
+    recommend.main([*verb, str(tmp_path / "all.parquet")])
+    whole, together = read(tmp_path / "all.parquet"), []
+    for part in range(1, 8):
+        file = tmp_path / f"{part}.parquet"
+        recommend.main([*verb, str(file), "--part", f"{part}/7"])
+        together += read(file)
+    assert together == whole
+    assert len({row[0] for row in whole}) > 7
+    with pytest.raises(SystemExit):
+        recommend.main(["--snapshots", str(snapshots), "--user", "u001", "--part", "1/2"])
+    assert "--part goes with --all" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from pinnerformer_jax.ingestion.catalog_writer import (
     number_items,
     open_item_files,
     read_item_table,
+    seen_items,
     write_catalog,
 )
 
@@ -63,7 +64,7 @@ def test_items_of_the_training_period_come_first_by_frequency_then_id(connection
     seconds = {7: [1], 20: [1, 2, 3], 10: [1], 5: [SPLIT, SPLIT + 1, SPLIT + 2], 3: [SPLIT + 1] * 9}
     rows = [(item, second, None, None) for item, times in seconds.items() for second in times]
     add_events(connection, rows, "BIGINT")
-    number_items(connection, SPLIT)
+    number_items(connection, seen_items(SPLIT))
     assert items(connection, "number, item_id, trained") == [
         (0, 20, True),
         (1, 10, True),
@@ -76,7 +77,7 @@ def test_items_of_the_training_period_come_first_by_frequency_then_id(connection
 def test_items_that_no_event_names_are_left_out(connection, tmp_path):
     read_items(connection, tmp_path, {"item": ["b", "x", "a", "y"]})
     add_events(connection, [("b", 1, None, None), ("c", SPLIT + 1, None, None)])
-    number_items(connection, SPLIT)
+    number_items(connection, seen_items(SPLIT))
     assert items(connection, "item_id, trained, seen") == [("b", True, True), ("c", False, True)]
     assert item_table_counts(connection) == {"rows": 4, "in_log": 1, "unusable_ids": 0, "unusable_id": None}
 
@@ -84,7 +85,7 @@ def test_items_that_no_event_names_are_left_out(connection, tmp_path):
 def test_items_only_the_table_knows_come_last_if_asked_for(connection, tmp_path):
     read_items(connection, tmp_path, {"item": ["b", "x", "a", "y"]})
     add_events(connection, [("b", 1, None, None), ("c", SPLIT + 1, None, None)])
-    number_items(connection, SPLIT, without_events=True)
+    number_items(connection, seen_items(SPLIT), without_events=True)
     assert items(connection, "item_id, trained") == [
         ("b", True), ("a", False), ("c", False), ("x", False), ("y", False),
     ]  # fmt: skip
@@ -98,7 +99,7 @@ def test_the_first_title_of_the_log_is_kept(connection):
         ("c", 1, None, "t4"), ("c", SPLIT + 1, "of the future", "t5"),
     ]  # fmt: skip
     add_events(connection, rows)
-    number_items(connection, SPLIT)
+    number_items(connection, seen_items(SPLIT))
     assert items(connection, "item_id, title, topic, text") == [
         ("a", "first", "t1", "first t1"),
         ("c", None, "t4", "t4"),
@@ -112,7 +113,7 @@ def test_the_tables_title_wins_and_text_is_all_there_is(connection, tmp_path):
         connection, tmp_path, columns, id="id", title="name", topic="kind", text=("'maker' || maker", "kind")
     )
     add_events(connection, [("a", 1, "log's", "log's"), ("b", 2, "log's", "other")])
-    number_items(connection, SPLIT)
+    number_items(connection, seen_items(SPLIT))
     assert items(connection, "title, topic, text") == [
         ("A", "k", "A k maker5 k"),
         ("log's", "other", "log's other maker6"),
@@ -149,7 +150,7 @@ def test_given_vectors_become_unit_rows(connection, tmp_path, vectors):
     config = read_items(connection, tmp_path, {"item": ["a", "b", "zero", "none"], "v": vectors}, vector="v")
     assert connection.execute("SELECT item_id FROM item_table ORDER BY 1").fetchall() == [("a",), ("b",)]
     add_events(connection, [("b", 1, None, None)])
-    number_items(connection, SPLIT, without_events=True)
+    number_items(connection, seen_items(SPLIT), without_events=True)
     reachable = write_catalog(connection, config, [], tmp_path / "catalog", print)
     catalog = catalog_of(tmp_path)
     assert catalog.item_ids == ["b", "a"]
@@ -167,7 +168,7 @@ def test_given_vectors_of_any_size_of_number(connection, tmp_path):
     vectors = [[3e30, 4e30], [3e-30, 4e-30]]
     config = read_items(connection, tmp_path, {"item": ["a", "b"], "v": vectors}, vector="v")
     add_events(connection, [])
-    number_items(connection, SPLIT, without_events=True)
+    number_items(connection, seen_items(SPLIT), without_events=True)
     write_catalog(connection, config, [], tmp_path / "catalog", print)
     np.testing.assert_allclose(catalog_of(tmp_path).features, [[0.6, 0.8]] * 2, atol=1e-3)
 
@@ -234,7 +235,7 @@ def test_mostly_unusable_ids_are_an_error_with_an_example(connection, tmp_path):
 def test_no_overlap_with_the_log_is_an_error_with_an_id_of_each(connection, tmp_path):
     read_items(connection, tmp_path, {"item": ["7", "8"]})
     add_events(connection, [("007", 1, None, None), ("008", 1, None, None)])
-    number_items(connection, SPLIT)
+    number_items(connection, seen_items(SPLIT))
     with pytest.raises(ValueError, match=r"none of the 2 items of the log is in it: .* '007', .* '7'"):
         check_overlap(connection, "items.parquet")
 
@@ -243,7 +244,7 @@ def test_no_overlap_with_the_log_is_an_error_with_an_id_of_each(connection, tmp_
 def test_little_overlap_is_said(connection, tmp_path, table, line):
     read_items(connection, tmp_path, {"item": table})
     add_events(connection, [(item, 1, None, None) for item in "abc"])
-    number_items(connection, SPLIT)
+    number_items(connection, seen_items(SPLIT))
     said = check_overlap(connection, "items.parquet")
     assert line in said
     assert bool(line) == bool(said)

@@ -21,7 +21,7 @@ PROJECT = BUILD["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 NOT_IMPORTED = {"array_record", "flatbuffers", "onnx-ir", "sqlalchemy", "alembic"}
 """Dependencies that only another one imports: TFDS, jax.export, jax2onnx, MLflow."""
-OPTIONAL = ("redis", "explore", "export", "wandb", "mlflow", "tune")
+OPTIONAL = ("redis", "explore", "export", "wandb", "mlflow", "tune", "ray")
 BY_ITSELF = {"jax2onnx", "mlflow"}
 """Installed without its dependencies (docs/export.md); the module of mlflow-skinny."""
 CHECKOUT = ("benchmarks", "examples", "tests")

@@ -116,7 +116,7 @@ def test_shards_hold_the_events_of_their_users_in_order(connection, tmp_path, mo
     thresholds = np.full((3, 3), np.inf, np.float32)
     thresholds[1] = 2.0
 
-    positives = write_shards(connection, tmp_path, shards, thresholds)
+    positives = write_shards(connection, tmp_path, range(shards), thresholds)
 
     kept = {row[0] for row in rows if row[2] < SPLIT + 1}
     assert positives == sum(row[0] in kept and row[3] == actions[1] and row[5] >= 2 for row in rows)
@@ -144,7 +144,7 @@ def test_a_shard_may_be_empty(connection, tmp_path):
     connection.execute("CREATE VIEW events AS FROM usable")
     connection.execute("CREATE TABLE items AS SELECT 'i' AS item_id, 0 AS number")
     name_ids(connection, "action"), name_ids(connection, "surface")
-    write_shards(connection, tmp_path, 3, np.zeros((1, 1), np.float32))
+    write_shards(connection, tmp_path, range(3), np.zeros((1, 1), np.float32))
     shards = [open_shard(tmp_path, k) for k in range(3)]
     assert sorted(len(shard.item) for shard in shards) == [0, 0, 1]
     assert sorted(shard.users for shard in shards) == [0, 0, 1]

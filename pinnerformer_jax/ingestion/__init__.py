@@ -23,6 +23,8 @@ timeline_writer.py   users, their roles, and their events in order
 catalog_writer.py    the items: ids, titles, topics, vectors
 item_vectors.py      vectors for items that have none
 ingest.py            all steps, in order
+parts.py             the same in parts, for many processes or machines
+part_engines.py      who runs the parts: processes, Ray
 tfds_out.py          a prepared folder as a TFDS data set
 synthetic_world.py   items and users of a synthetic world
 synthetic.py         its events, and the description of the generating process

@@ -183,30 +183,42 @@ def _refuse(connection: duckdb.DuckDBPyConnection, query: str, message: str) -> 
         raise ValueError(message.format(found[0]))
 
 
-def number_items(connection: duckdb.DuckDBPyConnection, split: int, without_events: bool = False) -> None:
-    """Create the table `items` (number, item_id, title, topic, text, trained, seen) from `events` and
-    `item_table`: items with events up to the split first, the most frequent first, ties by the id's text.
-    Items without any event, which are not `seen`, are among them if asked for.
+def seen_items(split: int) -> str:
+    """Query of the items of `events`: item_id, events (up to the split), and the first title and topic by
+    time, of all events and of those up to the split, each as {micros, text}."""
+    early = f"micros < {(split + 1) * 10**6}"
+    firsts = ", ".join(
+        f"min({{'micros': micros, 'text': {name}}}) FILTER ({name} IS NOT NULL AND {condition}) "
+        f"AS {when}_{name}"
+        for name in ("title", "topic")
+        for when, condition in (("any", "true"), ("early", early))
+    )
+    return f"SELECT item_id, count(*) FILTER ({early}) AS events, {firsts} FROM events GROUP BY item_id"
+
+
+def sum_seen(parts: str) -> str:
+    """Query of `seen_items` of the whole, from the relation of those of its parts."""
+    firsts = ", ".join(
+        f"min({when}_{name}) AS {when}_{name}" for name in ("title", "topic") for when in ("any", "early")
+    )
+    return f"SELECT item_id, sum(events)::BIGINT AS events, {firsts} FROM {parts} GROUP BY item_id"
+
+
+def number_items(connection: duckdb.DuckDBPyConnection, seen: str, without_events: bool = False) -> None:
+    """Create the table `items` (number, item_id, title, topic, text, trained, seen) from `seen`, a query
+    of `seen_items`, and `item_table`: items with events up to the split first, the most frequent first, ties
+    by the id's text. Items without any event, which are not `seen`, are among them if asked for.
 
     The item table's title and topic win. Those of the log are the first by time; of an item with events up to
     the split they are of these alone, as later ones must not feed its vector.
     """
-    early = f"micros < {(split + 1) * 10**6}"
-    firsts = ", ".join(
-        f"arg_min({name}, (micros, {name})) FILTER ({name} IS NOT NULL AND {condition}) AS {when}_{name}"
-        for name in ("title", "topic")
-        for when, condition in (("any", "true"), ("early", early))
-    )
     connection.execute(
         f"""
         CREATE TABLE items AS
-        WITH seen AS (
-            SELECT item_id, count(*) FILTER ({early}) AS events, {firsts}
-            FROM events GROUP BY item_id
-        ), known AS (
+        WITH seen AS ({seen}), known AS (
             SELECT item_id, coalesce(events, 0) AS events, events IS NOT NULL AS seen,
-                coalesce(t.title, CASE WHEN events > 0 THEN early_title ELSE any_title END) AS title,
-                coalesce(t.topic, CASE WHEN events > 0 THEN early_topic ELSE any_topic END) AS topic,
+                coalesce(t.title, (CASE WHEN events > 0 THEN early_title ELSE any_title END).text) AS title,
+                coalesce(t.topic, (CASE WHEN events > 0 THEN early_topic ELSE any_topic END).text) AS topic,
                 t.text AS text
             FROM seen AS s {"FULL" if without_events else "LEFT"} JOIN item_table AS t USING (item_id)
         )

@@ -39,7 +39,13 @@ _BATCH, _BATCH_BYTES = 1 << 16, 1 << 25  # rows copied at a time, and their byte
 
 
 def copy(
-    connection: duckdb.DuckDBPyConnection, setting: str, file: Path, target: Path, dialect: CsvConfig
+    connection: duckdb.DuckDBPyConnection,
+    setting: str,
+    file: Path,
+    target: Path,
+    dialect: CsvConfig,
+    *,
+    rows_too: bool = True,
 ) -> list[str]:
     """Copy a CSV file to Parquet.
 
@@ -49,6 +55,7 @@ def copy(
         file: plain or .gz.
         target: to write; its columns are FILE, ROW, BROKEN and the file's, by the engine's names.
         dialect: delimiter and encoding.
+        rows_too: False: the columns alone.
 
     Returns:
         The names of its columns, as its header spells them.
@@ -62,6 +69,9 @@ def copy(
         source = _as_utf8(file, dialect.encoding, target.with_suffix(".csv"))
         names, delimiter, lines = _header(source, dialect.delimiter)
         called = engine_names(names)
+        if not rows_too:
+            _copy_records([], file, called, target)
+            return names
         columns = "{" + ", ".join(f"{literal(name)}: 'VARCHAR'" for name in called) + "}"
         try:
             (rows,) = connection.execute(
@@ -183,13 +193,19 @@ def _copy_line_by_line(
     file: Path, source: Path, names: list[str], delimiter: str, header: int, target: Path
 ) -> None:
     """Copy a CSV file that has broken lines, or values over several lines, to Parquet."""
+    _copy_records(_records(source, delimiter, header, len(names)), file, names, target)
+
+
+def _copy_records(
+    records: Iterable[tuple[int, tuple[Any, ...]]], file: Path, names: list[str], target: Path
+) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     types = {FILE: pa.string(), ROW: pa.int64(), BROKEN: pa.string()} | dict.fromkeys(names, pa.string())
     schema = pa.schema(types.items())
     with pq.ParquetWriter(target, schema) as writer:
-        for rows in _batches(_records(source, delimiter, header, len(names))):
+        for rows in _batches(records):
             rows = ((str(file), *row) for row in rows)
             columns = [pa.array(c, t) for c, t in zip(zip(*rows, strict=True), types.values(), strict=True)]
             writer.write_batch(pa.record_batch(columns, schema=schema))

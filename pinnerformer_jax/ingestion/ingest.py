@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     import duckdb
 
 
+_GOOD = "staged WHERE in_scope AND reason IS NULL"
+
+
 def prepare(config: Config, report: Callable[[str], None] = print) -> Manifest:
     """Write the folder config.data.prepared from the log config.data.events.
 
@@ -59,7 +62,7 @@ def prepare(config: Config, report: Callable[[str], None] = print) -> Manifest:
         ValueError: the log or a setting cannot be used; the message names it and the fix.
     """
 
-    prepared = _target(config.data.prepared)
+    prepared = target(config.data.prepared)
     failed = prepared.with_name(f"{prepared.name}.rejects.parquet")
     with atomic_folder(prepared) as folder:
         work = folder / "work"
@@ -84,24 +87,19 @@ def _prepare(
     report: Callable[[str], None],
 ) -> Manifest:
     data, counts = config.data, {}
-    files = open_log(connection, "log", "data.events", data.events, work / "events", data.csv)
-    files += catalog_writer.open_item_files(connection, config.items, work / "items")
-    restrict(connection, files, [folder])
-    kinds.check_ids(connection, "log", data)
-    item_type = event_mapping.bind_id(connection, "log", "data.columns.item", data.columns.item)[1]
-    catalog_writer.read_item_table(connection, config.items, item_type)
-    event_mapping.stage(connection, "log", data, "item_table" if config.items.vector else None)
+    stage_log(connection, config, work, folder)
     rejects.mark_duplicates(connection)
     counts["rows"], in_scope = _row(connection, "SELECT count(*), count(*) FILTER (in_scope) FROM staged")
     counts["out_of_scope"] = counts["rows"] - in_scope
     counts["rejected"] = rejects.count(connection)
     report(f"read {counts['rows']:,} rows")
-    _set_rejects_aside(connection, data, counts["rejected"], in_scope, folder / "rejects.parquet", failed)
+    set_rejects_aside(connection, data, counts["rejected"], in_scope, folder / "rejects.parquet", failed)
 
-    accepted = _accept(connection, data)
+    accept(connection, data)
+    accepted = check_actions(connection, data)
     counts["other_actions"] = in_scope - sum(counts["rejected"].values()) - accepted
     split, end = choose_split(connection, data, report)
-    connection.execute(f"CREATE VIEW usable AS FROM accepted WHERE micros < {(end + 1) * 10**6}")
+    up_to(connection, end)
     counts["after_window"] = accepted - _row(connection, "SELECT count(*) FROM usable")[0]
     if config.sizes_by_log:
         users = timeline_writer.count_users(connection, data.min_user_events, split)
@@ -114,15 +112,13 @@ def _prepare(
     connection.execute("CREATE VIEW events AS FROM usable SEMI JOIN users USING (user_id)")
     counts["events"] = _row(connection, "SELECT sum(events)::BIGINT FROM users")[0] or 0
     counts["of_small_users"] = accepted - counts["after_window"] - counts["events"]
-    counts |= _count_users(connection, data, split)
+    counts |= check_users(data, split, count_users(connection, split))
     report(f"chose {sum(counts['users'].values()):,} users with {counts['events']:,} events")
 
     actions = timeline_writer.name_ids(connection, "action", data.positives)
     surfaces = timeline_writer.name_ids(connection, "surface", data.positives)
-    for kind in ("action", "surface"):
-        query = f"SELECT count(*) FROM events ANTI JOIN {kind}_ids USING ({kind})"
-        counts[f"unknown_{kind}s"] = _row(connection, query)[0]
-    catalog_writer.number_items(connection, split, config.items.without_events)
+    counts |= count_unknown(connection)
+    catalog_writer.number_items(connection, catalog_writer.seen_items(split), config.items.without_events)
     if config.items.table:
         counts["item_table"] = catalog_writer.item_table_counts(connection)
         if warning := catalog_writer.check_overlap(connection, config.items.table):
@@ -131,10 +127,9 @@ def _prepare(
         connection, "SELECT count(*), count(*) FILTER (trained) FROM items"
     )
     counts["positives"] = timeline_writer.write_shards(
-        connection, folder, data.shards, positive_table(data.positives, actions, surfaces)
+        connection, folder, range(data.shards), positive_table(data.positives, actions, surfaces)
     )
-    if not counts["positives"]:
-        raise ValueError(f"no event meets any rule of data.positives = {data.positives}")
+    check_positives(data, counts["positives"])
     report(f"wrote {data.shards} shards")
 
     shards = [open_shard(folder, shard) for shard in range(data.shards)]
@@ -153,7 +148,38 @@ def _prepare(
     )
 
 
-def _target(setting: str) -> Path:
+def stage_log(
+    connection: duckdb.DuckDBPyConnection,
+    config: Config,
+    work: Path,
+    folder: Path,
+    only: int | None = None,
+) -> str:
+    """Create `staged`, see `event_mapping.stage`, and the item table, see `catalog_writer.read_item_table`.
+    From then on the engine reads and writes nothing but their files and what is below `folder`.
+
+    Args:
+        connection: where they are made.
+        config: its data and items sections are used.
+        work: folder for copies.
+        folder: that holds `work`.
+        only: number of the one file of the log whose rows are staged; None: all.
+
+    Returns:
+        The type of item ids.
+    """
+    data = config.data
+    files = open_log(connection, "log", "data.events", data.events, work / "events", data.csv, only)
+    files += catalog_writer.open_item_files(connection, config.items, work / "items")
+    restrict(connection, files, [folder])
+    kinds.check_ids(connection, "log", data)
+    item_type = event_mapping.bind_id(connection, "log", "data.columns.item", data.columns.item)[1]
+    catalog_writer.read_item_table(connection, config.items, item_type)
+    event_mapping.stage(connection, "log", data, "item_table" if config.items.vector else None)
+    return item_type
+
+
+def target(setting: str) -> Path:
     """The folder to write, if it may be written."""
     if not setting:
         raise ValueError("data.prepared is empty: name the folder to write the timelines to")
@@ -196,7 +222,7 @@ def _row(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:
     return connection.execute(query).fetchone()
 
 
-def _set_rejects_aside(
+def set_rejects_aside(
     connection: duckdb.DuckDBPyConnection,
     data: DataConfig,
     rejected: dict[str, int],
@@ -218,14 +244,26 @@ def _set_rejects_aside(
         raise
 
 
-def _accept(connection: duckdb.DuckDBPyConnection, data: DataConfig) -> int:
-    """Create the view `accepted`: good rows of an action that enters the sequence; how many there are."""
-    good = "staged WHERE in_scope AND reason IS NULL"
+def accept(connection: duckdb.DuckDBPyConnection, data: DataConfig) -> None:
+    """Create the view `accepted`: good rows of `staged` of an action that enters the sequence."""
     chosen = ", ".join(literal(action) for action in data.sequence_actions)
     connection.execute(
-        f"CREATE VIEW accepted AS FROM {good}" + (f" AND action IN ({chosen})" if chosen else "")
+        f"CREATE VIEW accepted AS FROM {_GOOD}" + (f" AND action IN ({chosen})" if chosen else "")
     )
-    present = f"SELECT action FROM {good} GROUP BY action ORDER BY count(*) DESC, action"
+
+
+def up_to(connection: duckdb.DuckDBPyConnection, end: int) -> None:
+    """Create the view `usable`: accepted rows up to the last second of the evaluation window."""
+    connection.execute(f"CREATE VIEW usable AS FROM accepted WHERE micros < {(end + 1) * 10**6}")
+
+
+def check_actions(connection: duckdb.DuckDBPyConnection, data: DataConfig) -> int:
+    """How many rows are accepted.
+
+    Raises:
+        ValueError: the log lacks an action that data.sequence_actions names, or has too many names.
+    """
+    present = f"SELECT action FROM {_GOOD} GROUP BY action ORDER BY count(*) DESC, action"
     known = [name for (name,) in connection.execute(f"{present} LIMIT 20").fetchall()]
     for action in data.sequence_actions:
         if not _row(connection, f"SELECT count(*) FROM ({present}) WHERE action = {literal(action)}")[0]:
@@ -242,16 +280,48 @@ def _accept(connection: duckdb.DuckDBPyConnection, data: DataConfig) -> int:
     return accepted
 
 
-def _count_users(connection: duckdb.DuckDBPyConnection, data: DataConfig, split: int) -> dict[str, Any]:
-    """Users by role, and how many users and events were left out.
+def count_unknown(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    """Events whose action, or surface, has no number of its own."""
+    return {
+        f"unknown_{kind}s": _row(
+            connection, f"SELECT count(*) FROM events ANTI JOIN {kind}_ids USING ({kind})"
+        )[0]
+        for kind in ("action", "surface")
+    }
+
+
+def check_positives(data: DataConfig, positives: int) -> None:
+    """Refuse a log without a positive event."""
+    if not positives:
+        raise ValueError(f"no event meets any rule of data.positives = {data.positives}")
+
+
+def count_users(connection: duckdb.DuckDBPyConnection, split: int) -> dict[str, int]:
+    """Users of each role, everyone of `usable`, evaluation users with events after the split, and events of
+    everyone after it."""
+    of_role = dict(connection.execute("SELECT role, count(*) FROM users GROUP BY role").fetchall())
+    return {name: of_role.get(role, 0) for name, role in ROLES.items()} | {
+        "everyone": _row(connection, "SELECT count(DISTINCT user_id) FROM usable")[0],
+        "evaluated": _row(
+            connection, f"SELECT count(*) FROM users WHERE role = {EVALUATION} AND events > cut"
+        )[0],
+        "after": _row(connection, f"SELECT count(*) FROM usable WHERE micros >= {(split + 1) * 10**6}")[0],
+    }
+
+
+def check_users(data: DataConfig, split: int, found: dict[str, int]) -> dict[str, Any]:
+    """Users by role, and how many were left out.
+
+    Args:
+        data: shares of the roles, fewest events.
+        split: t, for messages.
+        found: what `count_users` gives.
 
     Raises:
         ValueError: no user is left, or no user has a role that must not be empty.
     """
-    of_role = dict(connection.execute("SELECT role, count(*) FROM users GROUP BY role").fetchall())
-    users = {name: of_role.get(role, 0) for name, role in ROLES.items()}
-    kept = sum(users.values())
-    everyone = _row(connection, "SELECT count(DISTINCT user_id) FROM usable")[0]
+    users = {name: found[name] for name in ROLES}
+    kept, everyone, evaluated = sum(users.values()), found["everyone"], found["evaluated"]
     if not kept:
         raise ValueError(
             f"none of {everyone:,} users has data.min_user_events = {data.min_user_events} events up to the "
@@ -262,10 +332,8 @@ def _count_users(connection: duckdb.DuckDBPyConnection, data: DataConfig, split:
             f"no user is left to train: all {kept:,} fall into data.evaluation_share = "
             f"{data.evaluation_share} or data.validation_share = {data.validation_share}; lower them"
         )
-    evaluated = _row(connection, f"SELECT count(*) FROM users WHERE role = {EVALUATION} AND events > cut")[0]
     if data.evaluation_share and not evaluated:
-        after = _row(connection, f"SELECT count(*) FROM usable WHERE micros >= {(split + 1) * 10**6}")[0]
-        window = f"after the split, {format_time(split)} (all users have {after:,})"
+        window = f"after the split, {format_time(split)} (all users have {found['after']:,})"
         raise ValueError(
             f"none of {users['evaluation']:,} evaluation users (of {kept:,}) has an event {window}: "
             "raise data.evaluation_share or data.evaluation_days, or set evaluation_share to 0 to do without"

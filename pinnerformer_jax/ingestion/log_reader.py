@@ -45,6 +45,7 @@ def open_log(
     patterns: Sequence[str],
     folder: Path,
     csv: CsvConfig = _DEFAULT,
+    only: int | None = None,
 ) -> list[Path]:
     """Create the view `relation` over all files that the patterns name, and the table of its columns, see
     `log_columns.keep_columns`.
@@ -58,6 +59,7 @@ def open_log(
         patterns: files, globs, or `tfds:NAME[:SPLIT]`.
         folder: for Parquet copies of other formats; it must exist as long as the view.
         csv: how CSV files are written.
+        only: number of the one file whose rows the view has, with the columns of all; None: of all.
 
     Returns:
         The files.
@@ -77,7 +79,8 @@ def open_log(
             columns[file] = log_columns.parquet_columns(setting, file)
         else:
             copies.append(folder / f"{number:05d}.parquet")
-            names = csv_reader.copy(connection, setting, file, copies[-1], csv)
+            wanted = only in (None, number)
+            names = csv_reader.copy(connection, setting, file, copies[-1], csv, rows_too=wanted)
             columns[file] = [(name, "string") for name in names]
     log_columns.keep_columns(connection, relation, setting, columns)
     try:
@@ -102,7 +105,8 @@ def open_log(
             parts.append(f"FROM {parquet_files(copies)}")
         rows = " UNION ALL BY NAME ".join(parts)
         of_path = _path_columns(connection, files, _names(connection, f"({rows})"))
-        connection.execute(f"CREATE VIEW {relation} AS SELECT *{of_path} FROM ({rows})")
+        which = "" if only is None else f" WHERE {FILE} = {literal(files[only])}"  # the others are not read
+        connection.execute(f"CREATE VIEW {relation} AS SELECT *{of_path} FROM ({rows}){which}")
         # Settings are bound to a table without rows: each look at the view would open all files.
         connection.execute(f"CREATE OR REPLACE TABLE {relation}_shape AS FROM {relation} LIMIT 0")
     except duckdb.OutOfMemoryException:

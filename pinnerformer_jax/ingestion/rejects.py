@@ -84,7 +84,7 @@ def write(
             SELECT file, row, reason, raw_user AS user, raw_item AS item, raw_time AS time,
                 raw_duration AS duration, broken AS line
             FROM staged WHERE reason IS NOT NULL AND (raw_user IS NULL OR raw_user NOT IN ({without}))
-            ORDER BY file, row
+            ORDER BY ALL
         ) TO {literal(path)} (FORMAT parquet)"""
     ).fetchall()  # to the end, or the connection stays busy
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,11 @@ def count_users(connection: duckdb.DuckDBPyConnection, min_user_events: int, spl
     return connection.execute(query).fetchone()[0]
 
 
+def shard_of_user(shards: int) -> str:
+    """SQL of a user's shard: the upper half of the MD5 of the id's text, modulo the shards."""
+    return f"md5_number_upper(CAST(user_id AS VARCHAR)) % {shards}"
+
+
 def number_users(connection: duckdb.DuckDBPyConnection, data: DataConfig, split: int) -> None:
     """Create the table `users` (user_id, number, shard, role, events, cut) from `usable`: those with
     min_user_events up to the split.
@@ -47,7 +53,7 @@ def number_users(connection: duckdb.DuckDBPyConnection, data: DataConfig, split:
             FROM usable GROUP BY user_id HAVING cut >= {data.min_user_events}
         ), hashed AS (
             SELECT *, md5_number_lower(CAST(user_id AS VARCHAR)) AS hash,
-                md5_number_upper(CAST(user_id AS VARCHAR)) % {data.shards} AS shard,
+                {shard_of_user(data.shards)} AS shard,
                 CAST(hash AS DOUBLE) / 2.0 ** 64 AS share
             FROM counted
         )
@@ -60,7 +66,10 @@ def number_users(connection: duckdb.DuckDBPyConnection, data: DataConfig, split:
 
 
 def name_ids(
-    connection: duckdb.DuckDBPyConnection, kind: str, rules: tuple[PositiveRule, ...] = ()
+    connection: duckdb.DuckDBPyConnection,
+    kind: str,
+    rules: tuple[PositiveRule, ...] = (),
+    counted: str | None = None,
 ) -> list[str]:
     """Names by id of the actions or surfaces of `events`, the most frequent first, ties by name, after ""
     for the unknown; also the table `KIND_ids` (KIND, id). At most MAX_NAMES; further names are unknown, but
@@ -70,6 +79,7 @@ def name_ids(
         connection: where `events` is.
         kind: "action" or "surface".
         rules: of positives.
+        counted: a query of KIND and n, its events; None: `count_names` of `events`.
 
     Raises:
         ValueError: the rules name more than MAX_NAMES.
@@ -84,7 +94,7 @@ def name_ids(
         f"""
         CREATE TABLE {kind}_ids AS
         SELECT {kind}, row_number() OVER (ORDER BY n DESC, {kind}) AS id FROM (
-            SELECT {kind}, count(*) AS n FROM events WHERE {kind} <> '' GROUP BY {kind}
+            FROM ({counted or count_names(kind)})
             ORDER BY list_contains({literal(wanted)}::VARCHAR[], {kind}) DESC, n DESC, {kind}
             LIMIT {MAX_NAMES}
         ) ORDER BY id"""
@@ -93,8 +103,13 @@ def name_ids(
     return ["", *(name for (name,) in names)]
 
 
+def count_names(kind: str) -> str:
+    """Query of the names of the actions or surfaces of `events`, and n, how many events have each."""
+    return f"SELECT {kind}, count(*) AS n FROM events WHERE {kind} <> '' GROUP BY {kind}"
+
+
 def write_shards(
-    connection: duckdb.DuckDBPyConnection, prepared: Path, shards: int, table: np.ndarray
+    connection: duckdb.DuckDBPyConnection, prepared: Path, shards: Sequence[int], table: np.ndarray
 ) -> int:
     """Write PREPARED/shards from the tables `users`, `items`, `action_ids`, `surface_ids` and `events`.
 
@@ -105,13 +120,13 @@ def write_shards(
     Args:
         connection: where the tables are.
         prepared: the folder.
-        shards: how many.
+        shards: which, ascending: those of the users of the table `users`.
         table: float32 [A, S] of `positives.positive_table`.
 
     Returns:
         How many events are positive.
     """
-    sizes = [_write_users(connection, prepared, shard) for shard in range(shards)]
+    sizes = [_write_users(connection, prepared, shard) for shard in shards]
     query = """
         SELECT i.number AS item, coalesce(a.id, 0) AS action, coalesce(s.id, 0) AS surface,
             CAST(floor(e.micros / 1000000) AS BIGINT) AS time, e.duration
@@ -121,7 +136,7 @@ def write_shards(
             md5_number_lower(concat_ws('|', e.item_id, e.action, e.surface, e.duration))"""
     batches = iter(connection.sql(query).to_arrow_reader(_BATCH))
     positives, rest = 0, None
-    for shard, size in enumerate(sizes):
+    for shard, size in zip(shards, sizes, strict=True):
         with contextlib.ExitStack() as stack:
             files = {}
             for name, dtype in COLUMNS.items():

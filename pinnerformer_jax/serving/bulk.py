@@ -66,6 +66,7 @@ def write_recommendations(
     file: Path,
     *,
     exclude_seen: bool = False,
+    part: tuple[int, int] = (0, 1),
 ) -> Counts:
     """Write the recommendations of many users, with a progress bar. The file is complete or absent.
 
@@ -75,6 +76,7 @@ def write_recommendations(
         k: how many of each; fewer if there are not so many items.
         file: to write: .parquet, .csv or .jsonl (a JSON object a line).
         exclude_seen: see `Recommender.recommend`.
+        part: (i, n): the i-th, from 0 on, of n equal shares of the users; n calls of one state write all.
 
     Returns:
         Counts of the users.
@@ -91,6 +93,8 @@ def write_recommendations(
     counts = Counts()
     loaded = recommender.refresh()
     everybody = everybody_in(loaded) if user_ids is None else user_ids
+    first, end = (len(everybody) * k // part[1] for k in (part[0], part[0] + 1))
+    everybody = everybody.slice(first, end - first)
     with (
         atomic_path(file) as temporary,
         _writer(temporary) as write,
