@@ -34,6 +34,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pinnerformer_jax.command_line import errors_as_messages, parse
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.config_files import differences, to_dict
@@ -250,8 +252,9 @@ def _making(prepared: Path) -> tuple[str, Any] | None:
 
 
 def _open(config: Config, workdir: Path, objective: Objective | None = None) -> tuple[Run, TrainState]:
-    recall = None if config.data.final else validation_recall(config)
-    opened = open_run(config, workdir, objective, recall)
+    recall = None if config.data.final or not hosts.is_first() else validation_recall(config)
+    measured = bool(hosts.of_first(np.array(recall is not None)))
+    opened = open_run(config, workdir, objective, recall or (hosts.left_to_first if measured else None))
     if recall:
         recall.timelines.check()  # the run's are the same
     return opened

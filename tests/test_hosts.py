@@ -197,3 +197,33 @@ def wait_for_checkpoint(workdir, processes):
 def test_wrong_use_is_a_message(arguments, message):
     with pytest.raises(ValueError, match=message):
         hosts.join(*arguments)
+
+
+LATE = """
+import os, sys, time
+import jax, numpy as np
+from pinnerformer_jax.training import hosts
+
+index = int(sys.argv[2])
+hosts.join(sys.argv[1], 2, index)
+jax.devices()
+time.sleep(35 * (index == 0))
+print(int(hosts.of_first(np.int32(5 + index))))
+jax.distributed.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_processes_wait_for_one_that_is_late():  # JAX's first exchange between CPUs waits for 30 seconds
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", LATE, address, str(index)],
+            env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for index in range(2)
+    ]  # fmt: skip
+    assert [ended(process)[0].split()[-1] for process in processes] == ["5", "5"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -45,7 +46,7 @@ def open_training_data(config: Config, mesh: Mesh | None = None) -> TrainingData
     """
     if config.sizes_by_log:
         raise ValueError("sizes_by_log = True: give the config that training.sizes.sized_by_log returns")
-    timelines = Timelines.open(config.data.prepared)
+    timelines = Timelines.open(config.data.prepared, verify=jax.process_index() == 0)  # reads all bytes
     catalog = Catalog.of(timelines)
     check_ingested(timelines.manifest, config)
     actions, surfaces = timelines.manifest.actions, timelines.manifest.surfaces

@@ -163,6 +163,7 @@ def train(run: Run, state: TrainState) -> TrainState:
         host_batch, lengths = next(batches)
         batch = shard_batch(run.mesh, host_batch)
         program, validate = _compile(run, state, batch)
+        hosts.meet()
         meter = Meter(config.batch_size, step)
 
         def check() -> None:
@@ -226,10 +227,10 @@ def _recall(run: Run, state: TrainState) -> tuple[float, float] | None:
     if run.recall is None:
         return None
     with jax.transfer_guard("allow"):
+        found = run.recall(run.graphdef, jax.device_get(state.params))
         if not hosts.several():
-            return run.recall(run.graphdef, jax.device_get(state.params))
+            return found
         # Another machine may round otherwise, and all must choose the same checkpoint.
-        found = run.recall(run.graphdef, jax.device_get(state.params)) if hosts.is_first() else (0.0, 0.0)
         recall, error = np.asarray(hosts.of_first(np.array(found, np.float32))).tolist()
         return recall, error
 

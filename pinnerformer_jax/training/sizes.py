@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
+
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.config.by_log import SHARES, LogSize, fill, settings_by_log
 from pinnerformer_jax.data.catalog import Catalog
@@ -19,7 +21,7 @@ def sized_by_log(config: Config) -> Config:
     """
     if not config.sizes_by_log:
         return config
-    timelines = Timelines.open(config.data.prepared)
+    timelines = Timelines.open(config.data.prepared, verify=jax.process_index() == 0)
     catalog = Catalog.of(timelines)
     log = log_size(timelines, catalog)
     print(
