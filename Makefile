@@ -2,6 +2,7 @@
 # make test   environment, then the tests that take seconds; make test-all the slow ones too,
 #             and names those that were skipped, and why
 # make lint   environment, then rules, format and types of the code
+# make docs   environment, then the pages and the API as a site, in site/; warnings are errors
 # make accelerator         on a GPU, with the PYTHON whose jax sees it: all that is measured there, in LIMIT seconds;
 #                          all output is in the folder OUT, complete after each part
 # make accelerator-rival   the same for the comparison with PyTorch (needs torch)
@@ -16,7 +17,7 @@ FLAGS ?= --model.compute-dtype bfloat16
 # Set in many images, and then each process that a test starts compiles what it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all accelerator accelerator-rival lint clean
+.PHONY: demo test test-all docs accelerator accelerator-rival lint clean
 
 demo: .venv/installed
 	$(BIN)/python -m pinnerformer_jax.synthetic --out data/demo/raw
@@ -29,6 +30,9 @@ test: .venv/installed
 
 test-all: .venv/installed
 	$(BIN)/python -m pytest -n auto --dist loadfile -rs
+
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 accelerator:
 	$(PYTHON) -m pinnerformer_jax.bench accelerator --config $(CONFIG) --folder $(OUT) --limit $(LIMIT) $(FLAGS)
@@ -43,7 +47,7 @@ lint: .venv/installed
 	$(BIN)/ty check --python .venv
 
 clean:
-	rm -rf .venv data/demo runs/demo
+	rm -rf .venv data/demo runs/demo site
 
 # Made anew when what it is made of changes.
 .venv/installed: requirements.txt pyproject.toml
@@ -51,4 +55,8 @@ clean:
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --requirement requirements.txt
 	$(BIN)/pip install --quiet --no-deps --editable .
+	@touch $@
+
+.venv/docs: .venv/installed
+	$(BIN)/pip install --quiet --editable '.[docs]'
 	@touch $@

@@ -26,6 +26,7 @@ VERBS = (
     "export",
     "recommend",
     "similar",
+    "explore",
     "run",
     "replay",
     "study",

@@ -26,6 +26,7 @@ from pinnerformer_jax.serving import bulk
 from pinnerformer_jax.serving.recommender import Recommendations, Recommender
 from pinnerformer_jax.serving.shop_rules import add_flags, read_ids, rules_of
 from pinnerformer_jax.serving.stores import open_store
+from pinnerformer_jax.serving.typed_ids import typed_id
 from pinnerformer_jax.serving.why import Explainer, Reason
 
 if TYPE_CHECKING:
@@ -139,12 +140,7 @@ def _print(recommender: Recommender, values: argparse.Namespace) -> None:
 
 
 def _user_id(text: str, user_type: pa.DataType) -> Any:
-    import pyarrow as pa
-
-    try:
-        return pa.scalar(text).cast(user_type).as_py()
-    except pa.ArrowInvalid:
-        raise ValueError(f"--user {text!r}: user ids are of type {user_type}") from None
+    return typed_id(text, user_type, "--user", "user")
 
 
 def _as_json(user_id: Any, found: Recommendations, why: list[list[Reason]] | None) -> dict[str, Any]:

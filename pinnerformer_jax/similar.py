@@ -16,11 +16,11 @@ from pathlib import Path
 from pinnerformer_jax.command_line import errors_as_messages
 from pinnerformer_jax.serving.recommender import Recommender
 from pinnerformer_jax.serving.shop_rules import add_flags, rules_of
+from pinnerformer_jax.serving.typed_ids import typed_id
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb; the exit code."""
-    import pyarrow as pa
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -43,10 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         loaded = recommender.refresh()
         ids = loaded.items["item_id"].combine_chunks()
         recommender.rules = rules_of(values, ids)
-        try:
-            item_id = pa.scalar(values.item).cast(ids.type).as_py()
-        except pa.ArrowInvalid:
-            raise ValueError(f"--item {values.item!r}: item ids are of type {ids.type}") from None
+        item_id = typed_id(values.item, ids.type, "--item", "item")
         found = recommender.similar(item_id, values.k)
     title = loaded.items["title"][loaded.row[item_id]].as_py()
     print(

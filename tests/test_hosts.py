@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -38,9 +39,13 @@ def counted(self, step):
     batch, lengths = own(self, step)
     with open(folder / f"rows-{os.getpid()}", "a") as file:
         file.write(f"{len(batch.length)} {len(lengths)}\\n")
-    time.sleep(float(os.environ.get("WAIT", 0)))
     return batch, lengths
 
+def slowly(self, step):
+    time.sleep(float(os.environ["WAIT"]))
+    return after(self, step)
+
+after, hosts.Stop.after = hosts.Stop.after, slowly
 Windows.with_lengths = counted
 sys.exit(train.main(sys.argv[2:]))
 """
@@ -143,22 +148,23 @@ def test_two_processes_train_as_one(training, settings):
 
 @pytest.mark.slow
 def test_a_signal_to_one_stops_all_and_other_numbers_of_processes_go_on(training):
-    processes = training.start("stopped", 2, wait=0.3)
+    processes = training.start("stopped", 2, wait=1.0)
     wait_for_checkpoint(training.folder / "stopped", processes)
     processes[1].send_signal(signal.SIGTERM)
     first, _ = [ended(process) for process in processes]
     assert "which is saved" in first[0]
     stopped = int(training.state("stopped").step)
     assert 4 <= stopped < 12
-    assert "resuming after step" in training.run("stopped", 4, "--training.stop-after", "10")[0][0]
-    assert int(training.state("stopped").step) == 10
-    training.run("stopped", 1, "--training.stop-after", "0")
-    assert_close(training.state("stopped"), training.state("one"))
+    for processes in (1, 4):
+        name = f"stopped-{processes}"
+        shutil.copytree(training.folder / "stopped", training.folder / name)
+        assert "resuming after step" in training.run(name, processes)[0][0]
+        assert_close(training.state(name), training.state("one"))
 
 
 @pytest.mark.slow
 def test_when_one_dies_the_others_end_and_say_so(training):
-    processes = training.start("killed", 2, wait=0.3)
+    processes = training.start("killed", 2, wait=1.0)
     wait_for_checkpoint(training.folder / "killed", processes)
     processes[1].kill()
     began = time.monotonic()

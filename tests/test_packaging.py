@@ -21,7 +21,7 @@ PROJECT = BUILD["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 NOT_IMPORTED = {"array_record", "flatbuffers", "onnx-ir", "sqlalchemy", "alembic"}
 """Dependencies that only another one imports: TFDS, jax.export, jax2onnx, MLflow."""
-OPTIONAL = ("redis", "export", "wandb", "mlflow", "tune")
+OPTIONAL = ("redis", "explore", "export", "wandb", "mlflow", "tune")
 BY_ITSELF = {"jax2onnx", "mlflow"}
 """Installed without its dependencies (docs/export.md); the module of mlflow-skinny."""
 CHECKOUT = ("benchmarks", "examples", "tests")
@@ -48,7 +48,7 @@ def imported(folder):
 def test_requirements_and_the_package_ask_for_the_same():
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     asked = [line for line in lines if not line.startswith("#")]
-    assert asked == [*PROJECT["dependencies"], *EXTRAS["redis"], *EXTRAS["dev"]]
+    assert asked == [*PROJECT["dependencies"], *EXTRAS["redis"], *EXTRAS["explore"], *EXTRAS["dev"]]
 
 
 def test_what_is_imported_is_declared_and_nothing_else():
@@ -168,7 +168,14 @@ def test_installed_elsewhere_it_makes_reads_trains_and_evaluates(installed, tmp_
 @pytest.mark.slow
 def test_the_wheel_has_its_templates_its_types_and_no_checkout(installed):
     files = {str(path) for path in importlib.metadata.Distribution.at(dist_info(installed)).files}
-    for name in ("py.typed", "evaluation/report.html", "evaluation/style.css", "studies/study.html"):
+    for name in (
+        "py.typed",
+        "evaluation/report.html",
+        "evaluation/style.css",
+        "studies/study.html",
+        "serving/pages/user.html",
+        "serving/pages/explorer.css",
+    ):
         assert f"pinnerformer_jax/{name}" in files
     assert not [name for name in files if name.startswith(CHECKOUT)]
 

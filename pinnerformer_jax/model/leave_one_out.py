@@ -1,6 +1,9 @@
-"""The vector of a user without each event of the history, to say what an event carries."""
+"""Vectors of histories with events left out: of one without each of its events, to say what an event carries,
+and of any choice of events."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -33,15 +36,34 @@ def without_each(
     read = places[-max_length:]
     reserve = places[-max_length - 1 :]
     kept = [read, *(reserve[reserve != event][-max_length:] for event in read)]
-    length = np.array([len(history) for history in kept])
-    full = np.flatnonzero(length)
-    if not len(full):
+    vectors = embed_chosen(embedder, events, kept, max_length, batch_size)
+    if not vectors.any():
         raise ValueError("no event that the model can read")
+    return read, vectors
+
+
+def embed_chosen(
+    embedder: Embedder, events: Events, chosen: Sequence[np.ndarray], max_length: int, batch_size: int
+) -> np.ndarray:
+    """Embed R histories, each a choice among the same events.
+
+    Args:
+        embedder: of all items of the events that are chosen.
+        events: [E], of one user or more; those of a user oldest first.
+        chosen: R, int, ascending: the places of each history's events; of more than T the newest count.
+        max_length: T.
+        batch_size: histories at a time.
+
+    Returns:
+        float32 [R, D], unit rows; zeros stand for a history without events.
+    """
+    length = np.array([len(history) for history in chosen], np.int64)
+    full = np.flatnonzero(length)
 
     def padded(rows: np.ndarray, width: int) -> tuple[Events, np.ndarray]:
         count = np.minimum(length[full[rows]], width)
         real = np.arange(width)[None, :] < count[:, None]
-        where = np.concatenate([kept[full[row]][-width:] for row in rows])
+        where = np.concatenate([chosen[full[row]][-width:] for row in rows])
         histories = []
         for values, blank in zip(events, _PADDING, strict=True):
             filled = np.full(real.shape, blank, values.dtype)
@@ -49,7 +71,9 @@ def without_each(
             histories.append(filled)
         return Events(*histories), count.astype(np.int32)
 
+    if not len(full):
+        return np.zeros((len(length), 0), np.float32)
     found = embedder.users_by_length(padded, length[full], max_length, batch_size)
-    vectors = np.zeros((len(kept), found.shape[1]), np.float32)
+    vectors = np.zeros((len(length), found.shape[1]), np.float32)
     vectors[full] = found
-    return read, vectors
+    return vectors

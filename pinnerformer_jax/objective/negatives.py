@@ -35,7 +35,9 @@ def mixed_pool(
 
     Args:
         key: of the step, the same on every device.
-        item, user, valid: the positives of all devices, their users, and which of them are pairs.
+        item: the positives of all devices.
+        user: theirs.
+        valid: which of them are pairs.
         in_batch: how many positives at most; of more, a random choice.
         random: how many random items, drawn with replacement.
         corpus: random items are rows 0 : corpus of the catalogue.

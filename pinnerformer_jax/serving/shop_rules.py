@@ -98,7 +98,7 @@ def read_rules(
             raise ValueError(f"{file}: none of its {len(ids):,} ids is one of the items")
         if unknown:
             warn(f"{file}: {len(unknown):,} of {len(ids):,} ids are not among the items: {names(unknown)}")
-    category = None if category_of is None else _read_categories(category_of, item_ids)
+    category = None if category_of is None else read_categories(category_of, item_ids)
     return ShopRules(allowed, blocked, category, 1 if at_most is None else at_most)
 
 
@@ -137,7 +137,7 @@ def _unknown(ids: pa.Array, item_ids: pa.Array) -> list[str]:
     return [str(item) for item in ids.filter(pc.invert(pc.is_in(ids, item_ids))).to_pylist()]
 
 
-def _read_categories(category_of: Sequence[str], item_ids: pa.Array) -> dict[Any, Any]:
+def read_categories(category_of: Sequence[str], item_ids: pa.Array) -> dict[Any, Any]:
     """{item: category}, of items that have one."""
     import pyarrow as pa
     import pyarrow.compute as pc

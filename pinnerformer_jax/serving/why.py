@@ -15,6 +15,7 @@ Dimensions: E events, T that the model reads, K items.
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,8 +24,9 @@ import numpy as np
 
 from pinnerformer_jax.data.contracts import Events, to_device_time
 from pinnerformer_jax.model.inference import Embedder
-from pinnerformer_jax.model.leave_one_out import without_each
+from pinnerformer_jax.model.leave_one_out import embed_chosen, without_each
 from pinnerformer_jax.serving.new_items import features_of, stored_items
+from pinnerformer_jax.serving.own_items import Counting
 from pinnerformer_jax.serving.recommender import LoadedState, Recommendations, Recommender
 from pinnerformer_jax.serving.trained_model import TrainedModel
 
@@ -101,10 +103,22 @@ class Explainer:
                 f"recommendations of model version {found.model_version}, the state is of "
                 f"{loaded.model_version}, the run of {self.model.version}: open the Explainer again"
             )
-        embedder, known = self._of_state(loaded)
-        events = loaded.events.of(user_id)
-        items = [loaded.row[item.id] for item in found.items]
-        drops = self._drops(loaded, embedder, known, events, np.array(items))
+        items = np.array([loaded.row[item.id] for item in found.items])
+        return self.reasons_in(loaded, loaded.events.of(user_id), loaded.counting, items, most)
+
+    def reasons_in(
+        self, loaded: LoadedState, events: pa.Table, counting: Counting, items: np.ndarray, most: int = 3
+    ) -> list[list[Reason]]:
+        """`reasons` for any history.
+
+        Args:
+            loaded: the state, of the run's model.
+            events: the history, oldest first, with the columns of `UserEvents.of`.
+            counting: of the own counts.
+            items: int [K], rows of the state.
+            most: how many events of an item.
+        """
+        drops = self._drops(loaded, events, counting, items)
         titles = loaded.items["title"]
         reasons: list[list[Reason]] = []
         for of in drops:
@@ -118,6 +132,33 @@ class Explainer:
                 action = events["action"][event].as_py()
                 reasons[-1].append(Reason(item, title, action, time, float(of[event])))
         return reasons
+
+    def embed(
+        self, loaded: LoadedState, events: pa.Table, chosen: Sequence[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors of R histories, as the daily job would make them.
+
+        Args:
+            loaded: the state, of the run's model.
+            events: with the columns of `UserEvents.of`, of one user or more, those of a user oldest first.
+            chosen: R, int, ascending: the places of each history's events.
+
+        Returns:
+            float32 [R, D], zeros where there is no vector; bool [R], whether there is one: the history has
+            data.min_user_events events of items that the model knows.
+        """
+        config = self.model.config
+        embedder, columns = self._columns(loaded, events)
+        readable = [of[columns.item[of] >= 0] for of in chosen]
+        least = min(config.data.min_user_events, loaded.manifest.kept_events)
+        enough = np.array([len(of) >= max(least, 1) for of in readable], bool)
+        vectors = np.zeros((len(enough), loaded.vectors.shape[1]), np.float32)
+        if enough.any():
+            kept = [of for of, whole in zip(readable, enough, strict=True) if whole]
+            vectors[enough] = embed_chosen(
+                embedder, columns, kept, config.model.max_length, config.embedding.batch_size
+            )
+        return vectors, enough
 
     def _of_state(self, loaded: LoadedState) -> tuple[Embedder, pa.Array]:
         """The embedder of all items that a state knows, and their ids by number."""
@@ -133,38 +174,44 @@ class Explainer:
             self._state = loaded.name, Embedder(self.model.graphdef, self.model.params, features), ids
         return self._state[1:]
 
-    def _drops(
-        self, loaded: LoadedState, embedder: Embedder, known: pa.Array, events: pa.Table, items: np.ndarray
-    ) -> np.ndarray:
-        """float [K, E]: how much lower the score of each item is without each event.
-
-        Args:
-            loaded: the state.
-            embedder: of all its items.
-            known: their ids, by number.
-            events: of the user, oldest first.
-            items: int [K], rows of the state.
-        """
+    def _columns(self, loaded: LoadedState, events: pa.Table) -> tuple[Embedder, Events]:
+        """The embedder of a state's items, and events [E] as it reads them; item -1: the state does not know
+        it."""
         import pyarrow.compute as pc
 
+        embedder, known = self._of_state(loaded)
         number = pc.fill_null(pc.index_in(events["item_id"], known), -1).to_numpy()
-        manifest, config = self.model.timelines.manifest, self.model.config
-        columns = Events(
+        manifest = self.model.timelines.manifest
+        return embedder, Events(
             item=number.astype(np.int32),
             action=_codes(events["action"], manifest.actions),
             surface=_codes(events["surface"], manifest.surfaces),
             time=to_device_time(events["micros"].to_numpy() // 10**6),
             duration=events["duration"].to_numpy().astype(np.float32),
         )
-        drops = np.zeros((len(items), len(number)))
-        readable = np.flatnonzero(number >= 0)
+
+    def _drops(
+        self, loaded: LoadedState, events: pa.Table, counting: Counting, items: np.ndarray
+    ) -> np.ndarray:
+        """float [K, E]: how much lower the score of each item is without each event.
+
+        Args:
+            loaded: the state.
+            events: of the user, oldest first.
+            counting: of the own counts.
+            items: int [K], rows of the state.
+        """
+        embedder, columns = self._columns(loaded, events)
+        config = self.model.config
+        drops = np.zeros((len(items), len(columns.item)))
+        readable = np.flatnonzero(columns.item >= 0)
         if len(readable):
             read, vectors = without_each(
                 embedder, columns, readable, config.model.max_length, config.embedding.batch_size
             )
             drops[:, read] = loaded.vectors[items].astype(np.float32) @ (vectors[0] - vectors[1:]).T
         same = items[:, None] == loaded.rows_of(events["item_id"])  # [K, E]
-        return drops + loaded.priors.own_drop(np.where(same, loaded.counting.weights(events), 0.0))
+        return drops + loaded.priors.own_drop(np.where(same, counting.weights(events), 0.0))
 
 
 def _codes(column: pa.ChunkedArray, names: Any) -> np.ndarray:
