@@ -226,4 +226,4 @@ def test_processes_wait_for_one_that_is_late():  # JAX's first exchange between 
         )
         for index in range(2)
     ]  # fmt: skip
-    assert [ended(process)[0].split()[-1] for process in processes] == ["5", "5"]
+    assert all("5" in ended(process)[0].splitlines() for process in processes)

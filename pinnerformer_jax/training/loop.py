@@ -183,7 +183,6 @@ def train(run: Run, state: TrainState) -> TrainState:
         while step < config.last_step and not stopped:
             state, metrics = program(lengths)(state, batch, run.tables)
             step += 1
-            stopped = stop.after(step)
             if step < config.last_step:
                 asked = time.perf_counter()
                 host_batch, lengths = next(batches)
@@ -216,6 +215,7 @@ def train(run: Run, state: TrainState) -> TrainState:
                     log.say(f"training ends after step {step}: {_ended(run, checkpoints)}")
                     return state
                 meter.start()
+            stopped = stop.after(step)  # last, so that a signal during this step ends it
         if step < config.last_step:
             settle()
             checkpoints.save(state)
