@@ -17,6 +17,7 @@ import small_run
 from jax.sharding import SingleDeviceSharding
 
 from pinnerformer_jax.config_files import to_dict
+from pinnerformer_jax.files import folder_lock
 from pinnerformer_jax.training import hosts
 from pinnerformer_jax.training.checkpoint import Checkpoints, read_record
 from pinnerformer_jax.training.state import create
@@ -175,6 +176,14 @@ def test_when_one_dies_the_others_end_and_say_so(training):
     processes[1].communicate()
     training.run("killed", 1)
     assert_close(training.state("killed"), training.state("one"))
+
+
+@pytest.mark.slow
+def test_an_error_of_the_first_ends_the_others(training):
+    with folder_lock(training.folder / "taken"):
+        first, second = training.start("taken", 2)
+        assert "another run is writing here" in ended(first, code=2)[1]
+        assert "process 0 has ended" in ended(second, code=1)[1]
 
 
 def wait_for_checkpoint(workdir, processes):

@@ -27,6 +27,10 @@ SILENCE = 45
 BEAT = 3
 """Seconds between signs of life."""
 
+_ENDED = "ended"
+_BROKEN = ("gloo", "connection", "unavailable", "nccl", "heartbeat", "deadline_exceeded")
+"""In the text of an error that another process caused."""
+
 _LONGEST = 24 * 3600
 """Seconds that a process waits for another that lives."""
 
@@ -97,7 +101,6 @@ def of_first(values: Any) -> Any:
     from jax.experimental import multihost_utils
 
     meet()
-
     return multihost_utils.broadcast_one_to_all(values)
 
 
@@ -157,22 +160,34 @@ class Stop:
 @contextlib.contextmanager
 def ended_together(workdir: Path) -> Generator[None, None, None]:
     """What one of several processes does between `join` and its end, which waits for the others only if all
-    went well. After an error it ends at once, since the others may be waiting for it, and they end too.
+    went well. After an error it tells the others and ends, since they may wait for it, and they end too.
 
     Signs of life are files, WORKDIR/hosts/I: JAX would notice a dead process as well, but ends the others
-    without a word of what to do.
+    without a word of what to do. It still does so at once when process 0 is killed, as they are connected
+    through it.
     """
+    _sign(workdir, "begun")
+    meet()  # from here on no sign is one of an earlier run
     over = threading.Event()
     watch = threading.Thread(target=_watch, args=(workdir, over), daemon=True)
     watch.start()
     try:
         yield
     except SystemExit as error:
+        over.set()
+        _tell(workdir)
         _end(error.code if isinstance(error.code, int) else 1)
     except jax.errors.JaxRuntimeError as error:
-        _end_alone(workdir, f"the connection to another broke ({' '.join(str(error).split())[:300]})")
+        text = " ".join(str(error).split())[:300]
+        if any(sign in text.lower() for sign in _BROKEN):
+            text = f"the connection to another broke ({text})"
+        over.set()
+        _tell(workdir)
+        _end_alone(workdir, text)
     except BaseException:
         traceback.print_exc()
+        over.set()
+        _tell(workdir)
         _end(1)
     over.set()
     jax.distributed.shutdown()
@@ -185,16 +200,32 @@ def _watch(workdir: Path, over: threading.Event) -> None:
     seen = dict.fromkeys(others, ("", time.monotonic()))
     while not over.wait(BEAT):
         beat += 1
-        with contextlib.suppress(OSError):  # such as a full disk
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / str(index)).write_text(f"{os.getpid()} {beat}")
+        _sign(workdir, str(beat))
         for other in others:
             with contextlib.suppress(OSError):
                 sign = (folder / str(other)).read_text()
+                if sign == _ENDED:
+                    _end_alone(workdir, f"process {other} has ended, and says why")
                 if sign != seen[other][0]:
                     seen[other] = sign, time.monotonic()
             if time.monotonic() - seen[other][1] > SILENCE and not over.is_set():
                 _end_alone(workdir, f"process {other} has given no sign of life for {SILENCE} s")
+
+
+def _tell(workdir: Path) -> None:
+    """Tell the others that this process ends; process 0, through which they are connected, waits until they
+    have read it."""
+    _sign(workdir, _ENDED)
+    if is_first():
+        time.sleep(2 * BEAT)
+
+
+def _sign(workdir: Path, text: str) -> None:
+    try:
+        (workdir / "hosts").mkdir(parents=True, exist_ok=True)
+        (workdir / "hosts" / str(jax.process_index())).write_text(text)
+    except OSError as error:  # such as a full disk
+        print(f"process {jax.process_index()} cannot give a sign of life: {error}", file=sys.stderr)
 
 
 def _end_alone(workdir: Path, reason: str) -> NoReturn:

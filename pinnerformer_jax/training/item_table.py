@@ -69,9 +69,9 @@ def place(mesh: Mesh, features: Float[np.ndarray, "c d"], config: TrainingConfig
         return ItemTable(*replicate(mesh, _stored(np.asarray(features), config)))
     held = -(-len(features) // mesh.size)  # the last devices also hold zero rows, which no id refers to
     values, scales = [], []
-    for place, device in enumerate(mesh.devices.flat):
+    for number, device in enumerate(mesh.devices.flat):
         if device.process_index == jax.process_index():
-            rows = np.asarray(features[place * held : (place + 1) * held])
+            rows = np.asarray(features[number * held : (number + 1) * held])
             stored, scale = _stored(np.pad(rows, ((0, held - len(rows)), (0, 0))), config)
             values.append(stored)
             scales.append(scale)

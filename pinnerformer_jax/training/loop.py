@@ -328,8 +328,10 @@ def _validation(run: Run, state: TrainState, batch: Batch) -> Validate:
     rows = hosts.rows_of(run.mesh, config.training.batch_size)
     held_out = training_batches(run.timelines, config, role=VALIDATION, start_step=0, steps=count, rows=rows)
     batches = [jax.tree.map(np.asarray, batch) for batch, _ in held_out]
+    started = time.perf_counter()
     loss_of = make_validation_step(config, run.graphdef, run.mesh, run.corpus, run.objective)
     loss_of = loss_of.lower(state, batch, run.tables).compile()
+    print(f"validation step compiled in {time.perf_counter() - started:.1f} s")
 
     def validate(state: TrainState) -> float:
         results = []
