@@ -142,7 +142,8 @@ def test_grain_gives_the_same_batches_and_a_resume_is_a_seek(timelines):
     windows = Windows(timelines, config())
     stream = list(training_batches(timelines, config(), start_step=3, steps=9))
     assert len(stream) == 6
-    for step, batch in enumerate(stream, start=3):
+    for step, (batch, lengths) in enumerate(stream, start=3):
+        np.testing.assert_array_equal(lengths, batch.length)
         for got, wanted in zip(
             batch.history + batch.future,
             windows.batch(step).history + windows.batch(step).future,
