@@ -64,6 +64,13 @@ def parse(
     return values, tyro.cli(Config, default=config, args=overrides, description=description)
 
 
+def count(text: str) -> int:
+    """Type of an argument that is a whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
 def share(text: str) -> tuple[int, int]:
     """Type of an argument I/N, the I-th of N shares of the work, from 1 on: (I - 1, N)."""
     number, _, of = text.partition("/")

@@ -15,7 +15,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pinnerformer_jax.command_line import errors_as_messages, parse, share
+from pinnerformer_jax.command_line import count, errors_as_messages, parse, share
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.contracts import format_time
 from pinnerformer_jax.data.timelines import Manifest
@@ -63,7 +63,7 @@ def _flags() -> argparse.ArgumentParser:
     flags.add_argument(
         "--engine", choices=("processes", "ray"), help="prepare in parts: by processes here, or by Ray"
     )
-    flags.add_argument("--workers", type=_count, metavar="N", help="parts that run at once; one a core")
+    flags.add_argument("--workers", type=count, metavar="N", help="parts that run at once; one a core")
     flags.add_argument(
         "--ray-address", metavar="A", help="of a running cluster with a shared folder; else Ray runs here"
     )
@@ -75,12 +75,6 @@ def _flags() -> argparse.ArgumentParser:
         help=f"the I-th of N shares of a stage, from 1 on: {', '.join(_OF_MANY)}",
     )  # fmt: skip
     return flags
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return int(text)
 
 
 def _run_stage(config: Config, stage: str, part_of: tuple[int, int]) -> None:

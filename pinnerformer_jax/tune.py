@@ -23,7 +23,7 @@ from collections.abc import Generator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from pinnerformer_jax.command_line import errors_as_messages, parse
+from pinnerformer_jax.command_line import count, errors_as_messages, parse
 from pinnerformer_jax.runtime import set_up_process
 from pinnerformer_jax.studies.cells import Stopped
 from pinnerformer_jax.studies.tune import PAGE, REPORT, tune
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.add_argument("--workdir", type=Path, metavar="DIR", help="default: runs/tune/NAME of the config")
     flags.add_argument("--trials", type=int, default=20, help="in all, earlier calls too; default 20")
     flags.add_argument("--minutes", type=float, default=float("inf"), help="then no further trial starts")
-    flags.add_argument("--workers", type=int, default=1, metavar="N", help="processes; default 1")
+    flags.add_argument("--workers", type=count, default=1, metavar="N", help="processes; default 1")
     values, config = parse(__doc__, argv, flags)
     set_up_process()
     with errors_as_messages():
@@ -62,11 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
-def _others(count: int, argv: Sequence[str]) -> Generator[None, None, None]:
+def _others(number: int, argv: Sequence[str]) -> Generator[None, None, None]:
     """So many further processes of the same command; at the end they are waited for, or, after an error,
     asked to stop first."""
     command = [sys.executable, "-m", "pinnerformer_jax.tune", *argv, "--workers", "1"]
-    children = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(count)]
+    children = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(number)]
     try:
         yield
     except BaseException:

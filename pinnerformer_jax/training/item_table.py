@@ -64,7 +64,7 @@ class ItemTable:
 
 def place(mesh: Mesh, features: Float[np.ndarray, "c d"], config: TrainingConfig) -> ItemTable:
     """Put the catalogue's vectors, perhaps memory-mapped, on the devices as the config says. Where they are
-    split, each process reads the rows of its own devices, one device after the other."""
+    split, each process reads the rows of its own devices alone."""
     if not config.shard_items:
         return ItemTable(*replicate(mesh, _stored(np.asarray(features), config)))
     held = -(-len(features) // mesh.size)  # the last devices also hold zero rows, which no id refers to
