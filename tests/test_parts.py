@@ -143,15 +143,15 @@ def die_at(stage, part, times, folder):
     """Make a process that runs this part kill itself so many times."""
     real = parts._RUN[stage]
 
-    def dying(job, connection, number, *rest):
-        if number == part:
+    def dying(job, task):
+        if task.part == part:
             for k in range(times):
                 try:
                     (Path(folder) / f"died{k}").touch(exist_ok=False)
                 except FileExistsError:
                     continue
                 os.kill(os.getpid(), signal.SIGKILL)
-        return real(job, connection, number, *rest)
+        return real(job, task)
 
     parts._RUN[stage] = dying
 

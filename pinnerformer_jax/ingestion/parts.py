@@ -28,7 +28,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pinnerformer_jax.config import Config, DataConfig
 from pinnerformer_jax.config.by_log import SHARES, fill, shares_by_log
@@ -131,6 +131,16 @@ class Job:
         return [self.folder(stage, part) / name for part in range(self.parts(stage))]
 
 
+class Task(NamedTuple):
+    """A part that runs, and where."""
+
+    connection: duckdb.DuckDBPyConnection
+    part: int  # its number
+    out: Path  # folder for what it makes
+    scratch: Path  # for its copies
+    report: Callable[[str], None]
+
+
 def run_part(job: Job, stage: str, part: int, limit: str, threads: int | None = None) -> dict[str, Any]:
     """Run a part, if it has not run; its counts, and under "said" what to show.
 
@@ -149,7 +159,7 @@ def run_part(job: Job, stage: str, part: int, limit: str, threads: int | None = 
     said: list[str] = []
     folder = job.folder(stage, part)
     with _output(folder) as out, _engine(job, folder, limit, threads) as (connection, scratch):
-        facts = _RUN[stage](job, connection, part, out, scratch, said.append) | {"said": said}
+        facts = _RUN[stage](job, Task(connection, part, out, scratch, said.append)) | {"said": said}
         write_json(out / _FACTS, facts)
     return facts
 
@@ -222,54 +232,36 @@ def _copy(connection: duckdb.DuckDBPyConnection, query: str, file: Path, options
     connection.execute(f"COPY ({query}) TO {literal(file)} (FORMAT parquet{options})").fetchall()
 
 
-def _scatter(
-    job: Job,
-    connection: duckdb.DuckDBPyConnection,
-    part: int,
-    out: Path,
-    scratch: Path,
-    report: Callable[[str], None],
-) -> dict[str, Any]:
-    item_type = ingest.stage_log(connection, job.config, scratch, job.work, part)
+def _scatter(job: Job, task: Task) -> dict[str, Any]:
+    connection = task.connection
+    item_type = ingest.stage_log(connection, job.config, task.scratch, job.work, task.part)
     good = "FROM staged WHERE in_scope AND reason IS NULL"
-    _copy(connection, "FROM staged WHERE reason IS NOT NULL", out / "rejected.parquet")
-    _copy(connection, "FROM staged LIMIT 0", out / "shape.parquet")
+    _copy(connection, "FROM staged WHERE reason IS NOT NULL", task.out / "rejected.parquet")
+    _copy(connection, "FROM staged LIMIT 0", task.out / "shape.parquet")
     shard = timeline_writer.shard_of_user(job.config.data.shards)
-    _copy(connection, f"SELECT *, {shard} AS shard {good}", out / "rows", ", PARTITION_BY (shard)")
+    _copy(connection, f"SELECT *, {shard} AS shard {good}", task.out / "rows", ", PARTITION_BY (shard)")
     rows, in_scope = connection.execute("SELECT count(*), count(*) FILTER (in_scope) FROM staged").fetchall()[
         0
     ]
     return {"rows": rows, "in_scope": in_scope, "item_type": item_type}
 
 
-def _merge(
-    job: Job,
-    connection: duckdb.DuckDBPyConnection,
-    part: int,
-    out: Path,
-    scratch: Path,
-    report: Callable[[str], None],
-) -> dict[str, Any]:
+def _merge(job: Job, task: Task) -> dict[str, Any]:
+    connection = task.connection
     job.all_facts("scatter")
     files = [job.folder("scatter", 0) / "shape.parquet"]
-    for folder in job.here("scatter", f"rows/shard={part}"):
+    for folder in job.here("scatter", f"rows/shard={task.part}"):
         files += sorted(folder.glob("*.parquet"))
     connection.execute(f"CREATE TABLE staged AS FROM {parquet_files(files)}")
     rejects.mark_duplicates(connection)
-    _copy(connection, "FROM staged WHERE reason IS NOT NULL", out / "rejected.parquet")
+    _copy(connection, "FROM staged WHERE reason IS NOT NULL", task.out / "rejected.parquet")
     facts = "user_id, item_id, micros, action, surface, duration, title, topic"
-    _copy(connection, f"SELECT {facts} FROM staged WHERE reason IS NULL", out / "events.parquet")
+    _copy(connection, f"SELECT {facts} FROM staged WHERE reason IS NULL", task.out / "events.parquet")
     return {"rows": _one(connection, "SELECT count(*) FROM staged WHERE reason IS NULL")}
 
 
-def _split(
-    job: Job,
-    connection: duckdb.DuckDBPyConnection,
-    part: int,
-    out: Path,
-    scratch: Path,
-    report: Callable[[str], None],
-) -> dict[str, Any]:
+def _split(job: Job, task: Task) -> dict[str, Any]:
+    connection = task.connection
     data, scattered = job.config.data, job.all_facts("scatter")
     job.all_facts("merge")
     rejected = job.here("scatter", "rejected.parquet") + job.here("merge", "rejected.parquet")
@@ -283,26 +275,20 @@ def _split(
         "rejected": rejects.count(connection),
     }
     failed = job.prepared.with_name(f"{job.prepared.name}.rejects.parquet")
-    file = out / "rejects.parquet"
+    file = task.out / "rejects.parquet"
     ingest.set_rejects_aside(connection, data, counts["rejected"], counts["in_scope"], file, failed)
     ingest.accept(connection, data)
     counts["accepted"] = ingest.check_actions(connection, data)
-    split, end = choose_split(connection, data, report)
+    split, end = choose_split(connection, data, task.report)
     return counts | {"split": split, "end": end}
 
 
-def _count(
-    job: Job,
-    connection: duckdb.DuckDBPyConnection,
-    part: int,
-    out: Path,
-    scratch: Path,
-    report: Callable[[str], None],
-) -> dict[str, Any]:
-    split = _open_shard(job, connection, part, job.config.data)
-    _copy(connection, catalog_writer.seen_items(split), out / "items.parquet")
+def _count(job: Job, task: Task) -> dict[str, Any]:
+    connection = task.connection
+    split = _open_shard(job, connection, task.part, job.config.data)
+    _copy(connection, catalog_writer.seen_items(split), task.out / "items.parquet")
     for kind in ("action", "surface"):
-        _copy(connection, timeline_writer.count_names(kind), out / f"{kind}.parquet")
+        _copy(connection, timeline_writer.count_names(kind), task.out / f"{kind}.parquet")
     return {
         "rows": _one(connection, "SELECT count(*) FROM usable"),
         "users": _one(connection, "SELECT count(*) FROM users"),
@@ -310,20 +296,14 @@ def _count(
     }
 
 
-def _number(
-    job: Job,
-    connection: duckdb.DuckDBPyConnection,
-    part: int,
-    out: Path,
-    scratch: Path,
-    report: Callable[[str], None],
-) -> dict[str, Any]:
+def _number(job: Job, task: Task) -> dict[str, Any]:
+    connection = task.connection
     config, counted = job.config, job.all_facts("count")
     data, facts = config.data, {}
     users = sum(of["users"] for of in counted)
     if config.sizes_by_log:
         data = fill(data, shares_by_log(users))
-        report(
+        task.report(
             f"sizes by the log, {users:,} users: data.evaluation_share {data.evaluation_share:g}, "
             f"data.validation_share {data.validation_share:g}"
         )
@@ -332,31 +312,25 @@ def _number(
         files = parquet_files(job.here("count", f"{kind}.parquet"))
         sums = f"SELECT {kind}, sum(n)::BIGINT AS n FROM {files} GROUP BY {kind}"
         facts[f"{kind}s"] = timeline_writer.name_ids(connection, kind, data.positives, sums)
-    _read_item_table(job, connection, scratch)
+    _read_item_table(job, connection, task.scratch)
     seen = catalog_writer.sum_seen(parquet_files(job.here("count", "items.parquet")))
     catalog_writer.number_items(connection, seen, config.items.without_events)
     if config.items.table:
         facts["item_table"] = catalog_writer.item_table_counts(connection)
         if users and (warning := catalog_writer.check_overlap(connection, config.items.table)):
-            report(warning)
-    _copy(connection, "FROM items ORDER BY number", out / "items.parquet")
+            task.report(warning)
+    _copy(connection, "FROM items ORDER BY number", task.out / "items.parquet")
     facts["items"], facts["trained_items"] = connection.execute(
         "SELECT count(*), count(*) FILTER (trained) FROM items"
     ).fetchall()[0]
     return facts | {"rows": facts["items"]}
 
 
-def _gather(
-    job: Job,
-    connection: duckdb.DuckDBPyConnection,
-    part: int,
-    out: Path,
-    scratch: Path,
-    report: Callable[[str], None],
-) -> dict[str, Any]:
+def _gather(job: Job, task: Task) -> dict[str, Any]:
+    connection = task.connection
     [numbers] = job.all_facts("number")
     data = dataclasses.replace(job.config.data, **numbers["shares"])
-    split = _open_shard(job, connection, part, data)
+    split = _open_shard(job, connection, task.part, data)
     connection.execute(f"CREATE VIEW items AS FROM {parquet_files(job.here('number', 'items.parquet'))}")
     for kind in ("action", "surface"):
         names = numbers[f"{kind}s"][1:]
@@ -366,7 +340,7 @@ def _gather(
         )
     table = positive_table(data.positives, numbers["actions"], numbers["surfaces"])
     facts = ingest.count_users(connection, split) | ingest.count_unknown(connection)
-    facts["positives"] = timeline_writer.write_shards(connection, out, [part], table)
+    facts["positives"] = timeline_writer.write_shards(connection, task.out, [task.part], table)
     return facts | {"rows": _one(connection, "SELECT count(*) FROM events")}
 
 
@@ -449,7 +423,7 @@ def _one(connection: duckdb.DuckDBPyConnection, query: str) -> int:
     return connection.execute(query).fetchall()[0][0]
 
 
-_RUN: dict[str, Callable[..., dict[str, Any]]] = {
+_RUN: dict[str, Callable[[Job, Task], dict[str, Any]]] = {
     "scatter": _scatter,
     "merge": _merge,
     "split": _split,
