@@ -30,7 +30,7 @@ from pinnerformer_jax.data.timelines import (
 )
 from pinnerformer_jax.files import atomic_folder, facts_of
 from pinnerformer_jax.ingestion import catalog_writer, event_mapping, kinds, rejects, timeline_writer
-from pinnerformer_jax.ingestion.log_reader import engine, first_line, literal, open_log, restrict
+from pinnerformer_jax.ingestion.log_reader import FileRows, engine, first_line, literal, open_log, restrict
 from pinnerformer_jax.ingestion.split import choose_split
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def stage_log(
     config: Config,
     work: Path,
     folder: Path,
-    only: int | None = None,
+    only: FileRows | None = None,
 ) -> str:
     """Create `staged`, see `event_mapping.stage`, and the item table, see `catalog_writer.read_item_table`.
     From then on the engine reads and writes nothing but their files and what is below `folder`.
@@ -163,7 +163,7 @@ def stage_log(
         config: its data and items sections are used.
         work: folder for copies.
         folder: that holds `work`.
-        only: number of the one file of the log whose rows are staged; None: all.
+        only: the rows of the log that are staged; None: all.
 
     Returns:
         The type of item ids.

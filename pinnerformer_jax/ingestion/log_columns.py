@@ -20,6 +20,7 @@ from pinnerformer_jax.ingestion.engine import BROKEN, FILE, IN_SCOPE, ROW, first
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 MUST_USE_A_COLUMN = (
     "data.columns.user",
@@ -63,11 +64,25 @@ def parquet_columns(setting: str, file: Path) -> list[tuple[str, str]]:
     Raises:
         ValueError: it is no Parquet file.
     """
+    return [(field.name, _kind(field.type)) for field in _footer(setting, file).schema.to_arrow_schema()]
+
+
+def row_groups(setting: str, file: Path) -> list[int]:
+    """Rows of each row group of a Parquet file.
+
+    Raises:
+        ValueError: it is no Parquet file.
+    """
+    footer = _footer(setting, file)
+    return [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
+
+
+def _footer(setting: str, file: Path) -> pq.FileMetaData:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return [(field.name, _kind(field.type)) for field in pq.read_schema(file)]
+        return pq.read_metadata(file)
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{setting}: {file} cannot be read: {first_line(error)}") from None
 

@@ -15,7 +15,7 @@ import glob
 import re
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
 from pinnerformer_jax.config import CsvConfig
@@ -38,6 +38,39 @@ _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # in a folder's name: null
 _DEFAULT = CsvConfig()
 
 
+class FileRows(NamedTuple):
+    """Rows of a log: those of a file, or some of them."""
+
+    file: Path
+    first: int = 1
+    last: int | None = None  # None: to the end
+
+    @property
+    def condition(self) -> str:
+        """In SQL, over what `open_log` reads."""
+        rows = "" if self.last is None else f" AND {ROW} BETWEEN {self.first} AND {self.last}"
+        return f"{FILE} = {literal(self.file)}{rows}"
+
+    def __str__(self) -> str:
+        return str(self.file) + ("" if self.last is None else f", rows {self.first:,} to {self.last:,}")
+
+
+def file_ranges(setting: str, file: Path, rows: int) -> list[FileRows]:
+    """Whole row groups of a Parquet file, as many together as have at least so many rows; another file, or
+    one that gives one range only, as it is."""
+    if not file.name.lower().endswith(_PARQUET):
+        return [FileRows(file)]
+    ranges, first, end = [], 1, 0
+    for group in log_columns.row_groups(setting, file):
+        end += group
+        if end - first + 1 >= rows:
+            ranges.append(FileRows(file, first, end))
+            first = end + 1
+    if first <= end:
+        ranges.append(FileRows(file, first, end))
+    return ranges if len(ranges) > 1 else [FileRows(file)]
+
+
 def open_log(
     connection: duckdb.DuckDBPyConnection,
     relation: str,
@@ -45,7 +78,7 @@ def open_log(
     patterns: Sequence[str],
     folder: Path,
     csv: CsvConfig = _DEFAULT,
-    only: int | None = None,
+    only: FileRows | None = None,
 ) -> list[Path]:
     """Create the view `relation` over all files that the patterns name, and the table of its columns, see
     `log_columns.keep_columns`.
@@ -59,7 +92,7 @@ def open_log(
         patterns: files, globs, or `tfds:NAME[:SPLIT]`.
         folder: for Parquet copies of other formats; it must exist as long as the view.
         csv: how CSV files are written.
-        only: number of the one file whose rows the view has, with the columns of all; None: of all.
+        only: the rows that the view has, with the columns of all files; None: all.
 
     Returns:
         The files.
@@ -79,7 +112,7 @@ def open_log(
             columns[file] = log_columns.parquet_columns(setting, file)
         else:
             copies.append(folder / f"{number:05d}.parquet")
-            wanted = only in (None, number)
+            wanted = only is None or only.file == file
             names = csv_reader.copy(connection, setting, file, copies[-1], csv, rows_too=wanted)
             columns[file] = [(name, "string") for name in names]
     log_columns.keep_columns(connection, relation, setting, columns)
@@ -88,9 +121,10 @@ def open_log(
             # The engine would take the log's column for its own number of the row.
             for number, file in enumerate(parquet):
                 copies.append(folder / f"renumbered{number:05d}.parquet")
+                few = "" if only is None or only.file == file else "LIMIT 0"
                 connection.execute(
                     f"COPY (SELECT {literal(file)} AS {FILE}, row_number() OVER () AS {ROW}, "
-                    f"NULL::VARCHAR AS {BROKEN}, * FROM {parquet_files(file)}) "
+                    f"NULL::VARCHAR AS {BROKEN}, * FROM {parquet_files(file)} {few}) "
                     f"TO {literal(copies[-1])} (FORMAT parquet)"
                 )
             parquet = []
@@ -105,7 +139,8 @@ def open_log(
             parts.append(f"FROM {parquet_files(copies)}")
         rows = " UNION ALL BY NAME ".join(parts)
         of_path = _path_columns(connection, files, _names(connection, f"({rows})"))
-        which = "" if only is None else f" WHERE {FILE} = {literal(files[only])}"  # the others are not read
+        # Other files, and other row groups of Parquet, are not read.
+        which = f" WHERE {only.condition}" if only else ""
         connection.execute(f"CREATE VIEW {relation} AS SELECT *{of_path} FROM ({rows}){which}")
         # Settings are bound to a table without rows: each look at the view would open all files.
         connection.execute(f"CREATE OR REPLACE TABLE {relation}_shape AS FROM {relation} LIMIT 0")

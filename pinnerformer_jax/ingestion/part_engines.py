@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.timelines import Manifest
 from pinnerformer_jax.ingestion import parts
-from pinnerformer_jax.ingestion.parts import Job
+from pinnerformer_jax.ingestion.part_job import STAGES, Job
 
 RETRIES = 2
 """Times that a part runs again whose worker died or failed; wrong input is not tried again."""
@@ -54,7 +54,7 @@ def prepare_in_parts(
     else:
         limit, threads = parts.share_memory(config.data.memory_limit, at_once), max(local // at_once, 1)
     run = _by_ray if engine == "ray" else _by_processes
-    for stage in parts.STAGES[:-1]:
+    for stage in STAGES[:-1]:
         began, rows, done, count = time.perf_counter(), 0, 0, job.parts(stage)
         waiting = []
         for part in range(count):
@@ -88,7 +88,7 @@ def _attempt(folder: str, *call: Any) -> tuple[str, Any]:
 
 def _name(call: tuple[Any, ...]) -> str:
     job, stage, part = call[:3]
-    what = f" ({job.files[part]})" if stage == "scatter" else ""
+    what = f" ({job.ranges[part]})" if stage == "scatter" else ""
     return f"part {part} of stage {stage}{what}"
 
 
