@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from pinnerformer_jax.command_line import errors_as_messages
+from pinnerformer_jax.remote_files import path_or_url
 from pinnerformer_jax.runtime import set_up_process
 from pinnerformer_jax.serving import state, store
 from pinnerformer_jax.serving.daily import run
@@ -78,11 +79,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--workdir", type=Path, metavar="RUN", help="folder of the trained run")
     parser.add_argument(
-        "--events", nargs="+", default=(), metavar="LOG", help="the day's log: files or globs"
+        "--events",
+        nargs="+",
+        default=(),
+        metavar="LOG",
+        help="the day's log: files, globs or URLs (s3://...)",
     )
     parser.add_argument("--date", metavar="DAY", help="such as 2026-11-24")
     parser.add_argument(
-        "--items", type=Path, metavar="TABLE",
+        "--items", type=path_or_url, metavar="TABLE",
         help="items that came after the training: a table with the columns of the run's items.table, or a "
         "prepared folder, as python -m pinnerformer_jax.items --reuse writes; known items do not change; if "
         "the run's titles came from the log: a table with its items.id and a column title",

@@ -28,6 +28,7 @@ from pinnerformer_jax.ingestion.engine import (
     literal,
     scanned,
 )
+from pinnerformer_jax.remote_files import File, RemoteFile, find, is_remote, let_engine_read
 
 if TYPE_CHECKING:
     import duckdb
@@ -41,7 +42,7 @@ _DEFAULT = CsvConfig()
 class FileRows(NamedTuple):
     """Rows of a log: those of a file, or some of them."""
 
-    file: Path
+    file: File
     first: int = 1
     last: int | None = None  # None: to the end
 
@@ -55,7 +56,7 @@ class FileRows(NamedTuple):
         return str(self.file) + ("" if self.last is None else f", rows {self.first:,} to {self.last:,}")
 
 
-def file_ranges(setting: str, file: Path, rows: int) -> list[FileRows]:
+def file_ranges(setting: str, file: File, rows: int) -> list[FileRows]:
     """Whole row groups of a Parquet file, as many together as have at least so many rows; another file, or
     one that gives one range only, as it is."""
     if not file.name.lower().endswith(_PARQUET):
@@ -79,7 +80,7 @@ def open_log(
     folder: Path,
     csv: CsvConfig = _DEFAULT,
     only: FileRows | None = None,
-) -> list[Path]:
+) -> list[File]:
     """Create the view `relation` over all files that the patterns name, and the table of its columns, see
     `log_columns.keep_columns`.
 
@@ -89,7 +90,7 @@ def open_log(
         connection: where the view is made.
         relation: its name.
         setting: the config field the patterns come from, for messages.
-        patterns: files, globs, or `tfds:NAME[:SPLIT]`.
+        patterns: files, globs, URLs of files in an object store, or `tfds:NAME[:SPLIT]`.
         folder: for Parquet copies of other formats; it must exist as long as the view.
         csv: how CSV files are written.
         only: the rows that the view has, with the columns of all files; None: all.
@@ -105,6 +106,7 @@ def open_log(
 
     folder.mkdir(parents=True, exist_ok=True)
     files = log_files(setting, patterns, folder)
+    let_engine_read(connection, files)
     parquet, copies, columns = [], [], {}
     for number, file in enumerate(files):
         if file.name.lower().endswith(_PARQUET):
@@ -156,7 +158,7 @@ def _names(connection: duckdb.DuckDBPyConnection, source: str) -> set[str]:
     return {row[0].lower() for row in connection.execute(f"DESCRIBE FROM {source}").fetchall()}
 
 
-def _path_columns(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], taken: set[str]) -> str:
+def _path_columns(connection: duckdb.DuckDBPyConnection, files: Sequence[File], taken: set[str]) -> str:
     """SQL of a column for each KEY of the folders KEY=VALUE on the files' paths, but for names that are
     `taken`. It is a date, a moment or a whole number if all values are written as one, else a text."""
     found: dict[str, tuple[str, set[str]]] = {}  # by the name in small letters: as it is spelled, and values
@@ -178,19 +180,19 @@ def _path_columns(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], 
     return columns
 
 
-def parquet_files(files: Path | Sequence[Path], options: str = "") -> str:
+def parquet_files(files: File | Sequence[File], options: str = "") -> str:
     """SQL that reads Parquet files: these and no others, and no column from their paths."""
     options = f", {options}" if options else ""
     return f"read_parquet({scanned(files)}, union_by_name = true, hive_partitioning = false{options})"
 
 
 def restrict(
-    connection: duckdb.DuckDBPyConnection, files: Sequence[Path], folders: Sequence[Path | None]
+    connection: duckdb.DuckDBPyConnection, files: Sequence[File], folders: Sequence[Path | None]
 ) -> None:
     """Bar the engine from all files but these and those below these folders. Settings are SQL expressions,
     and a run's are read back from its workdir: they must reach no further than the log."""
     for setting, paths in (("paths", files), ("directories", [folder for folder in folders if folder])):
-        allowed = [literal(path) for path in paths] + [scanned(Path(path)) for path in paths]
+        allowed = [literal(path) for path in paths] + [scanned(path) for path in paths]
         connection.execute(f"SET allowed_{setting} = [{', '.join(allowed)}]")
     connection.execute("SET enable_external_access = false")
 
@@ -239,32 +241,37 @@ def check_readable(connection: duckdb.DuckDBPyConnection, *relations: str) -> No
         for (file,) in files:
             if file.lower().endswith(_PARQUET):
                 try:
-                    connection.execute(
-                        f"SELECT max(hash(f)) FROM {parquet_files(Path(file))} AS f"
-                    ).fetchall()
+                    source = RemoteFile(file, 0, "") if is_remote(file) else Path(file)
+                    connection.execute(f"SELECT max(hash(f)) FROM {parquet_files(source)} AS f").fetchall()
                 except duckdb.OutOfMemoryException:
                     return
                 except duckdb.Error as error:
+                    why = "it was changed, removed or damaged" if is_remote(file) else "it is damaged"
                     raise ValueError(
-                        f"{file} cannot be read, it is damaged: {first_line(error)}; copy or write it again"
+                        f"{file} cannot be read, {why}: {first_line(error)}; copy or write it again"
                     ) from None
 
 
-def log_files(setting: str, patterns: Sequence[str], folder: Path) -> list[Path]:
+def log_files(setting: str, patterns: Sequence[str], folder: Path) -> list[File]:
     """The files that the patterns name, each once, in the patterns' order and by name within a glob."""
     if not patterns:
         raise ValueError(f"{setting} is empty: name Parquet or CSV files, or globs of them")
-    found: dict[Path, None] = {}
+    found: dict[File, None] = {}
     for pattern in patterns:
         if pattern.startswith("tfds:"):
             found[_tfds(setting, pattern, folder)] = None
             continue
-        if Path(pattern).is_dir():
-            raise ValueError(f"{setting} = {pattern!r} is a folder: write {pattern.rstrip('/')}/*.parquet")
-        names = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))
-        files = [Path(name) for name in names if Path(name).is_file()]
+        what = f"{setting} = {pattern!r}"
+        if is_remote(pattern):
+            files: list[File] = list(find(what, pattern))
+        elif Path(pattern).is_dir():
+            raise ValueError(f"{what} is a folder: write {pattern.rstrip('/')}/*.parquet")
+        else:
+            names = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))
+            files = [Path(name) for name in names if Path(name).is_file()]
         if not files:
-            raise FileNotFoundError(f"{setting} = {pattern!r}: no such file (working folder {Path.cwd()})")
+            where = "bucket or key" if is_remote(pattern) else f"working folder {Path.cwd()}"
+            raise FileNotFoundError(f"{what}: no such file ({where})")
         for file in files:
             if not file.name.lower().endswith(_PARQUET + _CSV):
                 known = " ".join(_PARQUET + _CSV)

@@ -29,6 +29,7 @@ from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.files import with_checksum
 from pinnerformer_jax.ingestion import ingest
 from pinnerformer_jax.ingestion.log_reader import FileRows, file_ranges, log_files
+from pinnerformer_jax.remote_files import identity
 
 STAGES = ("scatter", "merge", "split", "count", "number", "gather", "finish")
 """In order: each needs all parts of those before it."""
@@ -73,7 +74,7 @@ class Job:
             "data": to_dict(dataclasses.replace(data, memory_limit=DataConfig.memory_limit)),
             "items": to_dict(config.items),
             "sizes_by_log": config.sizes_by_log,
-            "files": [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in inputs],
+            "files": [identity(file) for file in inputs],
             "rows": [rows[1:] for rows in ranges],
         }
         return cls(
