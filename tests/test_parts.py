@@ -152,6 +152,13 @@ def test_ray_gives_the_same_bytes(config):
     assert contents(config.data.prepared) == expected
 
 
+def test_a_limit_in_bytes():
+    limits = ["2GB", "500 MiB", "1.5kb", "80%", "7 bytes"]
+    assert [part_engines.memory_bytes(limit, 1e9) for limit in limits] == [
+        2 * 10**9, 500 * 2**20, 1500, 800_000_000, 7
+    ]  # fmt: skip
+
+
 @pytest.mark.skipif(bool(find_spec("ray")), reason="Ray is installed")
 def test_without_ray_one_line_says_what_to_install(config):
     with pytest.raises(ValueError, match=r"pip install 'pinnerformer_jax\[ray\]'"):
