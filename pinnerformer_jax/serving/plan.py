@@ -98,6 +98,11 @@ class Plan:
         }
 
     @property
+    def embeds_all(self) -> bool:
+        """Whether all users are embedded, not only those with new events."""
+        return self.job.everyone or not self.same_model
+
+    @property
     def end(self) -> int:
         """The first second after the day, since 1970."""
         return int(state.day_end(self.date).timestamp())
