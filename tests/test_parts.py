@@ -79,6 +79,11 @@ def config(tmp_path):
     return config_of(tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def a_file_is_a_part(monkeypatch):
+    monkeypatch.setattr(part_job, "SMALL_ROWS", 1)
+
+
 @pytest.mark.parametrize("kind", ["given", "built", "without events", "sizes by log", "chosen actions"])
 def test_the_stages_give_the_same_bytes(tmp_path, kind):
     config = config_of(tmp_path, **{"sequence_actions": ("view", "save")} if kind == "chosen actions" else {})
@@ -123,10 +128,20 @@ def test_a_large_file_is_several_parts_by_its_row_groups(config, tmp_path, monke
     expected = by_one_machine(config)
     monkeypatch.setattr(part_job, "PART_ROWS", 60)
     job = run_stages(config)
-    numbers = [(rows.first, rows.last) for rows in job.ranges]
+    numbers = [(rows.first, rows.last) for [rows] in job.log]
     assert numbers == [(1, 100), (101, 200), (201, len(rows)), (1, None), (1, None), (1, None)]
-    assert str(job.ranges[1]).endswith("part=0.parquet, rows 101 to 200")
+    assert str(job.log[1][0]).endswith("part=0.parquet, rows 101 to 200")
     assert [job.facts("scatter", part)["rows"] for part in range(3)] == [100, 100, len(rows) - 200]
+    finish(job, "200MB", lambda line: None)
+    assert contents(config.data.prepared) == expected
+
+
+@pytest.mark.parametrize(("least", "sizes"), [(250, [2, 2]), (240, [1, 1, 1, 1]), (400, [2, 2]), (9999, [4])])
+def test_small_files_are_a_part_together(config, monkeypatch, least, sizes):
+    expected = by_one_machine(config)
+    monkeypatch.setattr(part_job, "SMALL_ROWS", least)
+    job = run_stages(config)
+    assert [len(part) for part in job.log] == sizes
     finish(job, "200MB", lambda line: None)
     assert contents(config.data.prepared) == expected
 

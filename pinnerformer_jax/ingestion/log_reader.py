@@ -28,7 +28,7 @@ from pinnerformer_jax.ingestion.engine import (
     literal,
     scanned,
 )
-from pinnerformer_jax.remote_files import File, RemoteFile, find, is_remote, let_engine_read
+from pinnerformer_jax.remote_files import File, RemoteFile, find, identity, is_remote, let_engine_read
 
 if TYPE_CHECKING:
     import duckdb
@@ -46,30 +46,61 @@ class FileRows(NamedTuple):
     first: int = 1
     last: int | None = None  # None: to the end
 
-    @property
-    def condition(self) -> str:
-        """In SQL, over what `open_log` reads."""
-        rows = "" if self.last is None else f" AND {ROW} BETWEEN {self.first} AND {self.last}"
-        return f"{FILE} = {literal(self.file)}{rows}"
-
     def __str__(self) -> str:
         return str(self.file) + ("" if self.last is None else f", rows {self.first:,} to {self.last:,}")
 
 
-def file_ranges(setting: str, file: File, rows: int) -> list[FileRows]:
-    """Whole row groups of a Parquet file, as many together as have at least so many rows; another file, or
-    one that gives one range only, as it is."""
-    if not file.name.lower().endswith(_PARQUET):
-        return [FileRows(file)]
+def log_parts(setting: str, files: Sequence[File], least: int, most: int) -> list[tuple[FileRows, ...]]:
+    """Cut a log into parts of about as much work.
+
+    Args:
+        setting: the config field that names the files, for messages.
+        files: of the log.
+        least: rows of a part. Smaller files are put together, in their order, until they have so many; of
+            a CSV file, whose rows nobody knows, 50 bytes count for a row.
+        most: rows from which on a part of a Parquet file ends, with the row group.
+
+    Raises:
+        ValueError: a file that is called Parquet is none.
+    """
+    parts: list[tuple[FileRows, ...]] = []
+    small: list[FileRows] = []
+    rows = 0
+    for file in files:
+        if file.name.lower().endswith(_PARQUET):
+            groups = log_columns.row_groups(setting, file)
+        else:
+            groups = [identity(file)[1] // 50]
+        if sum(groups) >= least:
+            ranges = _ranges(file, groups, most) if len(groups) > 1 else [FileRows(file)]
+            parts += [(part,) for part in ranges]
+            continue
+        small.append(FileRows(file))
+        rows += sum(groups)
+        if rows >= least:
+            parts.append(tuple(small))
+            small, rows = [], 0
+    return [*parts, tuple(small)] if small else parts
+
+
+def _ranges(file: File, groups: Sequence[int], most: int) -> list[FileRows]:
+    """As many row groups together as have `most` rows; the file as it is, if that is all of them."""
     ranges, first, end = [], 1, 0
-    for group in log_columns.row_groups(setting, file):
+    for group in groups:
         end += group
-        if end - first + 1 >= rows:
+        if end - first + 1 >= most:
             ranges.append(FileRows(file, first, end))
             first = end + 1
     if first <= end:
         ranges.append(FileRows(file, first, end))
     return ranges if len(ranges) > 1 else [FileRows(file)]
+
+
+def _condition(part: Sequence[FileRows]) -> str:
+    """SQL of the rows of a part; the engine reads no other files, and no other row groups."""
+    if len(part) == 1 and part[0].last is not None:
+        return f"{FILE} = {literal(part[0].file)} AND {ROW} BETWEEN {part[0].first} AND {part[0].last}"
+    return f"{FILE} IN ({', '.join(literal(rows.file) for rows in part)})"
 
 
 def open_log(
@@ -79,7 +110,7 @@ def open_log(
     patterns: Sequence[str],
     folder: Path,
     csv: CsvConfig = _DEFAULT,
-    only: FileRows | None = None,
+    only: Sequence[FileRows] | None = None,
 ) -> list[File]:
     """Create the view `relation` over all files that the patterns name, and the table of its columns, see
     `log_columns.keep_columns`.
@@ -93,7 +124,7 @@ def open_log(
         patterns: files, globs, URLs of files in an object store, or `tfds:NAME[:SPLIT]`.
         folder: for Parquet copies of other formats; it must exist as long as the view.
         csv: how CSV files are written.
-        only: the rows that the view has, with the columns of all files; None: all.
+        only: the part of the log that the view has, with the columns of all files; None: all.
 
     Returns:
         The files.
@@ -106,6 +137,7 @@ def open_log(
 
     folder.mkdir(parents=True, exist_ok=True)
     files = log_files(setting, patterns, folder)
+    wanted = set(files) if only is None else {rows.file for rows in only}
     let_engine_read(connection, files)
     parquet, copies, columns = [], [], {}
     for number, file in enumerate(files):
@@ -114,8 +146,7 @@ def open_log(
             columns[file] = log_columns.parquet_columns(setting, file)
         else:
             copies.append(folder / f"{number:05d}.parquet")
-            wanted = only is None or only.file == file
-            names = csv_reader.copy(connection, setting, file, copies[-1], csv, rows_too=wanted)
+            names = csv_reader.copy(connection, setting, file, copies[-1], csv, rows_too=file in wanted)
             columns[file] = [(name, "string") for name in names]
     log_columns.keep_columns(connection, relation, setting, columns)
     try:
@@ -123,7 +154,7 @@ def open_log(
             # The engine would take the log's column for its own number of the row.
             for number, file in enumerate(parquet):
                 copies.append(folder / f"renumbered{number:05d}.parquet")
-                few = "" if only is None or only.file == file else "LIMIT 0"
+                few = "" if file in wanted else "LIMIT 0"
                 connection.execute(
                     f"COPY (SELECT {literal(file)} AS {FILE}, row_number() OVER () AS {ROW}, "
                     f"NULL::VARCHAR AS {BROKEN}, * FROM {parquet_files(file)} {few}) "
@@ -141,8 +172,7 @@ def open_log(
             parts.append(f"FROM {parquet_files(copies)}")
         rows = " UNION ALL BY NAME ".join(parts)
         of_path = _path_columns(connection, files, _names(connection, f"({rows})"))
-        # Other files, and other row groups of Parquet, are not read.
-        which = f" WHERE {only.condition}" if only else ""
+        which = f" WHERE {_condition(only)}" if only else ""
         connection.execute(f"CREATE VIEW {relation} AS SELECT *{of_path} FROM ({rows}){which}")
         # Settings are bound to a table without rows: each look at the view would open all files.
         connection.execute(f"CREATE OR REPLACE TABLE {relation}_shape AS FROM {relation} LIMIT 0")

@@ -90,7 +90,10 @@ def _attempt(folder: str, *call: Any) -> tuple[str, Any]:
 
 def _name(call: tuple[Any, ...]) -> str:
     job, stage, part = call[:3]
-    what = f" ({job.ranges[part]})" if stage == "scatter" else ""
+    what = ""
+    if stage == "scatter":
+        first, *others = job.log[part]
+        what = f" ({first}{f' and {len(others):,} more files' if others else ''})"
     return f"part {part} of stage {stage}{what}"
 
 

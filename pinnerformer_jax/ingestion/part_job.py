@@ -1,7 +1,7 @@
 """The same prepared folder as `ingest.prepare` writes, made in parts that may run anywhere and twice.
 
-    scatter   a part a file of the log     its rows, mapped and checked, to a Parquet file for each shard;
-                                           a large Parquet file is several parts, by its row groups
+    scatter   a part a file of the log     its rows, mapped and checked, to a Parquet file for each shard; a
+                                           large file is several parts, small ones are one together
     merge     a part a shard               without duplicates
     split     one part                     rejects, actions, the time of the split
     count     a part a shard               users, and how many events each item, action and surface has
@@ -28,7 +28,7 @@ from pinnerformer_jax.config import Config, DataConfig
 from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.files import with_checksum
 from pinnerformer_jax.ingestion import ingest
-from pinnerformer_jax.ingestion.log_reader import FileRows, file_ranges, log_files
+from pinnerformer_jax.ingestion.log_reader import FileRows, log_files, log_parts
 from pinnerformer_jax.remote_files import identity
 
 STAGES = ("scatter", "merge", "split", "count", "number", "gather", "finish")
@@ -36,9 +36,9 @@ STAGES = ("scatter", "merge", "split", "count", "number", "gather", "finish")
 
 FACTS = "facts.json"
 
-PART_ROWS = 16_000_000
-"""Rows of a Parquet file that are one part of `scatter`, and the rest of their last row group: about a minute
-of a core."""
+SMALL_ROWS, PART_ROWS = 1_000_000, 16_000_000
+"""Rows of a part of `scatter`: smaller files are put together until they have the former, some seconds of a
+core; of a larger Parquet file the latter, and the rest of their row group, are a part, about a minute."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Job:
     """An ingest in parts."""
 
     config: Config
-    ranges: tuple[FileRows, ...]  # of the log: the parts of `scatter`
+    log: tuple[tuple[FileRows, ...], ...]  # the parts of `scatter`
     work: Path  # PREPARED.parts/KEY
 
     @classmethod
@@ -65,7 +65,7 @@ class Job:
                 "data.events: a tfds: data set is prepared by one process, without --engine or --stage"
             )
         files = log_files("data.events", data.events, prepared.parent)
-        ranges = [rows for file in files for rows in file_ranges("data.events", file, PART_ROWS)]
+        log = tuple(log_parts("data.events", files, SMALL_ROWS, PART_ROWS))
         inputs = files + (
             log_files("items.table", [config.items.table], prepared.parent) if config.items.table else []
         )
@@ -75,11 +75,11 @@ class Job:
             "items": to_dict(config.items),
             "sizes_by_log": config.sizes_by_log,
             "files": [identity(file) for file in inputs],
-            "rows": [rows[1:] for rows in ranges],
+            "parts": [[str(rows) for rows in part] for part in log],
         }
         return cls(
             config,
-            tuple(ranges),
+            log,
             prepared.with_name(f"{prepared.name}.parts") / with_checksum(facts)["sha256"][:16],
         )
 
@@ -90,9 +90,7 @@ class Job:
 
     def parts(self, stage: str) -> int:
         """How many parts a stage has."""
-        of = {"scatter": len(self.ranges)} | dict.fromkeys(
-            ("merge", "count", "gather"), self.config.data.shards
-        )
+        of = {"scatter": len(self.log)} | dict.fromkeys(("merge", "count", "gather"), self.config.data.shards)
         return of.get(stage, 1)
 
     def folder(self, stage: str, part: int) -> Path:

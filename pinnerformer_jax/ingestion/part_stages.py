@@ -42,7 +42,7 @@ def _copy(connection: duckdb.DuckDBPyConnection, query: str, file: Path, options
 
 def _scatter(job: Job, task: Task) -> dict[str, Any]:
     connection = task.connection
-    item_type = ingest.stage_log(connection, job.config, task.scratch, job.work, job.ranges[task.part])
+    item_type = ingest.stage_log(connection, job.config, task.scratch, job.work, job.log[task.part])
     good = "FROM staged WHERE in_scope AND reason IS NULL"
     _copy(connection, "FROM staged WHERE reason IS NOT NULL", task.out / "rejected.parquet")
     _copy(connection, "FROM staged LIMIT 0", task.out / "shape.parquet")
