@@ -7,6 +7,7 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
+import duckdb
 import pyarrow.parquet as pq
 import pytest
 from daily_run import ROWS, TRAINED, contents, day, of_days, publish, write_log
@@ -15,6 +16,7 @@ from logs import given, make_events, write_items, write_parquet
 from pinnerformer_jax.files import Unchanged
 from pinnerformer_jax.ingestion import part_job, parts
 from pinnerformer_jax.ingestion.ingest import prepare
+from pinnerformer_jax.ingestion.log_reader import open_log
 from pinnerformer_jax.ingestion.part_job import STAGES, Job
 from pinnerformer_jax.remote_files import find
 
@@ -164,6 +166,14 @@ def test_a_file_that_changes_is_told(tmp_path, bucket):
     fsspec.url_to_fs(bucket)[0].rm(f"{bucket}/log/z.csv.gz")
     with pytest.raises(ValueError, match="changed while"):
         seen.check()
+
+
+def test_a_copy_of_csv_does_not_stay(tmp_path, bucket):
+    of_both(tmp_path, bucket)
+    with duckdb.connect() as connection:
+        open_log(connection, "log", "data.events", [f"{bucket}/log/z.csv.gz"], tmp_path / "work")
+        assert connection.execute("SELECT count(*) FROM log").fetchall() == [(162,)]
+    assert [file.name for file in (tmp_path / "work").iterdir()] == ["00000.parquet"]
 
 
 def test_what_cannot_be_read_is_named(tmp_path, bucket):

@@ -67,8 +67,9 @@ def copy(
     """
     import duckdb
 
+    copy_of_text = target.with_suffix(".csv")
     try:
-        source = _as_utf8(file, dialect.encoding, target.with_suffix(".csv"), whole=rows_too)
+        source = _as_utf8(file, dialect.encoding, copy_of_text, whole=rows_too)
         names, delimiter, lines = _header(source, dialect.delimiter)
         called = engine_names(names)
         if not rows_too:
@@ -98,6 +99,8 @@ def copy(
         raise ValueError(f"{setting}: {file} cannot be read: {place}: {cure}") from None
     except (OSError, EOFError, ValueError, csv.Error, duckdb.Error) as error:
         raise ValueError(f"{setting}: {file} cannot be read: {first_line(error)}") from None
+    finally:
+        copy_of_text.unlink(missing_ok=True)
     return names
 
 

@@ -97,6 +97,7 @@ def run_part(job: Job, part: tuple[int, int], report: Callable[[str], None] = pr
             "--part: only the users with new events are embedded, for which one run is enough; parts are for "
             "the first state of a model and for --everyone"
         )
+    job.snapshots.mkdir(parents=True, exist_ok=True)  # a log with too many rejects leaves them there
     place = parts_folder(job.snapshots, plan.name)
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place, prefix=".") as name:
