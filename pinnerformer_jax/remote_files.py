@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import re
 import textwrap
 from collections.abc import Generator, Iterable
@@ -51,7 +52,7 @@ class RemoteFile:
         """Between slashes."""
         return tuple(self.url.split("/"))
 
-    def open(self) -> Any:
+    def open(self) -> io.BufferedReader:
         """The file, opened to read its bytes.
 
         Raises:
@@ -60,11 +61,40 @@ class RemoteFile:
         """
         with _named(self.url, self.url):
             system, path = _system(self.url)
-            return system.open(path, "rb")
+            return io.BufferedReader(_Bytes(self.url, system.open(path, "rb")), 1 << 20)
 
     def now(self) -> RemoteFile | None:
         """The file as it is now; None: it is gone."""
         return next(iter(find(self.url, self.url)), None)
+
+
+class _Bytes(io.RawIOBase):
+    """Bytes of a file, whose errors name it."""
+
+    def __init__(self, url: str, file: Any) -> None:
+        self.url, self.file = url, file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with _named(self.url, self.url):
+            found = self.file.read(len(buffer))
+        buffer[: len(found)] = found
+        return len(found)
+
+    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
+        return self.file.seek(place, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
 
 
 File: TypeAlias = Path | RemoteFile
@@ -108,7 +138,7 @@ def find(what: str, pattern: str) -> list[RemoteFile]:
     return files
 
 
-def open_bytes(file: File) -> Any:
+def open_bytes(file: File) -> io.BufferedReader:
     """A file, wherever it is, opened to read its bytes."""
     return file.open() if isinstance(file, RemoteFile) else open(file, "rb")
 

@@ -196,6 +196,31 @@ def test_what_cannot_be_read_is_named(tmp_path, bucket):
     assert not Path(config.data.prepared).exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "fine", "text"),
+    [
+        ("z.csv.gz", 1, r"data.events: memory:///bucket/log/z.csv.gz cannot be read: "),
+        ("*/*.parquet", 8, "data.events: the files cannot be read together: RuntimeError"),
+    ],
+)
+def test_a_store_that_fails_in_the_middle_is_one_line(tmp_path, monkeypatch, name, fine, text):
+    """Whatever its client raises."""
+    config, _, _ = of_both(tmp_path, "memory:///bucket")
+    data = dataclasses.replace(config.data, events=(f"memory:///bucket/log/{name}",))
+    file_of_store = fsspec.implementations.memory.MemoryFile
+    real, reads = file_of_store.read, iter(range(10**6))
+
+    def read(self, *size):
+        if next(reads) >= fine:
+            raise RuntimeError("the line is dead")
+        return real(self, *size)
+
+    monkeypatch.setattr(file_of_store, "read", read)
+    with pytest.raises(ValueError, match=rf"{text}.*the line is dead") as error:
+        prepare(dataclasses.replace(config, data=data), lambda line: None)
+    assert "\n" not in str(error.value)
+
+
 @NO_S3
 def test_s3_without_credentials_and_without_a_server(tmp_path, s3, monkeypatch):
     config = given(tmp_path, events=(f"{s3}/log/*.parquet",))

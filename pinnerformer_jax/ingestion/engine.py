@@ -34,7 +34,5 @@ def scanned(files: File | Sequence[File]) -> str:
 
 def first_line(error: Exception) -> str:
     """DuckDB's message, without the SQL that it adds; of an error within Python its last line."""
-    text = str(error).strip()
-    if text.startswith("Traceback "):
-        return text.splitlines()[-1]
-    return text.split("\n\nLINE ")[0].replace("\n", " ")
+    text = str(error).strip().split("\n\nLINE ")[0]
+    return text.splitlines()[-1] if text.startswith("Traceback ") else text.replace("\n", " ")
