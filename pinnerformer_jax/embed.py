@@ -20,6 +20,9 @@ changed, if the store has the state before. If that fails, the next run with --s
 those that their texts give if ingest built the run's. They are recommended from that night on, and count in
 histories with the events of that night's log and later ones.
 
+--part I/N embeds a share of the users, on as many machines or GPUs as there are shares; the same command
+without it then makes the state, with the same bytes. docs/parts.md says more.
+
 RUN's prepared folder must still be there: its catalogue numbers the items. If it was moved, name it with
 --data.prepared.
 Files of DIR: pinnerformer_jax/serving/state.py. Steps of the job: serving/daily.py. Who is embedded:
@@ -34,10 +37,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pinnerformer_jax.command_line import errors_as_messages
+from pinnerformer_jax.command_line import errors_as_messages, share
+from pinnerformer_jax.remote_files import path_or_url
 from pinnerformer_jax.runtime import set_up_process
 from pinnerformer_jax.serving import state, store
-from pinnerformer_jax.serving.daily import run
+from pinnerformer_jax.serving.daily import run, run_part
 from pinnerformer_jax.serving.plan import Job
 from pinnerformer_jax.serving.stores import open_store
 
@@ -45,7 +49,9 @@ from pinnerformer_jax.serving.stores import open_store
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb; the exit code."""
     values: dict[str, Any] = vars(_parser().parse_args(argv))
-    rollback = values.pop("rollback")
+    rollback, part = values.pop("rollback"), values.pop("part")
+    if part and (values["store"] or rollback is not None):
+        _parser().error("--part publishes nothing: without --store and --rollback")
     if rollback is not None:
         with errors_as_messages():
             old, new = state.rollback(values["snapshots"], rollback or None)
@@ -60,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     values["events"] = tuple(values["events"])
     set_up_process()
     with errors_as_messages():
+        if part:
+            run_part(Job(**values), part)
+            return 0
         name = run(Job(**values))
     print(f"published {values['snapshots'] / name}")
     return 0
@@ -78,16 +87,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--workdir", type=Path, metavar="RUN", help="folder of the trained run")
     parser.add_argument(
-        "--events", nargs="+", default=(), metavar="LOG", help="the day's log: files or globs"
+        "--events",
+        nargs="+",
+        default=(),
+        metavar="LOG",
+        help="the day's log: files, globs or URLs (s3://...)",
     )
     parser.add_argument("--date", metavar="DAY", help="such as 2026-11-24")
     parser.add_argument(
-        "--items", type=Path, metavar="TABLE",
+        "--items", type=path_or_url, metavar="TABLE",
         help="items that came after the training: a table with the columns of the run's items.table, or a "
         "prepared folder, as python -m pinnerformer_jax.items --reuse writes; known items do not change; if "
         "the run's titles came from the log: a table with its items.id and a column title",
     )  # fmt: skip
     parser.add_argument("--users", type=Path, metavar="FILE", help="embed these users too: ids, one a line")
+    parser.add_argument(
+        "--part", type=share, metavar="I/N",
+        help="embed the I-th of N shares of all users, from 1 on, and publish nothing: the same command "
+        "without --part takes these vectors. For the first state of a model, or with --everyone",
+    )  # fmt: skip
     parser.add_argument("--everyone", action="store_true", help="embed all users")
     parser.add_argument(
         "--tombstones", type=Path, metavar="FILE",

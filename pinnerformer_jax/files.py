@@ -19,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from pinnerformer_jax.remote_files import File, RemoteFile, open_bytes
+
 Facts = dict[str, dict[str, Any]]
 """{path below a folder: {"bytes": size, "sha256": hex digest}}, as manifests keep it."""
 
@@ -124,11 +126,16 @@ class Unchanged:
     """Files that must stay as they are until what was made of them is written."""
 
     def __init__(self) -> None:
-        self._stamps: dict[Path, tuple[int, int, int, int] | None] = {}
+        self._stamps: dict[File, tuple[int, ...] | RemoteFile | None] = {}
 
-    def watch(self, *files: Path) -> None:
-        """Note size, time of change and inode of files, before they are read."""
-        self._stamps |= {file.absolute(): _stamp(file) for file in files}
+    def watch(self, *files: File) -> None:
+        """Note size, time of change and inode of files, before they are read; of files in an object store
+        what they were when they were listed."""
+        for file in files:
+            if isinstance(file, RemoteFile):
+                self._stamps[file] = file
+            else:
+                self._stamps[file.absolute()] = _stamp(file)
 
     def check(self) -> None:
         """Compare, before a result is written.
@@ -137,7 +144,7 @@ class Unchanged:
             ValueError: a file was changed, replaced or removed; the message names it.
         """
         for file, stamp in self._stamps.items():
-            if _stamp(file) != stamp:
+            if (file.now() if isinstance(file, RemoteFile) else _stamp(file)) != stamp:
                 raise ValueError(
                     f"{file}: changed while this process was reading it, so nothing was written; run the "
                     "same command again"
@@ -310,9 +317,9 @@ def _digest(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def sha256(path: Path) -> str:
+def sha256(path: File) -> str:
     """Hex digest of a file's bytes."""
-    with open(path, "rb") as file:
+    with open_bytes(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -22,6 +22,7 @@ from pinnerformer_jax.data.timelines import Manifest
 from pinnerformer_jax.ingestion import parts
 from pinnerformer_jax.ingestion.ingest import prepare
 from pinnerformer_jax.ingestion.part_engines import prepare_in_parts
+from pinnerformer_jax.ingestion.part_job import STAGES, Job
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if values.stage and values.stage != "finish":
             return _run_stage(config, values.stage, values.part or (0, 1))
         if values.stage:
-            manifest = parts.finish(parts.Job.of(config), config.data.memory_limit)
+            manifest = parts.finish(Job.of(config), config.data.memory_limit)
         elif values.engine:
             manifest = prepare_in_parts(config, values.engine, values.workers, values.ray_address)
         else:
@@ -68,7 +69,7 @@ def _flags() -> argparse.ArgumentParser:
         "--ray-address", metavar="A", help="of a running cluster with a shared folder; else Ray runs here"
     )
     flags.add_argument(
-        "--stage", choices=parts.STAGES, help="run this stage alone, or the --part of it; in this order"
+        "--stage", choices=STAGES, help="run this stage alone, or the --part of it; in this order"
     )
     flags.add_argument(
         "--part", type=share, metavar="I/N",
@@ -79,7 +80,7 @@ def _flags() -> argparse.ArgumentParser:
 
 def _run_stage(config: Config, stage: str, part_of: tuple[int, int]) -> None:
     """Run every N-th part of a stage, one after the other."""
-    job = parts.Job.of(config)
+    job = Job.of(config)
     chosen = range(part_of[0], job.parts(stage), part_of[1])
     for part in chosen:
         facts = parts.run_part(job, stage, part, config.data.memory_limit)

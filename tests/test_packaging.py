@@ -19,9 +19,9 @@ ROOT = Path(__file__).parent.parent
 BUILD = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = BUILD["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-NOT_IMPORTED = {"array_record", "flatbuffers", "onnx-ir", "sqlalchemy", "alembic"}
-"""Dependencies that only another one imports: TFDS, jax.export, jax2onnx, MLflow."""
-OPTIONAL = ("redis", "explore", "export", "wandb", "mlflow", "tune", "ray")
+NOT_IMPORTED = {"array_record", "flatbuffers", "onnx-ir", "sqlalchemy", "alembic", "s3fs"}
+"""Dependencies that only another one imports: TFDS, jax.export, jax2onnx, MLflow, fsspec."""
+OPTIONAL = ("redis", "explore", "export", "wandb", "mlflow", "tune", "ray", "s3")
 BY_ITSELF = {"jax2onnx", "mlflow"}
 """Installed without its dependencies (docs/export.md); the module of mlflow-skinny."""
 CHECKOUT = ("benchmarks", "examples", "tests")

@@ -16,10 +16,11 @@ from logs import given, make_events, without_vectors, write_items, write_parquet
 
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.ingest import main
-from pinnerformer_jax.ingestion import part_engines, parts
+from pinnerformer_jax.ingestion import part_engines, part_job, parts
 from pinnerformer_jax.ingestion.ingest import prepare
 from pinnerformer_jax.ingestion.part_engines import prepare_in_parts
-from pinnerformer_jax.ingestion.parts import Job, finish, run_part
+from pinnerformer_jax.ingestion.part_job import STAGES, Job
+from pinnerformer_jax.ingestion.parts import finish, run_part
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*fork.*:DeprecationWarning", "ignore:.*fork.*:RuntimeWarning"
@@ -65,7 +66,7 @@ def by_one_machine(config):
     return expected
 
 
-def run_stages(config, stages=parts.STAGES[:-1]):
+def run_stages(config, stages=STAGES[:-1]):
     job = Job.of(config)
     for stage in stages:
         for part in reversed(range(job.parts(stage))):
@@ -76,6 +77,11 @@ def run_stages(config, stages=parts.STAGES[:-1]):
 @pytest.fixture
 def config(tmp_path):
     return config_of(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def a_file_is_a_part(monkeypatch):
+    monkeypatch.setattr(part_job, "SMALL_ROWS", 1)
 
 
 @pytest.mark.parametrize("kind", ["given", "built", "without events", "sizes by log", "chosen actions"])
@@ -112,6 +118,34 @@ def test_a_column_that_one_file_lacks_or_types_otherwise(tmp_path):
     assert contents(config.data.prepared) == expected
 
 
+@pytest.mark.parametrize("own_number", [False, True])
+def test_a_large_file_is_several_parts_by_its_row_groups(config, tmp_path, monkeypatch, own_number):
+    """Numbers of rows in the rejects are those of the file."""
+    rows = pq.read_table(tmp_path / "log" / "part=0.parquet")
+    if own_number:  # a column that the engine would take for its own number of the row
+        rows = rows.append_column("file_row_number", pa.array([7] * len(rows)))
+    pq.write_table(rows, tmp_path / "log" / "part=0.parquet", row_group_size=50)
+    expected = by_one_machine(config)
+    monkeypatch.setattr(part_job, "PART_ROWS", 60)
+    job = run_stages(config)
+    numbers = [(rows.first, rows.last) for [rows] in job.log]
+    assert numbers == [(1, 100), (101, 200), (201, len(rows)), (1, None), (1, None), (1, None)]
+    assert str(job.log[1][0]).endswith("part=0.parquet, rows 101 to 200")
+    assert [job.facts("scatter", part)["rows"] for part in range(3)] == [100, 100, len(rows) - 200]
+    finish(job, "200MB", lambda line: None)
+    assert contents(config.data.prepared) == expected
+
+
+@pytest.mark.parametrize(("least", "sizes"), [(250, [2, 2]), (240, [1, 1, 1, 1]), (400, [2, 2]), (9999, [4])])
+def test_small_files_are_a_part_together(config, monkeypatch, least, sizes):
+    expected = by_one_machine(config)
+    monkeypatch.setattr(part_job, "SMALL_ROWS", least)
+    job = run_stages(config)
+    assert [len(part) for part in job.log] == sizes
+    finish(job, "200MB", lambda line: None)
+    assert contents(config.data.prepared) == expected
+
+
 @pytest.mark.slow
 def test_processes_give_the_same_bytes_and_say_how_far_they_are(config):
     expected, said = by_one_machine(config), []
@@ -133,6 +167,13 @@ def test_ray_gives_the_same_bytes(config):
     assert contents(config.data.prepared) == expected
 
 
+def test_a_limit_in_bytes():
+    limits = ["2GB", "500 MiB", "1.5kb", "80%", "7 bytes"]
+    assert [part_engines.memory_bytes(limit, 1e9) for limit in limits] == [
+        2 * 10**9, 500 * 2**20, 1500, 800_000_000, 7
+    ]  # fmt: skip
+
+
 @pytest.mark.skipif(bool(find_spec("ray")), reason="Ray is installed")
 def test_without_ray_one_line_says_what_to_install(config):
     with pytest.raises(ValueError, match=r"pip install 'pinnerformer_jax\[ray\]'"):
@@ -141,7 +182,7 @@ def test_without_ray_one_line_says_what_to_install(config):
 
 def die_at(stage, part, times, folder):
     """Make a process that runs this part kill itself so many times."""
-    real = parts._RUN[stage]
+    real = parts.RUN[stage]
 
     def dying(job, task):
         if task.part == part:
@@ -153,7 +194,7 @@ def die_at(stage, part, times, folder):
                 os.kill(os.getpid(), signal.SIGKILL)
         return real(job, task)
 
-    parts._RUN[stage] = dying
+    parts.RUN[stage] = dying
 
 
 def _by_forks(monkeypatch):
@@ -164,7 +205,7 @@ def _by_forks(monkeypatch):
 @pytest.mark.parametrize(("stage", "part"), [("scatter", 2), ("merge", 1), ("number", 0), ("gather", 0)])
 def test_a_worker_that_is_killed_twice_is_run_again(config, tmp_path, monkeypatch, stage, part):
     _by_forks(monkeypatch)
-    monkeypatch.setattr(parts, "_RUN", dict(parts._RUN))
+    monkeypatch.setattr(parts, "RUN", dict(parts.RUN))
     expected, said = by_one_machine(config), []
     die_at(stage, part, 2, tmp_path)
     prepare_in_parts(config, "processes", 1, report=said.append)
@@ -174,7 +215,7 @@ def test_a_worker_that_is_killed_twice_is_run_again(config, tmp_path, monkeypatc
 
 def test_a_worker_that_always_dies_is_named_and_the_same_command_goes_on(config, tmp_path, monkeypatch):
     _by_forks(monkeypatch)
-    monkeypatch.setattr(parts, "_RUN", dict(parts._RUN))
+    monkeypatch.setattr(parts, "RUN", dict(parts.RUN))
     expected, said = by_one_machine(config), []
     die_at("merge", 1, 3, tmp_path)
     with pytest.raises(ValueError, match=r"part 1 of stage merge failed 3 times: .* code -9"):
@@ -195,7 +236,7 @@ def test_a_worker_that_always_dies_is_named_and_the_same_command_goes_on(config,
 def test_the_same_part_twice_at_once(config):
     expected = by_one_machine(config)
     job, fork = Job.of(config), multiprocessing.get_context("fork")
-    for stage in parts.STAGES[:-1]:
+    for stage in STAGES[:-1]:
         twice = [
             fork.Process(target=run_part, args=(job, stage, part, "100MB", 1))
             for part in range(job.parts(stage))
@@ -259,7 +300,7 @@ def test_the_verb_by_hand(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main([*verb, "--stage", "merge", "--part", "1/2"])
     assert "1 of 1 parts of --stage scatter have not run" in capsys.readouterr().err
-    for stage in parts.STAGES:
+    for stage in STAGES:
         for share in ("2/2", "1/2") if stage in ("scatter", "merge", "count", "gather") else ("",):
             main([*verb, "--stage", stage, *(["--part", share] if share else [])])
     assert contents("prepared") == expected

@@ -82,7 +82,8 @@ class DataConfig:
     """From the event log to timelines."""
 
     events: tuple[str, ...] = ()
-    """Parquet or CSV files (plain or .gz), or globs of them; or `tfds:NAME` / `tfds:NAME:SPLIT`."""
+    """Parquet or CSV files (plain or .gz), globs or URLs (`s3://bucket/log/*.parquet`) of them; or
+    `tfds:NAME` / `tfds:NAME:SPLIT`."""
     prepared: str = ""
     """Folder of the prepared timelines and catalogue: ingest writes it, all else reads it."""
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
@@ -162,7 +163,7 @@ class ItemsConfig:
     training period: PPMI + SVD of co-occurrence, and TF-IDF + SVD of the text."""
 
     table: str = ""
-    """Item table (Parquet or CSV), one row an item; empty: items are those of the log."""
+    """Item table (Parquet or CSV, a file or a URL), one row an item; empty: items are those of the log."""
     csv: CsvConfig = field(default_factory=CsvConfig)
     id: str = "item"
     """Its item id column (or SQL expression), of the same kind as in the log."""

@@ -23,7 +23,9 @@ timeline_writer.py   users, their roles, and their events in order
 catalog_writer.py    the items: ids, titles, topics, vectors
 item_vectors.py      vectors for items that have none
 ingest.py            all steps, in order
-parts.py             the same in parts, for many processes or machines
+part_job.py          the same in parts, for many processes or machines: stages, and where each part writes
+part_stages.py       what a part of each stage does
+parts.py             a part, run
 part_engines.py      who runs the parts: processes, Ray
 tfds_out.py          a prepared folder as a TFDS data set
 synthetic_world.py   items and users of a synthetic world

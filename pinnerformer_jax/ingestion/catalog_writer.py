@@ -15,6 +15,7 @@ from pinnerformer_jax.data.ragged import flat_ranges
 from pinnerformer_jax.data.timelines import TRAIN, Shard
 from pinnerformer_jax.ingestion.event_mapping import bind, bind_optional
 from pinnerformer_jax.ingestion.log_reader import BROKEN, FILE, ROW, literal, open_log
+from pinnerformer_jax.remote_files import File
 
 if TYPE_CHECKING:
     import duckdb
@@ -31,7 +32,7 @@ _BATCH = 1 << 14  # vectors written at a time
 _GIVEN = f"{FILE}_given"  # not the name of a column of anybody's table, which DuckDB would take instead
 
 
-def open_item_files(connection: duckdb.DuckDBPyConnection, items: ItemsConfig, folder: Path) -> list[Path]:
+def open_item_files(connection: duckdb.DuckDBPyConnection, items: ItemsConfig, folder: Path) -> list[File]:
     """Create the view `item_files` of items.table, see `open_log`; its files, none if no table is named."""
     return (
         open_log(connection, "item_files", "items.table", [items.table], folder, items.csv)

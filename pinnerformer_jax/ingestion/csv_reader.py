@@ -8,18 +8,20 @@ another encoding than UTF-8, or whose lines end in CR alone, is written anew as 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import gzip
 import itertools
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from pinnerformer_jax.config import CsvConfig
 from pinnerformer_jax.ingestion.engine import BROKEN, FILE, ROW, first_line, literal, scanned
 from pinnerformer_jax.ingestion.log_columns import engine_names
+from pinnerformer_jax.remote_files import File, open_bytes
 
 if TYPE_CHECKING:
     import duckdb
@@ -41,7 +43,7 @@ _BATCH, _BATCH_BYTES = 1 << 16, 1 << 25  # rows copied at a time, and their byte
 def copy(
     connection: duckdb.DuckDBPyConnection,
     setting: str,
-    file: Path,
+    file: File,
     target: Path,
     dialect: CsvConfig,
     *,
@@ -65,8 +67,9 @@ def copy(
     """
     import duckdb
 
+    copy_of_text = target.with_suffix(".csv")
     try:
-        source = _as_utf8(file, dialect.encoding, target.with_suffix(".csv"))
+        source = _as_utf8(file, dialect.encoding, copy_of_text, whole=rows_too)
         names, delimiter, lines = _header(source, dialect.delimiter)
         called = engine_names(names)
         if not rows_too:
@@ -96,6 +99,8 @@ def copy(
         raise ValueError(f"{setting}: {file} cannot be read: {place}: {cure}") from None
     except (OSError, EOFError, ValueError, csv.Error, duckdb.Error) as error:
         raise ValueError(f"{setting}: {file} cannot be read: {first_line(error)}") from None
+    finally:
+        copy_of_text.unlink(missing_ok=True)
     return names
 
 
@@ -103,30 +108,34 @@ def _section(setting: str) -> str:
     return "items" if setting.startswith("items") else "data"
 
 
-def open_bytes(file: Path) -> gzip.GzipFile | IO[bytes]:
-    return gzip.open(file, "rb") if file.name.lower().endswith(".gz") else open(file, "rb")
+@contextlib.contextmanager
+def open_text(file: File) -> Generator[gzip.GzipFile | IO[bytes], None, None]:
+    """The bytes of a file, unpacked."""
+    with open_bytes(file) as data:
+        yield gzip.GzipFile(fileobj=data) if file.name.lower().endswith(".gz") else data
 
 
-def _as_utf8(file: Path, encoding: str, copy: Path) -> Path:
-    """The file; or `copy`, written anew, if it is in another encoding or its lines end in CR alone."""
+def _as_utf8(file: File, encoding: str, copy: Path, *, whole: bool) -> Path:
+    """The file; or `copy`, written anew, if it is in another encoding, its lines end in CR alone, or it is in
+    an object store: then all is read once. Not `whole`: the beginning alone is written."""
     as_it_is = codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii")
     blocks = _blocks(file, None if as_it_is else encoding)
     start = next(blocks)
     ends = re.search(rb"\r\n|\r(?=.)|\n", re.sub(rb'"[^"]*"?', b"", start), re.DOTALL)
     mac = ends is not None and ends[0] == b"\r"
-    if as_it_is and not mac:
+    if as_it_is and not mac and isinstance(file, Path):
         return file
     with open(copy, "wb") as out:
-        for block in itertools.chain([start], blocks):
+        for block in itertools.chain([start], blocks if whole else ()):
             out.write(block.replace(b"\r", b"\n") if mac else block)
     return copy
 
 
-def _blocks(file: Path, encoding: str | None) -> Iterator[bytes]:
+def _blocks(file: File, encoding: str | None) -> Iterator[bytes]:
     """The bytes of a file in UTF-8, in blocks, at least one; without an encoding, as they are."""
     decoder = codecs.getincrementaldecoder(encoding)() if encoding else None
     end = 0
-    with open_bytes(file) as data:
+    with open_text(file) as data:
         while True:
             block = data.read(MAX_LINE)
             end += len(block)
@@ -145,7 +154,7 @@ def _header(file: Path, given: str) -> tuple[list[str], str, int]:
     The delimiter is `given`, or that of comma, tab, semicolon and bar which the header has most of outside of
     quotes.
     """
-    with open_bytes(file) as data:
+    with open_text(file) as data:
         lines: list[str] = []
         size = quotes = 0
         for line in itertools.islice(_lines(data), MAX_LINES):
@@ -182,7 +191,7 @@ def _header(file: Path, given: str) -> tuple[list[str], str, int]:
 
 def _count_lines(file: Path) -> int:
     count, block = 0, b"\n"
-    with open_bytes(file) as data:
+    with open_text(file) as data:
         while new := data.read(1 << 20):
             block = new
             count += block.count(b"\n")
@@ -190,14 +199,14 @@ def _count_lines(file: Path) -> int:
 
 
 def _copy_line_by_line(
-    file: Path, source: Path, names: list[str], delimiter: str, header: int, target: Path
+    file: File, source: Path, names: list[str], delimiter: str, header: int, target: Path
 ) -> None:
     """Copy a CSV file that has broken lines, or values over several lines, to Parquet."""
     _copy_records(_records(source, delimiter, header, len(names)), file, names, target)
 
 
 def _copy_records(
-    records: Iterable[tuple[int, tuple[Any, ...]]], file: Path, names: list[str], target: Path
+    records: Iterable[tuple[int, tuple[Any, ...]]], file: File, names: list[str], target: Path
 ) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -250,7 +259,7 @@ def _records(file: Path, delimiter: str, header: int, width: int) -> Iterator[tu
     empty field is None. After a broken line, reading resumes at the next line, even if the broken one opened
     a quote."""
     csv.field_size_limit(MAX_LINE)
-    with open_bytes(file) as data:
+    with open_text(file) as data:
         lines = itertools.islice(_lines(data), header, None)
         again: deque[_Line] = deque()
         taken: list[_Line] = []

@@ -11,7 +11,7 @@ import dataclasses
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from pinnerformer_jax.data.timelines import (
 )
 from pinnerformer_jax.files import atomic_folder, facts_of
 from pinnerformer_jax.ingestion import catalog_writer, event_mapping, kinds, rejects, timeline_writer
-from pinnerformer_jax.ingestion.log_reader import engine, first_line, literal, open_log, restrict
+from pinnerformer_jax.ingestion.log_reader import FileRows, engine, first_line, literal, open_log, restrict
 from pinnerformer_jax.ingestion.split import choose_split
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def stage_log(
     config: Config,
     work: Path,
     folder: Path,
-    only: int | None = None,
+    only: Sequence[FileRows] | None = None,
 ) -> str:
     """Create `staged`, see `event_mapping.stage`, and the item table, see `catalog_writer.read_item_table`.
     From then on the engine reads and writes nothing but their files and what is below `folder`.
@@ -163,7 +163,7 @@ def stage_log(
         config: its data and items sections are used.
         work: folder for copies.
         folder: that holds `work`.
-        only: number of the one file of the log whose rows are staged; None: all.
+        only: the part of the log that is staged; None: all.
 
     Returns:
         The type of item ids.

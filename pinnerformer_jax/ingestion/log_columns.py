@@ -12,14 +12,15 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pinnerformer_jax.ingestion.engine import BROKEN, FILE, IN_SCOPE, ROW, first_line, literal
+from pinnerformer_jax.remote_files import File, open_bytes
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 MUST_USE_A_COLUMN = (
     "data.columns.user",
@@ -57,17 +58,32 @@ class Setting(NamedTuple):
     alone: bool  # it is a column's name, no expression
 
 
-def parquet_columns(setting: str, file: Path) -> list[tuple[str, str]]:
+def parquet_columns(setting: str, file: File) -> list[tuple[str, str]]:
     """Names and Arrow types of a Parquet file's columns, in order.
 
     Raises:
         ValueError: it is no Parquet file.
     """
+    return [(field.name, _kind(field.type)) for field in _footer(setting, file).schema.to_arrow_schema()]
+
+
+def row_groups(setting: str, file: File) -> list[int]:
+    """Rows of each row group of a Parquet file.
+
+    Raises:
+        ValueError: it is no Parquet file.
+    """
+    footer = _footer(setting, file)
+    return [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
+
+
+def _footer(setting: str, file: File) -> pq.FileMetaData:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return [(field.name, _kind(field.type)) for field in pq.read_schema(file)]
+        with open_bytes(file) as source:
+            return pq.read_metadata(source)
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{setting}: {file} cannot be read: {first_line(error)}") from None
 
@@ -94,7 +110,7 @@ def keep_columns(
     connection: duckdb.DuckDBPyConnection,
     relation: str,
     setting: str,
-    files: Mapping[Path, Sequence[tuple[str, str]]],
+    files: Mapping[File, Sequence[tuple[str, str]]],
 ) -> None:
     """Create the table RELATION_columns (called, name, kind, file): the engine's name of each column, how
     files spell it, and each type that it has, with the first file that has it so.
@@ -103,7 +119,7 @@ def keep_columns(
         ValueError: columns whose names differ in case alone are not the same in all files.
     """
     found: dict[tuple[str, str, str], str] = {}
-    layouts: dict[str, dict[tuple[str, ...], Path]] = {}
+    layouts: dict[str, dict[tuple[str, ...], File]] = {}
     for file, columns in files.items():
         names = [name for name, _ in columns]
         for (name, kind), called in zip(columns, engine_names(names), strict=True):

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from pinnerformer_jax.ingestion.csv_reader import open_bytes
+from pinnerformer_jax.ingestion.csv_reader import open_text
 from pinnerformer_jax.ingestion.engine import BROKEN, FILE, ROW
 from pinnerformer_jax.ingestion.log_columns import columns_of
+from pinnerformer_jax.remote_files import File
 
 if TYPE_CHECKING:
     import duckdb
@@ -115,7 +116,7 @@ def profile(connection: duckdb.DuckDBPyConnection, relation: str) -> list[Facts]
     return found
 
 
-def check_header(file: Path, encoding: str, known: Sequence[str]) -> None:
+def check_header(file: File, encoding: str, known: Sequence[str]) -> None:
     """Check that a text file begins with names of columns, between delimiters that ingest reads.
 
     Args:
@@ -126,24 +127,24 @@ def check_header(file: Path, encoding: str, known: Sequence[str]) -> None:
     Raises:
         ValueError: it does not; the message has the command that mends it.
     """
-    suffixes = "".join(file.suffixes[-2:]).lower().removesuffix(".gz")
+    suffixes = "".join(Path(file.name).suffixes[-2:]).lower().removesuffix(".gz")
     if suffixes.endswith((".json", ".jsonl", ".ndjson")):
         raise ValueError(
             f'{file} is JSON, which ingest does not read. As Parquet: python -c "import duckdb; '
-            f"duckdb.sql('COPY (FROM read_json_auto(''{file}'')) TO ''{file.stem}.parquet''')\""
+            f"duckdb.sql('COPY (FROM read_json_auto(''{file}'')) TO ''{Path(file.name).stem}.parquet''')\""
         )
     if suffixes.endswith((".xlsx", ".xls")):
         raise ValueError(f"{file} is a spreadsheet: save the sheet as CSV UTF-8, and name that file")
     if suffixes.endswith(".parquet"):
         return
-    with open_bytes(file) as data:
+    with open_text(file) as data:
         line = data.readline(1 << 16).decode(encoding, "replace").removeprefix("\ufeff")
     line = next(iter(line.splitlines()), "")
     if "::" in line and not re.search("[,\t;|]", line):
         names = ",".join(["user", "item", "rating", "time"][: line.count("::") + 1])
         raise ValueError(
             f"{file}: its fields are separated by ::, which ingest does not read, and it has no header. As "
-            f"CSV: (echo {names}; sed 's/::/,/g' {file}) > {file.stem}.csv"
+            f"CSV: (echo {names}; sed 's/::/,/g' {file}) > {Path(file.name).stem}.csv"
         )
     delimiter = max(",\t;|", key=re.sub(r'"[^"]*"', "", line).count)
     cells = next(csv.reader([line.replace("\0", "")], delimiter=delimiter), [])
@@ -160,13 +161,13 @@ def check_header(file: Path, encoding: str, known: Sequence[str]) -> None:
         )
 
 
-def encoding_of(files: Sequence[Path]) -> str:
+def encoding_of(files: Sequence[File]) -> str:
     """The encoding of text files, by their first 4 MB: utf-8, utf-16 where a mark says so, cp1252 (Windows)
     or, where a byte has no meaning in that, latin-1. The last two cannot be told apart for certain."""
     for file in files:
         if file.name.lower().endswith(".parquet"):
             continue
-        with open_bytes(file) as data:
+        with open_text(file) as data:
             start = data.read(_PEEK)
         if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             return "utf-16"

@@ -15,7 +15,7 @@ import glob
 import re
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
 from pinnerformer_jax.config import CsvConfig
@@ -28,6 +28,7 @@ from pinnerformer_jax.ingestion.engine import (
     literal,
     scanned,
 )
+from pinnerformer_jax.remote_files import File, RemoteFile, find, identity, is_remote, let_engine_read
 
 if TYPE_CHECKING:
     import duckdb
@@ -38,6 +39,70 @@ _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # in a folder's name: null
 _DEFAULT = CsvConfig()
 
 
+class FileRows(NamedTuple):
+    """Rows of a log: those of a file, or some of them."""
+
+    file: File
+    first: int = 1
+    last: int | None = None  # None: to the end
+
+    def __str__(self) -> str:
+        return str(self.file) + ("" if self.last is None else f", rows {self.first:,} to {self.last:,}")
+
+
+def log_parts(setting: str, files: Sequence[File], least: int, most: int) -> list[tuple[FileRows, ...]]:
+    """Cut a log into parts of about as much work.
+
+    Args:
+        setting: the config field that names the files, for messages.
+        files: of the log.
+        least: rows of a part. Smaller files are put together, in their order, until they have so many; of
+            a CSV file, whose rows nobody knows, 50 bytes count for a row.
+        most: rows from which on a part of a Parquet file ends, with the row group.
+
+    Raises:
+        ValueError: a file that is called Parquet is none.
+    """
+    parts: list[tuple[FileRows, ...]] = []
+    small: list[FileRows] = []
+    rows = 0
+    for file in files:
+        if file.name.lower().endswith(_PARQUET):
+            groups = log_columns.row_groups(setting, file)
+        else:
+            groups = [identity(file)[1] // 50]
+        if sum(groups) >= least:
+            ranges = _ranges(file, groups, most) if len(groups) > 1 else [FileRows(file)]
+            parts += [(part,) for part in ranges]
+            continue
+        small.append(FileRows(file))
+        rows += sum(groups)
+        if rows >= least:
+            parts.append(tuple(small))
+            small, rows = [], 0
+    return [*parts, tuple(small)] if small else parts
+
+
+def _ranges(file: File, groups: Sequence[int], most: int) -> list[FileRows]:
+    """As many row groups together as have `most` rows; the file as it is, if that is all of them."""
+    ranges, first, end = [], 1, 0
+    for group in groups:
+        end += group
+        if end - first + 1 >= most:
+            ranges.append(FileRows(file, first, end))
+            first = end + 1
+    if first <= end:
+        ranges.append(FileRows(file, first, end))
+    return ranges if len(ranges) > 1 else [FileRows(file)]
+
+
+def _condition(part: Sequence[FileRows]) -> str:
+    """SQL of the rows of a part; the engine reads no other files, and no other row groups."""
+    if len(part) == 1 and part[0].last is not None:
+        return f"{FILE} = {literal(part[0].file)} AND {ROW} BETWEEN {part[0].first} AND {part[0].last}"
+    return f"{FILE} IN ({', '.join(literal(rows.file) for rows in part)})"
+
+
 def open_log(
     connection: duckdb.DuckDBPyConnection,
     relation: str,
@@ -45,8 +110,8 @@ def open_log(
     patterns: Sequence[str],
     folder: Path,
     csv: CsvConfig = _DEFAULT,
-    only: int | None = None,
-) -> list[Path]:
+    only: Sequence[FileRows] | None = None,
+) -> list[File]:
     """Create the view `relation` over all files that the patterns name, and the table of its columns, see
     `log_columns.keep_columns`.
 
@@ -56,10 +121,10 @@ def open_log(
         connection: where the view is made.
         relation: its name.
         setting: the config field the patterns come from, for messages.
-        patterns: files, globs, or `tfds:NAME[:SPLIT]`.
+        patterns: files, globs, URLs of files in an object store, or `tfds:NAME[:SPLIT]`.
         folder: for Parquet copies of other formats; it must exist as long as the view.
         csv: how CSV files are written.
-        only: number of the one file whose rows the view has, with the columns of all; None: of all.
+        only: the part of the log that the view has, with the columns of all files; None: all.
 
     Returns:
         The files.
@@ -72,6 +137,8 @@ def open_log(
 
     folder.mkdir(parents=True, exist_ok=True)
     files = log_files(setting, patterns, folder)
+    wanted = set(files) if only is None else {rows.file for rows in only}
+    let_engine_read(connection, files)
     parquet, copies, columns = [], [], {}
     for number, file in enumerate(files):
         if file.name.lower().endswith(_PARQUET):
@@ -79,8 +146,7 @@ def open_log(
             columns[file] = log_columns.parquet_columns(setting, file)
         else:
             copies.append(folder / f"{number:05d}.parquet")
-            wanted = only in (None, number)
-            names = csv_reader.copy(connection, setting, file, copies[-1], csv, rows_too=wanted)
+            names = csv_reader.copy(connection, setting, file, copies[-1], csv, rows_too=file in wanted)
             columns[file] = [(name, "string") for name in names]
     log_columns.keep_columns(connection, relation, setting, columns)
     try:
@@ -88,9 +154,10 @@ def open_log(
             # The engine would take the log's column for its own number of the row.
             for number, file in enumerate(parquet):
                 copies.append(folder / f"renumbered{number:05d}.parquet")
+                few = "" if file in wanted else "LIMIT 0"
                 connection.execute(
                     f"COPY (SELECT {literal(file)} AS {FILE}, row_number() OVER () AS {ROW}, "
-                    f"NULL::VARCHAR AS {BROKEN}, * FROM {parquet_files(file)}) "
+                    f"NULL::VARCHAR AS {BROKEN}, * FROM {parquet_files(file)} {few}) "
                     f"TO {literal(copies[-1])} (FORMAT parquet)"
                 )
             parquet = []
@@ -105,7 +172,7 @@ def open_log(
             parts.append(f"FROM {parquet_files(copies)}")
         rows = " UNION ALL BY NAME ".join(parts)
         of_path = _path_columns(connection, files, _names(connection, f"({rows})"))
-        which = "" if only is None else f" WHERE {FILE} = {literal(files[only])}"  # the others are not read
+        which = f" WHERE {_condition(only)}" if only else ""
         connection.execute(f"CREATE VIEW {relation} AS SELECT *{of_path} FROM ({rows}){which}")
         # Settings are bound to a table without rows: each look at the view would open all files.
         connection.execute(f"CREATE OR REPLACE TABLE {relation}_shape AS FROM {relation} LIMIT 0")
@@ -121,7 +188,7 @@ def _names(connection: duckdb.DuckDBPyConnection, source: str) -> set[str]:
     return {row[0].lower() for row in connection.execute(f"DESCRIBE FROM {source}").fetchall()}
 
 
-def _path_columns(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], taken: set[str]) -> str:
+def _path_columns(connection: duckdb.DuckDBPyConnection, files: Sequence[File], taken: set[str]) -> str:
     """SQL of a column for each KEY of the folders KEY=VALUE on the files' paths, but for names that are
     `taken`. It is a date, a moment or a whole number if all values are written as one, else a text."""
     found: dict[str, tuple[str, set[str]]] = {}  # by the name in small letters: as it is spelled, and values
@@ -143,19 +210,19 @@ def _path_columns(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], 
     return columns
 
 
-def parquet_files(files: Path | Sequence[Path], options: str = "") -> str:
+def parquet_files(files: File | Sequence[File], options: str = "") -> str:
     """SQL that reads Parquet files: these and no others, and no column from their paths."""
     options = f", {options}" if options else ""
     return f"read_parquet({scanned(files)}, union_by_name = true, hive_partitioning = false{options})"
 
 
 def restrict(
-    connection: duckdb.DuckDBPyConnection, files: Sequence[Path], folders: Sequence[Path | None]
+    connection: duckdb.DuckDBPyConnection, files: Sequence[File], folders: Sequence[Path | None]
 ) -> None:
     """Bar the engine from all files but these and those below these folders. Settings are SQL expressions,
     and a run's are read back from its workdir: they must reach no further than the log."""
     for setting, paths in (("paths", files), ("directories", [folder for folder in folders if folder])):
-        allowed = [literal(path) for path in paths] + [scanned(Path(path)) for path in paths]
+        allowed = [literal(path) for path in paths] + [scanned(path) for path in paths]
         connection.execute(f"SET allowed_{setting} = [{', '.join(allowed)}]")
     connection.execute("SET enable_external_access = false")
 
@@ -204,32 +271,37 @@ def check_readable(connection: duckdb.DuckDBPyConnection, *relations: str) -> No
         for (file,) in files:
             if file.lower().endswith(_PARQUET):
                 try:
-                    connection.execute(
-                        f"SELECT max(hash(f)) FROM {parquet_files(Path(file))} AS f"
-                    ).fetchall()
+                    source = RemoteFile(file, 0, "") if is_remote(file) else Path(file)
+                    connection.execute(f"SELECT max(hash(f)) FROM {parquet_files(source)} AS f").fetchall()
                 except duckdb.OutOfMemoryException:
                     return
                 except duckdb.Error as error:
+                    why = "it was changed, removed or damaged" if is_remote(file) else "it is damaged"
                     raise ValueError(
-                        f"{file} cannot be read, it is damaged: {first_line(error)}; copy or write it again"
+                        f"{file} cannot be read, {why}: {first_line(error)}; copy or write it again"
                     ) from None
 
 
-def log_files(setting: str, patterns: Sequence[str], folder: Path) -> list[Path]:
+def log_files(setting: str, patterns: Sequence[str], folder: Path) -> list[File]:
     """The files that the patterns name, each once, in the patterns' order and by name within a glob."""
     if not patterns:
         raise ValueError(f"{setting} is empty: name Parquet or CSV files, or globs of them")
-    found: dict[Path, None] = {}
+    found: dict[File, None] = {}
     for pattern in patterns:
         if pattern.startswith("tfds:"):
             found[_tfds(setting, pattern, folder)] = None
             continue
-        if Path(pattern).is_dir():
-            raise ValueError(f"{setting} = {pattern!r} is a folder: write {pattern.rstrip('/')}/*.parquet")
-        names = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))
-        files = [Path(name) for name in names if Path(name).is_file()]
+        what = f"{setting} = {pattern!r}"
+        if is_remote(pattern):
+            files: list[File] = list(find(what, pattern))
+        elif Path(pattern).is_dir():
+            raise ValueError(f"{what} is a folder: write {pattern.rstrip('/')}/*.parquet")
+        else:
+            names = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))
+            files = [Path(name) for name in names if Path(name).is_file()]
         if not files:
-            raise FileNotFoundError(f"{setting} = {pattern!r}: no such file (working folder {Path.cwd()})")
+            where = "bucket or key" if is_remote(pattern) else f"working folder {Path.cwd()}"
+            raise FileNotFoundError(f"{what}: no such file ({where})")
         for file in files:
             if not file.name.lower().endswith(_PARQUET + _CSV):
                 known = " ".join(_PARQUET + _CSV)

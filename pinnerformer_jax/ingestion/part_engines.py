@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from typing import Any, Literal
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.timelines import Manifest
 from pinnerformer_jax.ingestion import parts
-from pinnerformer_jax.ingestion.parts import Job
+from pinnerformer_jax.ingestion.part_job import STAGES, Job
 
 RETRIES = 2
 """Times that a part runs again whose worker died or failed; wrong input is not tried again."""
@@ -54,7 +55,8 @@ def prepare_in_parts(
     else:
         limit, threads = parts.share_memory(config.data.memory_limit, at_once), max(local // at_once, 1)
     run = _by_ray if engine == "ray" else _by_processes
-    for stage in parts.STAGES[:-1]:
+    reserved = _reserved_memory(limit) if engine == "ray" and ray_address else 0
+    for stage in STAGES[:-1]:
         began, rows, done, count = time.perf_counter(), 0, 0, job.parts(stage)
         waiting = []
         for part in range(count):
@@ -69,7 +71,7 @@ def prepare_in_parts(
             (job, stage, part, config.data.memory_limit if alone else limit, local if alone else threads)
             for part in waiting
         ]
-        for facts in run(calls, at_once, report):
+        for facts in run(calls, at_once, report, reserved):
             done, rows = done + 1, rows + facts["rows"]
             report(f"{stage}: {done} of {count} parts, {rows:,} rows ({time.perf_counter() - began:.1f} s)")
             for line in facts["said"]:
@@ -88,7 +90,10 @@ def _attempt(folder: str, *call: Any) -> tuple[str, Any]:
 
 def _name(call: tuple[Any, ...]) -> str:
     job, stage, part = call[:3]
-    what = f" ({job.files[part]})" if stage == "scatter" else ""
+    what = ""
+    if stage == "scatter":
+        first, *others = job.log[part]
+        what = f" ({first}{f' and {len(others):,} more files' if others else ''})"
     return f"part {part} of stage {stage}{what}"
 
 
@@ -107,9 +112,10 @@ def _in_process(pipe: Any, call: tuple[Any, ...]) -> None:
 
 
 def _by_processes(
-    calls: list[tuple[Any, ...]], at_once: int, report: Callable[[str], None]
+    calls: list[tuple[Any, ...]], at_once: int, report: Callable[[str], None], reserved: int
 ) -> Iterator[dict[str, Any]]:
-    """Run each part in a process of its own, so that a crash or the lack of memory ends that one alone."""
+    """Run each part in a process of its own, so that a crash or the lack of memory ends that one alone.
+    Nothing is `reserved`: the parts share this machine's data.memory_limit."""
     context = multiprocessing.get_context("spawn")
     waiting = [(call, 0) for call in reversed(calls)]
     running: dict[Any, tuple[Any, tuple[Any, ...], int]] = {}
@@ -160,10 +166,38 @@ def _start_ray(address: str | None) -> int:
     return int(ray.cluster_resources().get("CPU", 1))
 
 
+def _reserved_memory(limit: str) -> int:
+    """Bytes that Ray keeps free for a part on a machine of its cluster.
+
+    Raises:
+        ValueError: no machine has so many, and Ray would wait for one for ever.
+    """
+    import ray
+
+    largest = max(node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"])
+    size = memory_bytes(limit, largest)
+    if size > largest:
+        raise ValueError(
+            f"data.memory_limit = {limit!r} is what a part takes: the largest machine of the cluster has "
+            f"{largest / 10**9:.1f} GB for tasks of Ray; lower it, or start Ray with a larger --memory"
+        )
+    return size
+
+
+def memory_bytes(limit: str, whole: float) -> int:
+    """Bytes of a data.memory_limit; a share, such as 80%, is of `whole`."""
+    number, unit = re.findall(r"[\d.]+|[^\d.\s]+", limit.lower())
+    if unit == "%":
+        return int(float(number) / 100 * whole)
+    power = "bkmgt".index(unit[0])
+    return int(float(number) * (1024 if unit.endswith("ib") else 1000) ** power)
+
+
 def _by_ray(
-    calls: list[tuple[Any, ...]], at_once: int, report: Callable[[str], None]
+    calls: list[tuple[Any, ...]], at_once: int, report: Callable[[str], None], reserved: int
 ) -> Iterator[dict[str, Any]]:
-    """Run each part as a task of Ray, at most `at_once` of them at a time."""
+    """Run each part as a task of Ray, at most `at_once` of them at a time, and no more on a machine than its
+    memory has room for."""
     import ray
 
     # Ray runs the part of a worker that died again by itself.
@@ -173,7 +207,7 @@ def _by_ray(
         while waiting or running:
             while waiting and len(running) < at_once:
                 call = waiting.pop()
-                running[attempt.options(num_cpus=1).remote(os.getcwd(), *call)] = call
+                running[attempt.options(num_cpus=1, memory=reserved).remote(os.getcwd(), *call)] = call
             ready, _ = ray.wait(list(running))
             for reference in ready:
                 call = running.pop(reference)

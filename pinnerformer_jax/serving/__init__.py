@@ -7,7 +7,7 @@ The job, in the order in which it happens:
   new_items.py        2. items that came after the training
   events.py           3. the day's events merged into the newest events of each user, by
                          event_store.py, newest_events.py, day_log.py, event_file.py and histories.py
-  users.py            4. users embedded, and merged with the vectors before
+  users.py            4. users embedded, and merged with the vectors before; user_parts.py: in parts
   items.py            5. item vectors and popular items
   index.py            6. ScaNN over the item vectors
   manifest.py         7. what the state says of itself, and its verification

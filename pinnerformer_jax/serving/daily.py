@@ -9,6 +9,7 @@ files.
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -26,7 +27,8 @@ from pinnerformer_jax.serving.stores import open_store
 from pinnerformer_jax.serving.summary import summary
 from pinnerformer_jax.serving.trained_model import TrainedModel
 from pinnerformer_jax.serving.user_lists import names
-from pinnerformer_jax.serving.users import write_users
+from pinnerformer_jax.serving.user_parts import parts_folder, remove_parts
+from pinnerformer_jax.serving.users import write_user_parts, write_users
 
 
 def run(job: Job, report: Callable[[str], None] = print) -> str:
@@ -65,10 +67,47 @@ def run(job: Job, report: Callable[[str], None] = print) -> str:
                 model.timelines.check()
                 plan.read.check()
         state.publish_state(job.snapshots, plan.name)
+        remove_parts(job.snapshots, plan.name)
         if feature_store:
             report(store.publish_users(feature_store, job.snapshots, plan.name))
         state.prune(job.snapshots, job.keep)
     return plan.name
+
+
+def run_part(job: Job, part: tuple[int, int], report: Callable[[str], None] = print) -> None:
+    """Embed a share of all users for a state, which `run` of the same job makes then: see user_parts.py.
+
+    Args:
+        job: what to run; nothing is published.
+        part: (i, N): the i-th, from 0 on, of N shares.
+        report: gets what was done, line by line.
+
+    Raises:
+        FileNotFoundError: as for `run`.
+        OSError: the disk is full.
+        ValueError: as for `run`; or the job embeds only the users with new events.
+    """
+    model = TrainedModel.load(job.workdir, job.checkpoint, job.prepared)
+    plan = make_plan(job, model)
+    if is_whole(job.snapshots, plan.name):
+        report(f"{plan.name}: made before, of the same inputs")
+        return
+    if not plan.embeds_all:
+        raise ValueError(
+            "--part: only the users with new events are embedded, for which one run is enough; parts are for "
+            "the first state of a model and for --everyone"
+        )
+    job.snapshots.mkdir(parents=True, exist_ok=True)  # a log with too many rejects leaves them there
+    place = parts_folder(job.snapshots, plan.name)
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place, prefix=".") as name:
+        folder, work = Path(name), Path(name) / "work"
+        work.mkdir()
+        items = write_new_items(plan, model, folder)
+        events = write_events(plan, model, items, folder, work)
+        embedder = Embedder(model.graphdef, model.params, items.features)
+        for line in write_user_parts(plan, model, embedder, events.histories, part):
+            report(line)
 
 
 def build_state(plan: Plan, model: TrainedModel, folder: Path) -> Iterable[str]:

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pinnerformer_jax.config import DataConfig
 from pinnerformer_jax.ingestion import event_mapping, rejects
 from pinnerformer_jax.ingestion.log_reader import literal, open_log
+from pinnerformer_jax.remote_files import File
 from pinnerformer_jax.serving.event_store import FACTS, one
 from pinnerformer_jax.serving.manifest import LogCounts
 
@@ -29,7 +31,7 @@ _INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT"
 
 def load_log(
     connection: duckdb.DuckDBPyConnection,
-    files: list[Path],
+    files: Sequence[File],
     data: DataConfig,
     end: int,
     work: Path,

@@ -61,7 +61,6 @@ def write_events(plan: Plan, model: TrainedModel, items: ItemSet, folder: Path, 
     kept = plan.kept_events
     previous = plan.previous if plan.same_data else None
     from_timelines = previous is None or previous.kept_events != kept
-    all_users = plan.job.everyone or not plan.same_model
     failed = root / "rejects.parquet"
     with engine(work / "events.duckdb", data.memory_limit, root) as connection:
         set_up_engine(connection, data.memory_limit, work)
@@ -84,7 +83,7 @@ def write_events(plan: Plan, model: TrainedModel, items: ItemSet, folder: Path, 
         counts = event_store.merge_events(connection, plan.deleted, kept)
         whole = counts.deleted_users > 0
         stored_events = event_store.write_kept(connection, stored, plan.deleted, folder, whole=whole)
-        if all_users:
+        if plan.embeds_all:
             events = merged(event_files(folder))
         else:
             events = event_store.events_to_embed(connection, plan.requested, length)

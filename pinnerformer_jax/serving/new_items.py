@@ -96,13 +96,13 @@ def stored_items(base: Path | None, catalog: Catalog) -> pa.Table:
     return _table(catalog.id_column[:0], [], np.zeros((0, catalog.features.shape[1]), np.float16))
 
 
-def added_items(source: Path, items: ItemsConfig, catalog: Catalog, known: pa.Table) -> pa.Table:
+def added_items(source: Path | str, items: ItemsConfig, catalog: Catalog, known: pa.Table) -> pa.Table:
     """`known`, and behind it the items of a source that neither `known` nor the catalogue has.
 
     Args:
-        source: an item table with the columns of the run's, or a prepared folder, of which the items that
-            have a vector are taken. If ingest built the run's vectors, a table gives vectors by its texts; a
-            run whose titles came from the log takes the columns `items.id` and "title".
+        source: an item table with the columns of the run's, or its URL; or a prepared folder, of which
+            the items that have a vector are taken. If ingest built the run's vectors, a table gives vectors
+            by its texts; a run whose titles came from the log takes the columns `items.id` and "title".
         items: the run's section, which names the table's columns.
         catalog: of the run.
         known: see `stored_items`.
@@ -115,7 +115,8 @@ def added_items(source: Path, items: ItemsConfig, catalog: Catalog, known: pa.Ta
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    found = _of_folder(source) if source.is_dir() else _of_table(source, items, catalog)
+    folder = isinstance(source, Path) and source.is_dir()
+    found = _of_folder(Path(source)) if folder else _of_table(source, items, catalog)
     dim = catalog.features.shape[1]
     if found["features"].type.list_size != dim:
         raise ValueError(
@@ -128,7 +129,7 @@ def added_items(source: Path, items: ItemsConfig, catalog: Catalog, known: pa.Ta
             f"{known['item_id'].type}"
         )
     row = pc.index_in(found["item_id"], catalog.id_column)
-    if source.is_dir() or items.vector:
+    if folder or items.vector:
         _check_origin(source, found, row, catalog)
     new = pc.and_(pc.is_null(row), pc.invert(pc.is_in(found["item_id"], known["item_id"].combine_chunks())))
     return pa.concat_tables([known, found.filter(new)]).combine_chunks()
@@ -139,7 +140,7 @@ def features_of(table: pa.Table) -> np.ndarray:
     return rows_of(table, "features")
 
 
-def _check_origin(source: Path, found: pa.Table, row: pa.ChunkedArray, catalog: Catalog) -> None:
+def _check_origin(source: Path | str, found: pa.Table, row: pa.ChunkedArray, catalog: Catalog) -> None:
     """Refuse vectors of another making, such as another factorisation: an inner product of vectors of two
     makings means nothing."""
     here, there = np.flatnonzero(row.is_valid().to_numpy()), row.drop_null().to_numpy()
@@ -166,7 +167,7 @@ def _of_folder(folder: Path) -> pa.Table:
     )
 
 
-def _of_table(file: Path, items: ItemsConfig, catalog: Catalog) -> pa.Table:
+def _of_table(file: Path | str, items: ItemsConfig, catalog: Catalog) -> pa.Table:
     import duckdb
 
     if not items.vector and catalog.text is None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pinnerformer_jax.files import Facts, Unchanged, sha256
 from pinnerformer_jax.ingestion.log_reader import log_files
+from pinnerformer_jax.remote_files import File, find
 from pinnerformer_jax.serving import state
 from pinnerformer_jax.serving.event_file import event_files
 from pinnerformer_jax.serving.manifest import FORMAT, Manifest, read_manifest, verify_state
@@ -34,8 +35,8 @@ class Job:
     workdir: Path  # of the trained run
     snapshots: Path  # SNAPSHOTS, where states are published
     date: str | None = None  # ISO; None: today (UTC) with events, else the served state's day
-    events: tuple[str, ...] = ()  # the day's log: files or globs
-    items: Path | None = None  # items that came after the training: a table, or a prepared folder
+    events: tuple[str, ...] = ()  # the day's log: files, globs or URLs
+    items: Path | str | None = None  # that came after the training: a table, its URL, a prepared folder
     users: Path | None = None  # ids, one a line, of users to embed whether they are active or not
     everyone: bool = False  # embed all users
     tombstones: Path | None = None  # ids, one a line, of users to delete for good
@@ -61,7 +62,7 @@ class Plan:
     date: str  # ISO day
     base: str | None  # path of the state it is built on
     previous: Manifest | None  # of that state, whose files were verified
-    log: list[Path]
+    log: list[File]
     read: Unchanged  # files that were given, and must stay until the state is published
     deleted: pa.Array  # ids of all deleted users
     unknown: list[str]  # of the ids in --tombstones, those that no data have
@@ -95,6 +96,11 @@ class Plan:
             for name, facts in self.previous.files.items()
             if (folder / name).is_file() and (folder / name).samefile(self.base_folder / name)
         }
+
+    @property
+    def embeds_all(self) -> bool:
+        """Whether all users are embedded, not only those with new events."""
+        return self.job.everyone or not self.same_model
 
     @property
     def end(self) -> int:
@@ -183,8 +189,13 @@ def _date(job: Job) -> str:
     return date
 
 
-def _file_of_items(source: Path) -> Path:
+def _file_of_items(source: Path | str) -> File:
     """An item table, or a prepared folder's manifest, which has the checksums of its files."""
+    if isinstance(source, str):
+        files = find(f"--items {source}", source)
+        if len(files) != 1:
+            raise FileNotFoundError(f"--items {source}: {len(files)} files: name an item table")
+        return files[0]
     file = source / "manifest.json" if source.is_dir() else source
     if not file.is_file():
         raise FileNotFoundError(f"--items {source}: neither an item table nor a prepared folder")
