@@ -4,8 +4,9 @@
 
 The processes meet as on several machines (`--hosts ADDRESS:PORT`), and a CPU simulates the devices. Measured
 for a whole and a sharded item table: how far losses and final parameters are from those of one process; what
-each process reads; the collectives of a step; what a SIGTERM and a SIGKILL to one of two processes do; and
-the parameters of a run that two processes began and one, two or four ended. The data are made up.
+each process reads; the collectives of a step; what a SIGTERM to one of two processes does, and a SIGKILL to
+it, or to it and its parent, as when a machine is lost; and the parameters of a run that two processes began
+and one, two or four ended. The data are made up.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ SETTINGS = (
     "--training.batch-size", "32", "--training.steps", "40", "--training.checkpoint-every", "10",
     "--training.log-every", "1", "--training.validation-batches", "2",
 )  # fmt: skip
+KILLS = 3  # of each of two processes
 TABLES = {"whole": (), "sharded": ("--training.shard-items",)}
 
 # Trains, and notes what this process read and what its programs are. WAIT slows the input, so that there is
@@ -82,7 +84,8 @@ def open_(*arguments):
 
 Windows.with_lengths, loop._compiled_step, train._open = with_lengths, program, open_
 code = train.main(sys.argv[2:])
-write()
+if noted["programs"]:  # this is not the parent
+    write()
 sys.exit(code)
 """
 
@@ -134,25 +137,30 @@ class Trainings:
             if process.returncode:
                 raise RuntimeError(f"{name}: code {process.returncode}: {errors[-2000:]}")
 
-    def after_signal(self, name: str, kind: str, number: signal.Signals) -> dict[str, Any]:
-        """Send a signal to the second of two processes once there is a checkpoint."""
+    def after_signal(
+        self, name: str, kind: str, number: signal.Signals, at: int, *, child: bool = False
+    ) -> dict[str, Any]:
+        """What two processes do when one, or its child, gets a signal, once there is a checkpoint.
+
+        Raises:
+            RuntimeError: one ended before.
+            subprocess.TimeoutExpired: one hangs.
+        """
         processes = self.start(name, 2, kind, wait=0.4)
         while not self.steps(name):
             if any(process.poll() is not None for process in processes):
                 raise RuntimeError(f"{name}: ended early: {processes[0].communicate()[1][-2000:]}")
             time.sleep(0.05)
-        processes[1].send_signal(number)
+        it, other = processes[at], processes[1 - at]
+        os.kill(_child(it.pid) if child else it.pid, number)
         sent = time.monotonic()
-        _, errors = processes[0].communicate()
-        seconds = time.monotonic() - sent
-        processes[1].communicate()
-        lines = [line for line in errors.splitlines() if line.startswith("error:")]
-        return {
-            "codes": [process.returncode for process in processes],
-            "seconds_until_the_first_ended": round(seconds, 1),
-            "step": max(self.steps(name)),
-            "message": lines[-1] if lines else "",
-        }
+        figures: dict[str, Any] = {}
+        for who, process in (("other", other), ("it", it)):
+            errors = process.communicate(timeout=300)[1].splitlines()
+            message = next((line for line in reversed(errors) if line.startswith("error:")), "")
+            figures[who] = {"code": process.returncode, "message": message}
+            figures[who]["seconds"] = round(time.monotonic() - sent, 1)
+        return figures | {"step": max(self.steps(name))}
 
     def steps(self, name: str) -> list[int]:
         """Of the checkpoints."""
@@ -191,6 +199,10 @@ class Trainings:
         return self._folder / f"{name}-{index}.json"
 
 
+def _child(parent: int) -> int:
+    return int(Path(f"/proc/{parent}/task/{parent}/children").read_text().split()[0])
+
+
 def measure(trainings: Trainings, kind: str) -> dict[str, Any]:
     """All figures for one way to hold the item table."""
     one = f"{kind}-1"
@@ -212,7 +224,7 @@ def measure(trainings: Trainings, kind: str) -> dict[str, Any]:
         }
         print(f"{kind}, {processes} processes: {figures['processes'][processes]}", flush=True)
     stopped = f"{kind}-stopped"
-    figures["sigterm"] = trainings.after_signal(stopped, kind, signal.SIGTERM)
+    figures["sigterm"] = trainings.after_signal(stopped, kind, signal.SIGTERM, 1)
     for processes in (1, 2, 4):
         name = f"{stopped}-{processes}"
         trainings.copy(stopped, name)
@@ -223,8 +235,15 @@ def measure(trainings: Trainings, kind: str) -> dict[str, Any]:
             "parameter_difference_from_two": _difference(trainings, name, f"{kind}-2"),
         }
         print(f"{kind}, resumed by {processes}: {figures['resumed'][processes]}", flush=True)
-    figures["sigkill"] = trainings.after_signal(f"{kind}-killed", kind, signal.SIGKILL)
-    print(f"{kind}: {figures['sigterm']}\n{figures['sigkill']}", flush=True)
+    print(f"{kind}: {figures['sigterm']}", flush=True)
+    figures["killed"], figures["lost"] = {}, {}
+    for at in (0, 1):
+        figures["killed"][at] = [
+            trainings.after_signal(f"{kind}-killed-{at}-{k}", kind, signal.SIGKILL, at, child=True)
+            for k in range(KILLS)
+        ]
+        figures["lost"][at] = trainings.after_signal(f"{kind}-lost-{at}", kind, signal.SIGKILL, at)
+        print(f"{kind}, {at} killed: {figures['killed'][at]}\n{figures['lost'][at]}", flush=True)
     return figures
 
 
