@@ -31,6 +31,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ from pinnerformer_jax.training.final import (
     on_everything,
     write_origin,
 )
+from pinnerformer_jax.training.item_table import split_over_own
 from pinnerformer_jax.training.loop import Run, TrainingError, open_run, train
 from pinnerformer_jax.training.sizes import sized_by_log
 from pinnerformer_jax.training.state import TrainState
@@ -266,7 +268,8 @@ def _sole_writer(workdir: Path) -> AbstractContextManager[None]:
 
 
 def _open(config: Config, workdir: Path, objective: Objective | None = None) -> tuple[Run, TrainState]:
-    recall = None if config.data.final or not hosts.is_first() else validation_recall(config)
+    split = partial(split_over_own, config=config.training)
+    recall = None if config.data.final or not hosts.is_first() else validation_recall(config, split)
     measured = bool(hosts.of_first(np.array(recall is not None)))
     opened = open_run(config, workdir, objective, recall or (hosts.left_to_first if measured else None))
     if recall:

@@ -155,11 +155,12 @@ def split_over_own(features: Float[np.ndarray, "c d"], config: TrainingConfig) -
 
 def _dealt(features: np.ndarray, number: int, devices: int, held: int) -> np.ndarray:
     """The blocks of a device, zero rows behind them: [held, D]."""
-    rows = np.zeros((held, features.shape[1]), features.dtype)
-    for k, start in enumerate(range(number * BLOCK, len(features), devices * BLOCK)):
-        block = features[start : start + BLOCK]
-        rows[k * BLOCK : k * BLOCK + len(block)] = block
-    return rows
+    rounds = len(features) // (devices * BLOCK)
+    full, last = np.split(features, [rounds * devices * BLOCK])
+    numbers = features.shape[1]
+    rows = full.reshape(rounds, devices, BLOCK, numbers)[:, number].reshape(rounds * BLOCK, numbers)
+    rest = last[number * BLOCK : (number + 1) * BLOCK]
+    return np.pad(np.concatenate([rows, rest]), ((0, held - len(rows) - len(rest)), (0, 0)))
 
 
 def _stored(features: np.ndarray, config: TrainingConfig) -> tuple[np.ndarray, np.ndarray | None]:
