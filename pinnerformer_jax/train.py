@@ -248,7 +248,7 @@ def _ingest(before: Timelines, config: Config, made: tuple[str, Any] | None) -> 
     elif made:
         raise ValueError(
             f"{before.path} has item vectors of `items --method {made[0]}`, which ingest does not make. Run "
-            "ingest with --data.final True --data.evaluation-share 0 --data.validation-share 0 and another "
+            "ingest with --data.final --data.evaluation-share 0 --data.validation-share 0 and another "
             "--data.prepared, then items on that folder, then train --final and name in --data.prepared what "
             "items wrote"
         )
