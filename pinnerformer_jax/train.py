@@ -226,21 +226,6 @@ def fit_final(evaluated: str | Path, workdir: str | Path, config: Config | None 
         return train(*opened)
 
 
-def _everything(before: Timelines, config: Config) -> Timelines:
-    """The prepared folder of a final run, ingested by the first process if it is not there."""
-    prepared = Path(config.data.prepared)
-    made = _making(before.path)
-    if hosts.is_first():
-        _ingest(before, config, made)
-    hosts.meet()
-    timelines = Timelines.open(prepared, verify=hosts.is_first())
-    if not timelines.manifest.config["data"].get("final"):
-        raise ValueError(f"{prepared} was not ingested with data.final: name another --data.prepared")
-    if _making(prepared) != made:
-        raise ValueError(f"{prepared}: its item vectors are not made as those of {before.path}; make them so")
-    return timelines
-
-
 def _ingest(before: Timelines, config: Config, made: tuple[str, Any] | None) -> None:
     prepared = Path(config.data.prepared)
     if (prepared / MANIFEST).is_file():
@@ -254,6 +239,21 @@ def _ingest(before: Timelines, config: Config, made: tuple[str, Any] | None) -> 
         )
     else:
         prepare(config)
+
+
+def _everything(before: Timelines, config: Config) -> Timelines:
+    """The prepared folder of a final run, ingested by the first process if it is not there."""
+    prepared = Path(config.data.prepared)
+    made = _making(before.path)
+    if hosts.is_first():
+        _ingest(before, config, made)
+    hosts.meet()
+    timelines = Timelines.open(prepared, verify=hosts.is_first())
+    if not timelines.manifest.config["data"].get("final"):
+        raise ValueError(f"{prepared} was not ingested with data.final: name another --data.prepared")
+    if _making(prepared) != made:
+        raise ValueError(f"{prepared}: its item vectors are not made as those of {before.path}; make them so")
+    return timelines
 
 
 def _making(prepared: Path) -> tuple[str, Any] | None:
