@@ -3,10 +3,10 @@
     python -m benchmarks.hosts OUT.json [--folder DIR]
 
 The processes meet as on several machines (`--hosts ADDRESS:PORT`), and a CPU simulates the devices. Measured
-for a whole and a sharded item table: how far losses and final parameters are from those of one process; what
-each process reads; the collectives of a step; what a SIGTERM to one of two processes does, and a SIGKILL to
-it, or to it and its parent, as when a machine is lost; and the parameters of a run that two processes began
-and one, two or four ended. The data are made up.
+for a whole and a sharded item table: how far losses, recall and final parameters are from those of one
+process; what each process reads; the collectives of a step; what a SIGTERM to one of two processes does, and
+a SIGKILL to it, or to it and its parent, as when a machine is lost; and the parameters of a run that two
+processes began and one, two or four ended. The data are made up.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SETTINGS = (
     "--model.output-dim", "16", "--model.item-hidden", "32", "--objective.positions", "8",
     "--objective.random-negatives", "128", "--objective.in-batch-negatives", "128",
     "--training.batch-size", "32", "--training.steps", "40", "--training.checkpoint-every", "10",
-    "--training.log-every", "1", "--training.validation-batches", "2",
+    "--training.log-every", "1", "--training.validation-batches", "2", "--data.validation-share", "0.3",
 )  # fmt: skip
 KILLS = 3  # of each of two processes
 TABLES = {"whole": (), "sharded": ("--training.shard-items",)}
@@ -170,11 +170,11 @@ class Trainings:
         """Of a workdir."""
         shutil.copytree(self._folder / name, self._folder / new)
 
-    def losses(self, name: str) -> dict[int, float]:
-        """The training loss of each step."""
+    def logged(self, name: str, figure: str) -> dict[int, float]:
+        """A figure of the log by step: "loss" or "validation_recall"."""
         text = (self._folder / name / "metrics.jsonl").read_text()
         lines = [json.loads(line) for line in text.splitlines()]
-        return {line["step"]: line["loss"] for line in lines if "loss" in line}
+        return {line["step"]: line[figure] for line in lines if figure in line}
 
     def parameters(self, name: str) -> np.ndarray:
         """Of the last checkpoint, in one row."""
@@ -211,11 +211,14 @@ def measure(trainings: Trainings, kind: str) -> dict[str, Any]:
         name = f"{kind}-{processes}"
         trainings.run(name, processes, kind)
         notes = trainings.notes(name, processes)
-        losses, wanted = trainings.losses(name), trainings.losses(one)
+        losses, wanted = trainings.logged(name, "loss"), trainings.logged(one, "loss")
+        recalls = [trainings.logged(of, "validation_recall") for of in (name, one)]
         assert losses.keys() == wanted.keys()
+        assert recalls[0].keys() == recalls[1].keys() != set()
         figures["processes"][processes] = {
             "losses": len(losses),
             "loss_difference": max(abs(losses[step] - wanted[step]) for step in wanted),
+            "recall_difference": max(abs(recalls[0][step] - recalls[1][step]) for step in recalls[1]),
             "parameter_difference": _difference(trainings, name, one),
             "rows_a_step": [int(np.unique(note["rows"]).item()) for note in notes],
             "event_bytes_a_step": [round(float(np.mean(note["bytes"]))) for note in notes],
