@@ -3,9 +3,10 @@
     python -m benchmarks.hosts OUT.json [--folder DIR]
 
 The processes meet as on several machines (`--hosts ADDRESS:PORT`), and a CPU simulates the devices. Measured
-for a whole and a sharded item table: how far losses and final parameters are from those of one process; what
-each process reads; the collectives of a step; what a SIGTERM and a SIGKILL to one of two processes do; and
-the parameters of a run that two processes began and one, two or four ended. The data are made up.
+for a whole and a sharded item table: how far losses, recall and final parameters are from those of one
+process; what each process reads; the collectives of a step; what a SIGTERM to one of two processes does, and
+a SIGKILL to it, or to it and its parent, as when a machine is lost; and the parameters of a run that two
+processes began and one, two or four ended. The data are made up.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ SETTINGS = (
     "--model.output-dim", "16", "--model.item-hidden", "32", "--objective.positions", "8",
     "--objective.random-negatives", "128", "--objective.in-batch-negatives", "128",
     "--training.batch-size", "32", "--training.steps", "40", "--training.checkpoint-every", "10",
-    "--training.log-every", "1", "--training.validation-batches", "2",
+    "--training.log-every", "1", "--training.validation-batches", "2", "--data.validation-share", "0.3",
 )  # fmt: skip
+KILLS = 3  # of each of two processes
 TABLES = {"whole": (), "sharded": ("--training.shard-items",)}
 
 # Trains, and notes what this process read and what its programs are. WAIT slows the input, so that there is
@@ -82,7 +84,8 @@ def open_(*arguments):
 
 Windows.with_lengths, loop._compiled_step, train._open = with_lengths, program, open_
 code = train.main(sys.argv[2:])
-write()
+if noted["programs"]:  # this is not the parent
+    write()
 sys.exit(code)
 """
 
@@ -134,25 +137,30 @@ class Trainings:
             if process.returncode:
                 raise RuntimeError(f"{name}: code {process.returncode}: {errors[-2000:]}")
 
-    def after_signal(self, name: str, kind: str, number: signal.Signals) -> dict[str, Any]:
-        """Send a signal to the second of two processes once there is a checkpoint."""
+    def after_signal(
+        self, name: str, kind: str, number: signal.Signals, at: int, *, child: bool = False
+    ) -> dict[str, Any]:
+        """What two processes do when one, or its child, gets a signal, once there is a checkpoint.
+
+        Raises:
+            RuntimeError: one ended before.
+            subprocess.TimeoutExpired: one hangs.
+        """
         processes = self.start(name, 2, kind, wait=0.4)
         while not self.steps(name):
             if any(process.poll() is not None for process in processes):
                 raise RuntimeError(f"{name}: ended early: {processes[0].communicate()[1][-2000:]}")
             time.sleep(0.05)
-        processes[1].send_signal(number)
+        it, other = processes[at], processes[1 - at]
+        os.kill(_child(it.pid) if child else it.pid, number)
         sent = time.monotonic()
-        _, errors = processes[0].communicate()
-        seconds = time.monotonic() - sent
-        processes[1].communicate()
-        lines = [line for line in errors.splitlines() if line.startswith("error:")]
-        return {
-            "codes": [process.returncode for process in processes],
-            "seconds_until_the_first_ended": round(seconds, 1),
-            "step": max(self.steps(name)),
-            "message": lines[-1] if lines else "",
-        }
+        figures: dict[str, Any] = {}
+        for who, process in (("other", other), ("it", it)):
+            errors = process.communicate(timeout=300)[1].splitlines()
+            message = next((line for line in reversed(errors) if line.startswith("error:")), "")
+            figures[who] = {"code": process.returncode, "message": message}
+            figures[who]["seconds"] = round(time.monotonic() - sent, 1)
+        return figures | {"step": max(self.steps(name))}
 
     def steps(self, name: str) -> list[int]:
         """Of the checkpoints."""
@@ -162,11 +170,11 @@ class Trainings:
         """Of a workdir."""
         shutil.copytree(self._folder / name, self._folder / new)
 
-    def losses(self, name: str) -> dict[int, float]:
-        """The training loss of each step."""
+    def logged(self, name: str, figure: str) -> dict[int, float]:
+        """A figure of the log by step: "loss" or "validation_recall"."""
         text = (self._folder / name / "metrics.jsonl").read_text()
         lines = [json.loads(line) for line in text.splitlines()]
-        return {line["step"]: line["loss"] for line in lines if "loss" in line}
+        return {line["step"]: line[figure] for line in lines if figure in line}
 
     def parameters(self, name: str) -> np.ndarray:
         """Of the last checkpoint, in one row."""
@@ -191,6 +199,10 @@ class Trainings:
         return self._folder / f"{name}-{index}.json"
 
 
+def _child(parent: int) -> int:
+    return int(Path(f"/proc/{parent}/task/{parent}/children").read_text().split()[0])
+
+
 def measure(trainings: Trainings, kind: str) -> dict[str, Any]:
     """All figures for one way to hold the item table."""
     one = f"{kind}-1"
@@ -199,11 +211,14 @@ def measure(trainings: Trainings, kind: str) -> dict[str, Any]:
         name = f"{kind}-{processes}"
         trainings.run(name, processes, kind)
         notes = trainings.notes(name, processes)
-        losses, wanted = trainings.losses(name), trainings.losses(one)
+        losses, wanted = trainings.logged(name, "loss"), trainings.logged(one, "loss")
+        recalls = [trainings.logged(of, "validation_recall") for of in (name, one)]
         assert losses.keys() == wanted.keys()
+        assert recalls[0].keys() == recalls[1].keys() != set()
         figures["processes"][processes] = {
             "losses": len(losses),
             "loss_difference": max(abs(losses[step] - wanted[step]) for step in wanted),
+            "recall_difference": max(abs(recalls[0][step] - recalls[1][step]) for step in recalls[1]),
             "parameter_difference": _difference(trainings, name, one),
             "rows_a_step": [int(np.unique(note["rows"]).item()) for note in notes],
             "event_bytes_a_step": [round(float(np.mean(note["bytes"]))) for note in notes],
@@ -212,7 +227,7 @@ def measure(trainings: Trainings, kind: str) -> dict[str, Any]:
         }
         print(f"{kind}, {processes} processes: {figures['processes'][processes]}", flush=True)
     stopped = f"{kind}-stopped"
-    figures["sigterm"] = trainings.after_signal(stopped, kind, signal.SIGTERM)
+    figures["sigterm"] = trainings.after_signal(stopped, kind, signal.SIGTERM, 1)
     for processes in (1, 2, 4):
         name = f"{stopped}-{processes}"
         trainings.copy(stopped, name)
@@ -223,8 +238,15 @@ def measure(trainings: Trainings, kind: str) -> dict[str, Any]:
             "parameter_difference_from_two": _difference(trainings, name, f"{kind}-2"),
         }
         print(f"{kind}, resumed by {processes}: {figures['resumed'][processes]}", flush=True)
-    figures["sigkill"] = trainings.after_signal(f"{kind}-killed", kind, signal.SIGKILL)
-    print(f"{kind}: {figures['sigterm']}\n{figures['sigkill']}", flush=True)
+    print(f"{kind}: {figures['sigterm']}", flush=True)
+    figures["killed"], figures["lost"] = {}, {}
+    for at in (0, 1):
+        figures["killed"][at] = [
+            trainings.after_signal(f"{kind}-killed-{at}-{k}", kind, signal.SIGKILL, at, child=True)
+            for k in range(KILLS)
+        ]
+        figures["lost"][at] = trainings.after_signal(f"{kind}-lost-{at}", kind, signal.SIGKILL, at)
+        print(f"{kind}, {at} killed: {figures['killed'][at]}\n{figures['lost'][at]}", flush=True)
     return figures
 
 

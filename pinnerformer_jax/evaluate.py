@@ -49,6 +49,7 @@ from pinnerformer_jax.runtime import set_up_process
 from pinnerformer_jax.serving.shop_rules import ShopRules, add_flags, rules_of
 from pinnerformer_jax.training.checkpoint import data_digest, open_data, read_checkpoint, read_record
 from pinnerformer_jax.training.final import check_not_final
+from pinnerformer_jax.training.item_table import split_over_own
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -154,7 +155,9 @@ def evaluate_run(
     shop_rules = rules_for(catalog.id_column) if rules_for else None
     data = EvaluationData(config, timelines, catalog)
     protocol, settings = data.protocol, config.evaluation
-    model = Evaluator(data, Embedder(graphdef, params, catalog.features), config.model.max_length)
+    table = split_over_own(catalog.features, config.training)
+    embedder = Embedder(graphdef, params, catalog.features, table)
+    model = Evaluator(data, embedder, config.model.max_length)
 
     with console.status("fitting the priors on validation users"):
         fit = fit_priors(model)

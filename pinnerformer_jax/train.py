@@ -30,7 +30,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,11 @@ from pinnerformer_jax.training.final import (
     on_everything,
     write_origin,
 )
+from pinnerformer_jax.training.item_table import split_over_own
 from pinnerformer_jax.training.loop import Run, TrainingError, open_run, train
 from pinnerformer_jax.training.sizes import sized_by_log
 from pinnerformer_jax.training.state import TrainState
+from pinnerformer_jax.training.supervisor import Tell, supervised
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,36 +78,46 @@ def main(argv: Sequence[str] | None = None) -> int:
         __doc__, argv, flags, lambda given: given.final and final_config(given.final, given.workdir)
     )
     with errors_as_messages():
-        if values.hosts and values.final:
-            raise ValueError("train --final runs in one process: leave --hosts out")
-        if values.hosts:  # before the heap is shared: the connection has threads of its own
-            hosts.join(values.hosts, values.host_count, values.host_index)
-        elif values.host_count is not None or values.host_index is not None:
+        if not values.hosts and (values.host_count, values.host_index) != (None, None):
             raise ValueError("--host-count and --host-index need --hosts ADDRESS:PORT")
+    if values.hosts:
+        return supervised(values.workdir, lambda tell: _one_of_several(values, config, tell))
     set_up_process()
-    if values.final:
-        return _final(config, values.final, values.workdir)
+    return _train(config, values)
+
+
+def _one_of_several(values: argparse.Namespace, config: Config, tell: Tell) -> int:
+    with errors_as_messages():  # before the heap is shared: the connection has threads of its own
+        hosts.join(values.hosts, values.host_count, values.host_index)
+    set_up_process()
     if not hosts.several():
-        return _train(config, values.workdir)
-    with hosts.ended_together(values.workdir), hosts.first_speaks():
-        if code := _train(config, values.workdir):
+        return _train(config, values)
+    with hosts.ended_together(values.workdir, tell), hosts.first_speaks():
+        if code := _train(config, values):
             raise SystemExit(code)
     return 0
 
 
-def _train(config: Config, workdir: Path) -> int:
-    with errors_as_messages():
-        config = sized_by_log(config)
-    print(f"{config.name} in {workdir}; settings that are not the defaults:")
-    for line in differences(to_dict(Config()), to_dict(config)):
-        print(f"  {line}")
+def _train(config: Config, values: argparse.Namespace) -> int:
     try:
-        with errors_as_messages(), folder_lock(workdir) if hosts.is_first() else nullcontext():
-            train(*_open(config, workdir))
+        with errors_as_messages():
+            if values.final:
+                fit_final(values.final, values.workdir, config)
+            else:
+                _fit(config, values.workdir)
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _fit(config: Config, workdir: Path) -> None:
+    config = sized_by_log(config)
+    print(f"{config.name} in {workdir}; settings that are not the defaults:")
+    for line in differences(to_dict(Config()), to_dict(config)):
+        print(f"  {line}")
+    with _sole_writer(workdir):
+        train(*_open(config, workdir))
 
 
 def fit(config: Config, workdir: str | Path, *, objective: Objective | None = None) -> TrainState:
@@ -131,16 +144,6 @@ def fit(config: Config, workdir: str | Path, *, objective: Objective | None = No
     config = sized_by_log(config)
     with folder_lock(Path(workdir)):
         return train(*_open(config, Path(workdir), objective))
-
-
-def _final(config: Config, evaluated: Path, workdir: Path) -> int:
-    try:
-        with errors_as_messages():
-            fit_final(evaluated, workdir, config)
-    except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
 
 
 def final_config(evaluated: str | Path, workdir: str | Path) -> Config:
@@ -204,7 +207,7 @@ def fit_final(evaluated: str | Path, workdir: str | Path, config: Config | None 
             f"{moved}: the prepared folder of {evaluated} is not there, and the number of its users is "
             "needed; move it back, or put a link to it there"
         ) from error
-    with folder_lock(workdir):
+    with _sole_writer(workdir):
         timelines = _everything(before, config)
         origin = Origin(
             str(evaluated), step, len(Windows(before, config).users), len(Windows(timelines, config).users)
@@ -217,15 +220,14 @@ def fit_final(evaluated: str | Path, workdir: str | Path, config: Config | None 
             f"{step:,} with {origin.users:,} users, so this run has {last:,} steps, as many epochs"
         )
         opened = _open(config, workdir)
-        write_origin(workdir, origin)
-        write_priors(workdir, priors, last, f"fitted for step {step} of {evaluated}")
+        if hosts.is_first():
+            write_origin(workdir, origin)
+            write_priors(workdir, priors, last, f"fitted for step {step} of {evaluated}")
         return train(*opened)
 
 
-def _everything(before: Timelines, config: Config) -> Timelines:
-    """The prepared folder of a final run, ingested if it is not there."""
+def _ingest(before: Timelines, config: Config, made: tuple[str, Any] | None) -> None:
     prepared = Path(config.data.prepared)
-    made = _making(before.path)
     if (prepared / MANIFEST).is_file():
         print(f"{prepared} is there and is not ingested again")
     elif made:
@@ -237,7 +239,16 @@ def _everything(before: Timelines, config: Config) -> Timelines:
         )
     else:
         prepare(config)
-    timelines = Timelines.open(prepared)
+
+
+def _everything(before: Timelines, config: Config) -> Timelines:
+    """The prepared folder of a final run, ingested by the first process if it is not there."""
+    prepared = Path(config.data.prepared)
+    made = _making(before.path)
+    if hosts.is_first():
+        _ingest(before, config, made)
+    hosts.meet()
+    timelines = Timelines.open(prepared, verify=hosts.is_first())
     if not timelines.manifest.config["data"].get("final"):
         raise ValueError(f"{prepared} was not ingested with data.final: name another --data.prepared")
     if _making(prepared) != made:
@@ -251,8 +262,14 @@ def _making(prepared: Path) -> tuple[str, Any] | None:
     return (made["method"], made["settings"]) if made else None
 
 
+def _sole_writer(workdir: Path) -> AbstractContextManager[None]:
+    """The lock of a workdir, which the first process takes for all."""
+    return folder_lock(workdir) if hosts.is_first() else nullcontext()
+
+
 def _open(config: Config, workdir: Path, objective: Objective | None = None) -> tuple[Run, TrainState]:
-    recall = None if config.data.final or not hosts.is_first() else validation_recall(config)
+    split = partial(split_over_own, config=config.training)
+    recall = None if config.data.final or not hosts.is_first() else validation_recall(config, split)
     measured = bool(hosts.of_first(np.array(recall is not None)))
     opened = open_run(config, workdir, objective, recall or (hosts.left_to_first if measured else None))
     if recall:

@@ -30,14 +30,32 @@ def test_a_step_tells_gradients_and_positives_and_nothing_else(capsys):
     parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
     # The loss goes with the gradients, and three counts: users and pairs of the batch, and its tokens.
     assert figures["gradient_bytes"] == parameters + 4 + 12
-    assert figures["positive_bytes"] == 16 * 6 * (4 + 4 + 1)
     assert list(figures["by_devices"]) == ["1", "2", "4", "8"]
-    for found in figures["by_devices"].values():
-        assert found.keys() == {"all-reduce", "all-gather"}
-        assert found["all-reduce"]["bytes"] == figures["gradient_bytes"]
-        assert found["all-gather"]["bytes"] == figures["positive_bytes"]
+    for devices, found in figures["by_devices"].items():
+        kinds = found["collectives"]
+        assert kinds.keys() == {"all-reduce", "all-gather"}
+        assert kinds["all-reduce"]["bytes"] == figures["gradient_bytes"]
+        assert kinds["all-gather"]["bytes"] == found["positive_bytes"] == 16 * 6 * (4 + 4 + 1)
+        share = 1 - 1 / int(devices)
+        assert found["received_bytes"] == round(
+            share * (2 * figures["gradient_bytes"] + found["positive_bytes"])
+        )
     collectives.show(figures)
     assert "by design" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_rows_of_a_split_table_that_a_device_receives_do_not_grow_with_the_devices():
+    config = small.config(shard_items=True)
+    figures = collectives.measure(config, devices=8, items=4000, users_a_device=8)
+    two, eight = (figures["by_devices"][name] for name in ("2", "8"))
+    assert [two["users"], eight["users"]] == [16, 64]
+    exchanged = [of["collectives"]["all-to-all"]["bytes"] for of in (two, eight)]
+    rows = 8 * (20 + 6)  # histories and targets of a device's users
+    assert rows * (4 + 2 * workload.SIZES.item_dim) <= exchanged[0] <= exchanged[1]
+    chance = 1 + 4 / (8 * 6 / 8) ** 0.5  # the room for chance, which is largest for the targets
+    assert exchanged[1] <= chance * rows * (4 + 2 * workload.SIZES.item_dim)
+    assert "reduce-scatter" not in eight["collectives"]
 
 
 def test_a_machine_with_fewer_devices_is_named():

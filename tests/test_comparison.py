@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -226,6 +227,15 @@ def test_bootstrap_agrees_with_the_normal_interval():
     np.testing.assert_allclose([low[2], high[2]], [low[0] / 2, high[0] / 2])  # the same users are drawn
     assert np.isnan(low[3])
     np.testing.assert_array_equal(intervals([mean], seed=0), intervals([mean], seed=0))
+
+
+def test_inner_products_of_items_that_several_devices_hold():
+    rng = np.random.default_rng(0)
+    users, items = (rng.integers(-9, 9, (n, 4)).astype(np.float32) for n in (5, 21))  # no multiple of 8
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    found = inner_products(users, items, mesh)(np.array([0, 3]))
+    np.testing.assert_array_equal(found, users[[0, 3]] @ items.T)
+    assert found.devices() == {jax.devices()[0]}
 
 
 def test_inner_products_refuse_what_is_not_finite():

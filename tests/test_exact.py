@@ -36,6 +36,7 @@ def test_search_of_more_than_a_chunk_holds():
 def test_search_compiles_once():
     rng = np.random.default_rng(0)
     queries, items = (rng.normal(size=(n, 4)).astype(np.float32) for n in (50, 300))
+    items = jax.numpy.asarray(items)
     exact._search_chunk.clear_cache()
     exact.search(queries, items, 5, query_chunk=8, item_chunk=64)
     exact.search(queries[:3], items, 5, query_chunk=8, item_chunk=64)

@@ -5,6 +5,10 @@ import json
 import os
 import shutil
 import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -25,6 +29,7 @@ from pinnerformer_jax.training.checkpoint import Checkpoints, read_checkpoint, r
 from pinnerformer_jax.training.final import Origin, as_many_epochs, read_origin
 from pinnerformer_jax.training.optimiser import learning_rate
 
+ROOT = Path(__file__).parent.parent
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 
 
@@ -154,6 +159,32 @@ def test_a_final_run_that_was_stopped_equals_one_that_was_not(
     jax.tree.map(
         np.testing.assert_array_equal,
         read_checkpoint(tmp_path / "run-final").params,
+        read_checkpoint(final).params,
+    )
+
+
+def test_two_processes_make_the_same_final_run(evaluated, final, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "pinnerformer_jax.train", "--final", str(evaluated[1])]
+    command += ["--workdir", str(tmp_path / "run"), "--hosts", address, "--host-count", "2", "--host-index"]
+    simulated = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    processes = [
+        subprocess.Popen(
+            [*command, str(index)], env=os.environ | simulated | {"PYTHONPATH": str(ROOT)}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for index in range(2)
+    ]  # fmt: skip
+    (out, error), (silent, _) = (process.communicate(timeout=600) for process in processes)
+    assert [process.returncode for process in processes] == [0, 0], error
+    assert "final run in" in out
+    assert "final run in" not in silent
+    assert read_origin(tmp_path / "run") == read_origin(final)
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6),
+        read_checkpoint(tmp_path / "run").params,
         read_checkpoint(final).params,
     )
 

@@ -32,6 +32,7 @@ class Noise(Embedder):
     """Stands for a model that has learned nothing: fixed random vectors."""
 
     def __init__(self, dim=8):
+        self.mesh = None
         items = np.random.default_rng(0).normal(size=(ITEMS, dim))
         self.vectors = (items / np.linalg.norm(items, axis=1, keepdims=True)).astype(np.float32)
 

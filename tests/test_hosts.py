@@ -151,7 +151,8 @@ def test_two_processes_train_as_one(training, settings):
 def test_a_signal_to_one_stops_all_and_other_numbers_of_processes_go_on(training):
     processes = training.start("stopped", 2, wait=1.0)
     wait_for_checkpoint(training.folder / "stopped", processes)
-    processes[1].send_signal(signal.SIGTERM)
+    for one in (child_of(processes[1].pid), processes[1].pid):  # as Slurm does, to all that belong to it
+        os.kill(one, signal.SIGTERM)
     first, _ = [ended(process) for process in processes]
     assert "which is saved" in first[0]
     stopped = int(training.state("stopped").step)
@@ -164,19 +165,27 @@ def test_a_signal_to_one_stops_all_and_other_numbers_of_processes_go_on(training
 
 
 @pytest.mark.slow
-def test_when_one_dies_the_others_end_and_say_so(training):
-    processes = training.start("killed", 2, wait=1.0)
-    wait_for_checkpoint(training.folder / "killed", processes)
-    processes[1].kill()
-    _, error = processes[0].communicate(timeout=120)
-    # Killed in the middle of an exchange, gloo or JAX aborts the other before it can say anything.
-    assert processes[0].returncode in (1, -signal.SIGABRT), error
-    if processes[0].returncode == 1:
-        assert "process 0 of 2 ends" in error
-        assert "the checkpoint of step 4 is kept" in error or "the checkpoint of step 8 is kept" in error
+@pytest.mark.parametrize("dies", [0, 1])
+def test_when_one_is_killed_each_says_so(training, dies):
+    name = f"killed-{dies}"
+    processes = training.start(name, 2, wait=1.0)
+    wait_for_checkpoint(training.folder / name, processes)
+    os.kill(child_of(processes[dies].pid), signal.SIGKILL)
+    messages = [ended(process, code=1)[1].splitlines()[-1] for process in processes]
+    assert all("the checkpoint of step " in message for message in messages)
+    assert f"process {dies} of 2 ends: it was killed by SIGKILL" in messages[dies]
+    assert f"process {1 - dies} of 2 ends: process {dies} has ended: killed by SIGKILL" in messages[1 - dies]
+    training.run(name, 1)
+    assert_close(training.state(name), training.state("one"))
+
+
+@pytest.mark.slow
+def test_when_a_machine_is_lost_the_others_end_and_say_so(training):
+    processes = training.start("lost", 2, wait=1.0)
+    wait_for_checkpoint(training.folder / "lost", processes)
+    processes[1].kill()  # the parent, and with it the child
+    assert "process 0 of 2 ends" in ended(processes[0], code=1)[1].splitlines()[-1]
     processes[1].communicate()
-    training.run("killed", 1)
-    assert_close(training.state("killed"), training.state("one"))
 
 
 @pytest.mark.slow
@@ -185,6 +194,10 @@ def test_an_error_of_the_first_ends_the_others(training):
         first, second = training.start("taken", 2)
         assert "another run is writing here" in ended(first, code=2)[1]
         assert "process 0 has ended" in ended(second, code=1)[1]
+
+
+def child_of(parent):
+    return int(Path(f"/proc/{parent}/task/{parent}/children").read_text().split()[0])
 
 
 def wait_for_checkpoint(workdir, processes):
@@ -207,6 +220,56 @@ def wait_for_checkpoint(workdir, processes):
 def test_wrong_use_is_a_message(arguments, message):
     with pytest.raises(ValueError, match=message):
         hosts.join(*arguments)
+
+
+SUPERVISED = """
+import os, signal, sys, time
+from pathlib import Path
+from pinnerformer_jax.training.supervisor import supervised
+
+def training(tell):
+    tell(0, 2)
+    if sys.argv[2] == "aborts":
+        os.abort()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+    print(os.getpid(), flush=True)
+    time.sleep(900)
+
+sys.exit(supervised(Path(sys.argv[1]), training))
+"""
+
+
+def start_supervised(workdir, what=""):
+    return subprocess.Popen(
+        [sys.executable, "-c", SUPERVISED, str(workdir), what],
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def test_the_parent_of_a_killed_process_has_the_message(tmp_path):
+    (tmp_path / "checkpoints/40").mkdir(parents=True)
+    parent = start_supervised(tmp_path)
+    os.kill(int(parent.stdout.readline()), signal.SIGKILL)
+    error = ended(parent, code=1)[1]
+    assert error == (
+        "error: process 0 of 2 ends: it was killed by SIGKILL; the checkpoint of step 40 is kept, and the "
+        "same commands go on\n"
+    )
+    assert (tmp_path / "hosts/0").read_text() == "ended: killed by SIGKILL"  # for the others
+    (tmp_path / "hosts/1").write_text("ended: killed by SIGKILL")
+    error = ended(start_supervised(tmp_path, "aborts"), code=1)[1]
+    assert "process 1 has ended: killed by SIGKILL, so that JAX aborted this one (SIGABRT)" in error
+
+
+def test_signals_reach_the_process_and_it_ends_with_its_parent(tmp_path):
+    parent = start_supervised(tmp_path)
+    parent.stdout.readline()
+    parent.terminate()
+    ended(parent, code=7)
+    parent = start_supervised(tmp_path)
+    parent.stdout.readline()
+    parent.kill()
+    ended(parent, code=-signal.SIGKILL)  # waits until the child, which also holds the pipes, has ended
 
 
 LATE = """

@@ -5,6 +5,7 @@ import small
 import small_run
 
 from pinnerformer_jax.bench.timing import TraceCount
+from pinnerformer_jax.config import TrainingConfig
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.data.windows import histories_at_split, histories_up_to
@@ -13,6 +14,7 @@ from pinnerformer_jax.model.inference import Embedder, embed_users
 from pinnerformer_jax.model.pinnerformer import PinnerFormer
 from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.training import state as training_state
+from pinnerformer_jax.training.item_table import split_over_own
 
 
 @pytest.mark.slow
@@ -26,6 +28,20 @@ def test_embeds_the_newest_action_and_every_item(monkeypatch):
     wanted = model.embed_users(small.batch().history, small.batch().length, tables.item_features)
     np.testing.assert_allclose(embedder.users(batch.history, batch.length), wanted, atol=1e-5)
     np.testing.assert_allclose(embedder.items(), model.embed_items(tables.item_features.values), atol=1e-5)
+
+
+def test_several_devices_hold_the_catalogue_and_embed_as_one():
+    graphdef, state = training_state.create(small.config(), small.SIZES)
+    features = np.asarray(small.tables().item_features.values, np.float16)
+    batch = jax.tree.map(np.asarray, small.batch(users=21))  # not a multiple of the devices
+    split = split_over_own(features, TrainingConfig(shard_items=True))
+    assert len(split.values.addressable_shards) == 8
+    assert split_over_own(features, TrainingConfig()) is None
+    found, wanted = (
+        Embedder(graphdef, state.params, features, table).users(batch.history, batch.length)
+        for table in (split, None)
+    )
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_length_buckets_change_nothing_but_the_order_of_work():

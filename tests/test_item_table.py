@@ -10,12 +10,13 @@ import small
 from jax.sharding import PartitionSpec
 
 from pinnerformer_jax.config import TrainingConfig
-from pinnerformer_jax.training.item_table import ItemTable, place, quantised
+from pinnerformer_jax.training.item_table import BLOCK, ItemTable, capacity, place, quantised
 from pinnerformer_jax.training.sharding import AXIS, make_mesh, replicate, shard_batch
 from pinnerformer_jax.training.state import Tables, create
 from pinnerformer_jax.training.step import make_train_step
 
-FEATURES = np.random.default_rng(0).standard_normal((61, 12)).astype(np.float16)  # 61: not a multiple of 8
+ITEMS = 2 * 8 * BLOCK + 5  # the blocks of eight devices are not full
+FEATURES = np.random.default_rng(0).standard_normal((ITEMS, 12)).astype(np.float16)
 
 
 def looked_up(config: TrainingConfig, devices: int, ids: np.ndarray, *, common: bool) -> np.ndarray:
@@ -33,8 +34,8 @@ def looked_up(config: TrainingConfig, devices: int, ids: np.ndarray, *, common: 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 @pytest.mark.parametrize("devices", [1, 2, 8])
 def test_split_rows_are_those_of_the_whole_table(devices, dtype):
-    ids = np.random.default_rng(1).integers(0, len(FEATURES), (16, 5)).astype(np.int32)
-    ids[0] = [0, 60, 60, 7, 8]  # first, last, twice, either side of a border of 8 rows
+    ids = np.random.default_rng(1).integers(0, ITEMS, (16, 5)).astype(np.int32)
+    ids[0] = [0, ITEMS - 1, ITEMS - 1, BLOCK - 1, BLOCK]  # first, last, twice, either side of a border
     whole = TrainingConfig(item_dtype=dtype)
     split = dataclasses.replace(whole, shard_items=True)
     wanted = looked_up(whole, 1, ids, common=False)
@@ -44,10 +45,20 @@ def test_split_rows_are_those_of_the_whole_table(devices, dtype):
         np.testing.assert_array_equal(wanted, FEATURES[ids])
 
 
+@pytest.mark.parametrize("askers", [1, 8])
+def test_no_id_is_left_out_where_one_owner_is_asked_for_more_than_a_round_takes(askers):
+    ids = np.random.default_rng(1).integers(0, ITEMS, (8, 2 * BLOCK)).astype(np.int32)
+    of_one = [*range(BLOCK), *range(8 * BLOCK, 9 * BLOCK)]  # the first two blocks of the first device
+    assert len(of_one) > capacity(len(of_one), 8)
+    ids[:askers] = of_one
+    split = TrainingConfig(shard_items=True)
+    np.testing.assert_array_equal(looked_up(split, 8, ids, common=False), FEATURES[ids])
+
+
 def test_each_device_holds_its_share_alone():
     table = place(make_mesh(8), FEATURES, TrainingConfig(shard_items=True, item_dtype="int8"))
-    assert {shard.data.shape for shard in table.values.addressable_shards} == {(8, 12)}
-    assert {shard.data.shape for shard in table.scale.addressable_shards} == {(8,)}
+    assert {shard.data.shape for shard in table.values.addressable_shards} == {(3 * BLOCK, 12)}
+    assert {shard.data.shape for shard in table.scale.addressable_shards} == {(3 * BLOCK,)}
 
 
 def test_quantised_rows_are_half_a_step_off_at_most():
@@ -56,7 +67,7 @@ def test_quantised_rows_are_half_a_step_off_at_most():
     rows[4] *= 1e-3
     values, scale = quantised(rows)
     assert values.dtype == np.int8
-    assert np.abs(values[np.arange(61) != 3]).max(axis=1).tolist() == [127] * 60
+    assert np.abs(values[np.arange(ITEMS) != 3]).max(axis=1).tolist() == [127] * (ITEMS - 1)
     assert not values[3].any()
     assert scale[3] == 0
     assert (np.abs(values * scale[:, None] - rows) <= scale[:, None] / 2 + 1e-7).all()

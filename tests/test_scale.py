@@ -8,12 +8,13 @@ import pytest
 import small_run
 
 from pinnerformer_jax.config import Config, ObjectiveConfig, TrainingConfig
+from pinnerformer_jax.config_files import load_config
 from pinnerformer_jax.data.timelines import COLUMNS, Timelines
 from pinnerformer_jax.data.windows import Windows
 from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.objective.frequency import empty_sketch
 from pinnerformer_jax.training.inputs import open_training_data
-from pinnerformer_jax.training.item_table import place
+from pinnerformer_jax.training.item_table import capacity, place
 from pinnerformer_jax.training.sharding import make_mesh
 from pinnerformer_jax.training.state import create
 
@@ -82,6 +83,28 @@ def test_one_process_alone_compares_the_checksums_of_all_files(tmp_path, monkeyp
         open_training_data(config)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     open_training_data(config)
+
+
+def test_bytes_between_devices():
+    config, users = load_config(Path(__file__).parents[1] / "configs/paper.py"), 64
+    objective, length = config.objective, config.model.max_length
+    _, state = jax.eval_shape(lambda: create(config, Sizes(NUMBERS, 9, 9, 0, 10_000)))
+    found = {name: [] for name in ("gradient, loss and counts", "positives of all users")}
+    found |= {f"split: rows of {name}": [] for name in ("the pool", "own histories and targets")}
+    for devices in (2, 4, 8, 16, 32, 64):
+        pairs = users * devices * objective.positions
+        pool = objective.random_negatives + min(objective.in_batch_negatives, pairs)
+        asked = sum(capacity(users * of, devices) for of in (length, objective.positions))
+        share = (devices - 1) / devices
+        reduced, gathered = bytes_of(state.params) + 16, pairs * (4 + 4 + 1)
+        exchanged = devices * asked * (4 + 2 * NUMBERS)
+        sizes = 2 * share * reduced, share * gathered, 2 * share * pool * 2 * NUMBERS, share * exchanged
+        for name, size in zip(found, sizes, strict=True):
+            found[name].append(size / 1e6)
+    for (name, sizes), digits in zip(found.items(), (0, 2, 1, 1), strict=True):
+        assert row(f"of which, {name}" if "split" in name else f"of which: {name}") == [
+            f"{size:.{digits}f}" for size in sizes
+        ]
 
 
 def test_hours_follow_from_the_measured_rates():

@@ -142,6 +142,12 @@ def _parser() -> argparse.ArgumentParser:
         default=8,
         help="largest of 1, 2, 4 ... devices; a CPU simulates them (%(default)s)",
     )
+    collectives_verb.add_argument(
+        "--users-a-device",
+        type=int,
+        metavar="N",
+        help="batch of each device; default: training.batch_size divided by the devices",
+    )
     add_verb("device", device, seconds=5.0)
     correctness_verb = add_verb("correctness", correctness, items=10_000)
     correctness_verb.add_argument(

@@ -1,17 +1,27 @@
-"""Communication between the devices in a train step: collectives of the compiled program and their bytes."""
+"""Communication between the devices in a train step: collectives of the compiled program and their bytes.
+
+The programs are compiled for devices that a CPU simulates, and not run. --users-a-device N lets the batch
+grow with the devices; without it, --training.batch-size users are divided among them.
+--training.shard-items true splits the item table.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import sys
 from typing import Any
 
 import jax
 
-from pinnerformer_jax.bench import flops
+from pinnerformer_jax.bench import flops, workload
+from pinnerformer_jax.bench.compile import traced
 from pinnerformer_jax.bench.program import array_bytes
 from pinnerformer_jax.bench.report import table
-from pinnerformer_jax.bench.workload import prepare
 from pinnerformer_jax.config import Config
+from pinnerformer_jax.training.sharding import make_mesh
+from pinnerformer_jax.training.state import create
+from pinnerformer_jax.training.step import compiler_options
 
 _KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _SHOWN = ("all-reduce", "all-gather", "reduce-scatter")
@@ -32,51 +42,82 @@ def count(hlo: str) -> dict[str, dict[str, int]]:
     return found
 
 
-def measure(config: Config, *, devices: int, items: int) -> dict[str, Any]:
+def received(found: dict[str, dict[str, int]], devices: int) -> int:
+    """Bytes that each device receives, and as many that it sends, where N devices exchange in a ring.
+
+    An all-gather brings (N - 1) / N of its result, an all-to-all likewise, a reduce-scatter N - 1 times its
+    result, an all-reduce 2 (N - 1) / N times.
+
+    Args:
+        found: by `count`.
+        devices: N.
+    """
+    share = (devices - 1) / devices
+    times = {"all-reduce": 2 * share, "reduce-scatter": devices - 1, "collective-permute": 1}
+    return round(sum(times.get(kind, share) * facts["bytes"] for kind, facts in found.items()))
+
+
+def measure(config: Config, *, devices: int, items: int, users_a_device: int | None = None) -> dict[str, Any]:
     """Count collectives on 1, 2, 4 ... devices.
 
+    Args:
+        config: sizes.
+        devices: the largest number of them.
+        items: in the catalogue.
+        users_a_device: so many are the batch of each device; None: the config's batch is divided.
+
     Returns:
-        Figures. `gradient_bytes` and `positive_bytes` are the bytes that the design must communicate: the
-        parameters, the loss and three counts; and item, user and validity of every pair of the global batch.
-        `by_devices` has the collectives of the compiled programs. Bytes are those of the results, which every
-        device holds. If the item table is sharded, its look-ups are in the programs' figures alone.
+        Figures. `gradient_bytes`, the parameters, the loss and three counts, and `positive_bytes`, item, user
+        and validity of every pair of the global batch, are what the design must communicate beside the rows
+        of a sharded item table. `by_devices` has, by the number of devices: users of the batch; `collectives`
+        of the compiled program, whose bytes are those of the results, which every device holds;
+        `received_bytes` of each device; and its memory, `argument_bytes` and `temporary_bytes`. A look-up in
+        a sharded table counts for one round.
 
     Raises:
-        ValueError: there are fewer devices.
+        ValueError: there are fewer devices, or they do not divide the batch.
     """
     if devices > jax.device_count():
         raise ValueError(
             f"--devices {devices}: there are {jax.device_count()}; JAX_PLATFORMS=cpu simulates them"
         )
+    _, state = jax.eval_shape(lambda: create(config, workload.SIZES._replace(items=items)))
+    parameters = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params))
     by_devices = {}
-    parameters = 0
     for shift in range(devices.bit_length()):
-        work = prepare(config, "full", items, 1 << shift)
-        parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(work.state.params))
-        by_devices[str(1 << shift)] = count(work.compiled.as_text() or "")
-    pairs = config.training.batch_size * flops.positions(config)
-    return {
-        "gradient_bytes": parameters + 4 + 3 * 4,
-        "positive_bytes": pairs * (4 + 4 + 1),
-        "by_devices": by_devices,
-    }
+        number = 1 << shift
+        users = users_a_device * number if users_a_device else config.training.batch_size
+        if users % number:
+            raise ValueError(f"training.batch_size = {users}: must be a multiple of the {number} devices")
+        training = dataclasses.replace(config.training, batch_size=users)
+        program = traced(dataclasses.replace(config, training=training), make_mesh(number), items).lower()
+        compiled = program.compile(compiler_options(training))
+        found = count(compiled.as_text() or "")
+        memory: Any = compiled.memory_analysis()
+        by_devices[str(number)] = {
+            "users": users,
+            "positive_bytes": users * flops.positions(config) * (4 + 4 + 1),
+            "collectives": found,
+            "received_bytes": received(found, number),
+            "argument_bytes": memory.argument_size_in_bytes,
+            "temporary_bytes": memory.temp_size_in_bytes,
+        }
+        print(f"compiled for {number} devices", file=sys.stderr, flush=True)
+    return {"gradient_bytes": parameters + 4 + 3 * 4, "by_devices": by_devices}
 
 
 def show(figures: dict[str, Any]) -> None:
     """A line a number of devices."""
     rows = []
-    for devices, kinds in figures["by_devices"].items():
-        row: list[Any] = [devices]
-        for kind in _SHOWN:
-            row += [kinds.get(kind, {}).get("count", 0), kinds.get(kind, {}).get("bytes", 0)]
-        others = sum(facts["count"] for kind, facts in kinds.items() if kind not in _SHOWN)
-        rows.append([*row, others])
+    for devices, facts in figures["by_devices"].items():
+        kinds = facts["collectives"]
+        results = [f"{kinds[kind]['bytes'] / 1e6:,.3f}" if kind in kinds else "" for kind in _KINDS]
+        memory = [facts[name] / 1e6 for name in ("argument_bytes", "temporary_bytes")]
+        mb = facts["positive_bytes"] / 1e6, facts["received_bytes"] / 1e6
+        rows.append([devices, facts["users"], *results, *mb, *memory])
     table(
-        "Collectives of a step",
-        ("devices", *(name for kind in _SHOWN for name in (kind, "bytes")), "others"),
+        "A step on each device, in MB: results of its collectives, what it receives, and memory",
+        ("devices", "users", *_KINDS, "of positives", "received", "arguments", "temporaries"),
         rows,
     )
-    print(
-        f"by design: {figures['gradient_bytes']:,} bytes of gradients, loss and counts are reduced, "
-        f"{figures['positive_bytes']:,} bytes of positives gathered"
-    )
+    print(f"by design: {figures['gradient_bytes']:,} bytes of gradients, loss and counts are reduced")

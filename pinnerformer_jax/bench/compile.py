@@ -25,6 +25,7 @@ from pinnerformer_jax.bench.chips import CHIPS, REACHED_BANDWIDTH, REACHED_FLOPS
 from pinnerformer_jax.bench.report import table
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.model import attention
+from pinnerformer_jax.training.item_table import BLOCK
 from pinnerformer_jax.training.sharding import AXIS, make_mesh
 from pinnerformer_jax.training.state import create
 from pinnerformer_jax.training.step import make_train_step
@@ -118,8 +119,10 @@ def traced(config: Config, mesh: Mesh, items: int) -> jax.stages.Traced:
     Args:
         config: sizes.
         mesh: of devices that need not be there.
-        items: in the catalogue.
+        items: in the catalogue; rounded up to whole blocks of each device where the item table is sharded.
     """
+    sharded = config.training.shard_items
+    held = -(-items // (BLOCK * mesh.size)) * BLOCK * mesh.size if sharded else items
 
     def on_mesh(tree: Any, split: PartitionSpec) -> Any:
         rows = NamedSharding(mesh, split)
@@ -127,9 +130,13 @@ def traced(config: Config, mesh: Mesh, items: int) -> jax.stages.Traced:
 
     graphdef, state = jax.eval_shape(lambda: create(config, workload.SIZES._replace(items=items)))
     batch = workload.make_batch(config, workload.lengths("full", config), items)
-    tables = workload.make_tables(config, make_mesh(1), items)
+    tables = workload.make_tables(config, make_mesh(1), held)
+    split = PartitionSpec(AXIS)
+    tables = on_mesh(tables, PartitionSpec())._replace(
+        item_features=on_mesh(tables.item_features, split if sharded else PartitionSpec())
+    )
     return make_train_step(config, graphdef, mesh, items).trace(
-        on_mesh(state, PartitionSpec()), on_mesh(batch, PartitionSpec(AXIS)), on_mesh(tables, PartitionSpec())
+        on_mesh(state, PartitionSpec()), on_mesh(batch, split), tables
     )
 
 

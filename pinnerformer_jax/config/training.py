@@ -150,7 +150,7 @@ class TrainingConfig:
     """Processes that prepare batches; 0: threads of this process."""
     shard_items: bool = False
     """Shard the catalogue's vectors over the devices by rows, for a catalogue that does not fit on one. The
-    results are the same, but the devices communicate more. To embed, one device must still hold them all."""
+    results are the same, but the devices communicate more. To embed, the devices of one process hold them."""
     deterministic: bool = False
     """On a GPU, have XLA compile operations that give the same bits each time (xla_gpu_deterministic_ops), so
     that a resumed run equals an unbroken one there too. It needs model.attention blocks or xla; on an H200 a

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from pinnerformer_jax.config import EvaluationConfig
@@ -47,8 +48,9 @@ BUCKETS = (1, 5, 10, 20, 50, 100, 256)
 RESAMPLES = 1000
 
 
-def inner_products(users: np.ndarray, items: np.ndarray) -> Scorer:
-    """Score by embeddings, [U, D] and [N, D].
+def inner_products(users: np.ndarray, items: np.ndarray, mesh: Mesh | None = None) -> Scorer:
+    """Score by embeddings, [U, D] and [N, D]. The devices of a mesh hold those of the items together; without
+    one, the first device holds them.
 
     Raises:
         ValueError: an embedding is not finite.
@@ -57,9 +59,18 @@ def inner_products(users: np.ndarray, items: np.ndarray) -> Scorer:
         broken = int((~np.isfinite(vectors).all(axis=1)).sum())
         if broken:
             raise ValueError(f"{broken} of {len(vectors)} {name} embeddings are not finite")
-    on_device = jnp.asarray(items, jnp.float32)
     multiply = jax.jit(lambda u, v: jnp.matmul(u, v.T, precision=lax.Precision.HIGHEST))
-    return lambda places: multiply(users[places].astype(np.float32), on_device)
+    if mesh is None:
+        on_device = jnp.asarray(items, jnp.float32)
+        return lambda places: multiply(users[places].astype(np.float32), on_device)
+    padded = np.pad(items.astype(np.float32), ((0, -len(items) % mesh.size), (0, 0)))
+    split = jax.device_put(padded, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
+
+    def score(places: np.ndarray) -> jax.Array:
+        scores = multiply(users[places].astype(np.float32), split)  # its columns are split
+        return jax.device_put(scores, jax.devices()[0])[:, : len(items)]
+
+    return score
 
 
 class Statistic(NamedTuple):

@@ -118,7 +118,7 @@ class Evaluator:
     @cached_property
     def scorer(self) -> Scorer:
         """Inner product of a user's and an item's vector."""
-        return inner_products(self.user_vectors, self.item_vectors)
+        return inner_products(self.user_vectors, self.item_vectors, self.embedder.mesh)
 
     def on(self, data: EvaluationData) -> Evaluator:
         """The same model on other data of the same catalogue, whose items are not embedded again."""

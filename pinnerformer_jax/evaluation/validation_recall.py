@@ -5,6 +5,7 @@ The validation loss judges vectors by the pairs and negatives of the training; r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ FEWEST = 100
 """Users over all earlier splits; with fewer, recall differs between checkpoints by chance."""
 
 
+Split = Callable[[np.ndarray], Any]
+
+
 class ValidationRecall:
     """Recall@10 over the full catalogue of a model under training.
 
@@ -28,10 +32,13 @@ class ValidationRecall:
         config: of the run.
         timelines: of the prepared folder.
         catalog: of the same folder.
+        split: makes the table for `Embedder` of the catalogue's vectors; None: the first device holds them.
     """
 
-    def __init__(self, config: Config, timelines: Timelines, catalog: Catalog) -> None:
-        self.timelines = timelines
+    def __init__(
+        self, config: Config, timelines: Timelines, catalog: Catalog, split: Split | None = None
+    ) -> None:
+        self.timelines, self._split = timelines, split
         self._data = EvaluationData(config, timelines, catalog)
         self.users = sum(len(data.protocol.users) for data in self._data.earlier)
 
@@ -42,7 +49,8 @@ class ValidationRecall:
 
     def __call__(self, graphdef: nnx.GraphDef, params: Any) -> tuple[float, float]:
         """The mean over users and splits, and its standard error."""
-        embedder = Embedder(graphdef, params, self._data.catalog.features)
+        features = self._data.catalog.features
+        embedder = Embedder(graphdef, params, features, self._split and self._split(features))
         model = Evaluator(self._data, embedder, self._data.config.model.max_length)
         recalls = [
             full_recall(model.on(data).scorer, data.protocol, data.config.evaluation).total
@@ -52,15 +60,15 @@ class ValidationRecall:
         return float(of_each.mean()), float(of_each.std() / np.sqrt(len(of_each)))
 
 
-def validation_recall(config: Config) -> ValidationRecall | None:
+def validation_recall(config: Config, split: Split | None = None) -> ValidationRecall | None:
     """The measure for the training of a config; None, with a line that says so, if there are too few
-    validation users.
+    validation users. `split` as in `ValidationRecall`.
 
     Raises:
         FileNotFoundError: the data were never prepared.
     """
     timelines = Timelines.open(config.data.prepared)
-    measure = ValidationRecall(config, timelines, Catalog.of(timelines))
+    measure = ValidationRecall(config, timelines, Catalog.of(timelines), split)
     if measure.can_tell:
         print(
             f"the best checkpoint is chosen by recall@10 of {measure.users:,} validation users at earlier "

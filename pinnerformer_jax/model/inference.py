@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pinnerformer_jax.data.contracts import Events
 from pinnerformer_jax.data.timelines import Timelines
@@ -33,11 +34,18 @@ class Embedder:
         graphdef: structure of the model, from `load_for_inference` or `PinnerFormer.split`.
         params: its parameters, likewise.
         item_features: the catalogue's vectors, [C, D_item], unit rows; `Catalog.features`.
+        table: the same, split over several devices, see `training.item_table.split_over_own`; a batch of
+            users is then split over them, too. None: the first device holds the catalogue.
     """
 
-    def __init__(self, graphdef: nnx.GraphDef, params: Any, item_features: np.ndarray) -> None:
-        self._graphdef, self._params = graphdef, jax.device_put(params)
-        self._features = jnp.asarray(np.asarray(item_features))
+    def __init__(
+        self, graphdef: nnx.GraphDef, params: Any, item_features: np.ndarray, table: Any = None
+    ) -> None:
+        self._graphdef, self._features = graphdef, item_features
+        self.mesh: Mesh | None = None if table is None else jax.tree.leaves(table)[0].sharding.mesh
+        self._table = jnp.asarray(np.asarray(item_features)) if table is None else table
+        everywhere = NamedSharding(self.mesh, PartitionSpec()) if self.mesh else None
+        self._params = jax.device_put(params, everywhere)
 
     def users(self, history: Events, length: np.ndarray) -> np.ndarray:
         """Embedding of each user as of the newest action: the vector that is served.
@@ -49,7 +57,15 @@ class Embedder:
         Returns:
             float32 [B, D], unit rows.
         """
-        return np.asarray(_users(self._graphdef, self._params, self._features, history, length))
+        if self.mesh is None:
+            return np.asarray(_users(self._graphdef, self._params, self._table, history, length))
+        rows = len(length)
+        missing = -rows % self.mesh.size
+        history, length = jax.tree.map(
+            lambda of: np.pad(of, ((0, missing), *((0, 0),) * (of.ndim - 1)), mode="edge"), (history, length)
+        )
+        split = _users_split(self._graphdef, self.mesh, self._params, self._table, history, length)
+        return np.asarray(split)[:rows]
 
     def users_by_length(
         self,
@@ -100,12 +116,11 @@ class Embedder:
 
     def items(self, first: int = 0) -> np.ndarray:
         """Embeddings of the items from row `first` on, float32 [C - first, D], unit rows."""
-        features = np.asarray(self._features[first:])
         chunks = []
-        for start in range(0, len(features), ITEM_CHUNK):
-            chunk = features[start : start + ITEM_CHUNK]
+        for start in range(first, len(self._features), ITEM_CHUNK):
+            chunk = np.asarray(self._features[start : start + ITEM_CHUNK])
             padded = np.pad(chunk, ((0, ITEM_CHUNK - len(chunk)), (0, 0)))
-            ids = first + start + np.arange(ITEM_CHUNK, dtype=np.int32)
+            ids = start + np.arange(ITEM_CHUNK, dtype=np.int32)
             chunks.append(np.asarray(_items(self._graphdef, self._params, padded, ids))[: len(chunk)])
         return np.concatenate(chunks)
 
@@ -155,6 +170,21 @@ def _users(
 ) -> jax.Array:
     model: PinnerFormer = nnx.merge(graphdef, params)
     return model.embed_users(history, length, features)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _users_split(
+    graphdef: nnx.GraphDef, mesh: Mesh, params: Any, table: Any, history: Events, length: jax.Array
+) -> jax.Array:
+    def of_device(params: Any, table: Any, history: Events, length: jax.Array) -> jax.Array:
+        model: PinnerFormer = nnx.merge(graphdef, params)
+        return model.embed_users(history, length, table)
+
+    whole, split = PartitionSpec(), PartitionSpec(mesh.axis_names)
+    mapped = jax.shard_map(
+        of_device, mesh=mesh, in_specs=(whole, split, split, split), out_specs=split, check_vma=False
+    )
+    return mapped(params, table, history, length)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -49,7 +49,8 @@ def search(
     """The k items of largest inner product with each query.
 
     Beside the items, the device holds query_chunk * item_chunk float32 scores; every chunk has the
-    same shape, so one program is compiled.
+    same shape, so one program is compiled. Items of more than a chunk that are on no device yet are split
+    over all devices of the process.
 
     Args:
         queries: float32 [Q, D].
@@ -68,16 +69,36 @@ def search(
         raise ValueError(f"k = {k}: must be in 1..{len(items)}, the number of items")
     if queries.shape[1] != items.shape[1]:
         raise ValueError(f"queries have {queries.shape[1]} numbers, items {items.shape[1]}")
-    items = jnp.asarray(items, jnp.float32)
+    parts = _on_devices(items, item_chunk)
     scores = np.empty((len(queries), k), np.float32)
     rows = np.empty((len(queries), k), np.int32)
     for start in range(0, len(queries), query_chunk):
         chunk = queries[start : start + query_chunk].astype(np.float32)
         real = len(chunk)
         chunk = np.pad(chunk, ((0, query_chunk - real), (0, 0)))
-        best, found = _search_chunk(chunk, items, k, min(item_chunk, len(items)))
-        scores[start : start + real], rows[start : start + real] = best[:real], found[:real]
+        found = [_search_chunk(chunk, part, min(k, len(part)), min(item_chunk, len(part))) for part in parts]
+        best, row = _merge(found, [len(part) for part in parts], k)
+        scores[start : start + real], rows[start : start + real] = best[:real], row[:real]
     return scores, rows
+
+
+def _on_devices(items: jax.Array | np.ndarray, chunk: int) -> list[jax.Array]:
+    if isinstance(items, jax.Array) or len(items) <= chunk:
+        return [jnp.asarray(items, jnp.float32)]
+    devices = jax.local_devices()
+    parts = np.array_split(items, len(devices))
+    return [jax.device_put(np.asarray(part, np.float32), devices[k]) for k, part in enumerate(parts)]
+
+
+def _merge(
+    found: list[tuple[jax.Array, jax.Array]], sizes: list[int], k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k best of what each part has, and their rows in all items."""
+    first = np.cumsum([0, *sizes[:-1]])
+    scores = np.concatenate([of for of, _ in found], axis=1)
+    rows = np.concatenate([of + start for (_, of), start in zip(found, first, strict=True)], axis=1)
+    place = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # of equals the lower row, as on one device
+    return np.take_along_axis(scores, place, axis=1), np.take_along_axis(rows, place, axis=1)
 
 
 @partial(jax.jit, static_argnames=("k", "chunk"))

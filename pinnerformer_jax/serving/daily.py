@@ -15,7 +15,6 @@ from pathlib import Path
 
 from pinnerformer_jax.config_files import digest
 from pinnerformer_jax.files import atomic_folder
-from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.serving import state, store
 from pinnerformer_jax.serving.events import write_events
 from pinnerformer_jax.serving.index import write_index
@@ -125,7 +124,7 @@ def build_state(plan: Plan, model: TrainedModel, folder: Path) -> Iterable[str]:
     work.mkdir()
     items = write_new_items(plan, model, folder)
     events = write_events(plan, model, items, folder, work)
-    embedder = Embedder(model.graphdef, model.params, items.features)
+    embedder = model.embedder(items.features)
     users = write_users(plan, model, embedder, events.histories, folder)
     write_items(plan, model.version, embedder, items, folder)
     write_popular(events.popular, items, folder)

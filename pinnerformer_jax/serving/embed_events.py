@@ -10,7 +10,6 @@ import numpy as np
 
 from pinnerformer_jax.ingestion.ingest import set_up_engine
 from pinnerformer_jax.ingestion.log_reader import restrict
-from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.serving import event_store, snapshot
 from pinnerformer_jax.serving.day_log import load_log
 from pinnerformer_jax.serving.histories import Histories, write_histories
@@ -58,7 +57,7 @@ def embed_events(workdir: str | Path, events: Any, checkpoint: Literal["best", "
         set_up_engine(connection, model.config.data.memory_limit, work)
         pq.write_table(_as_arrow(events), work / "events.parquet")
         histories = _read(connection, work, model)
-        embedder = Embedder(model.graphdef, model.params, model.catalog.features)
+        embedder = model.embedder(model.catalog.features)
         vectors = embed_histories(embedder, histories, model, np.arange(len(histories.user_ids)))
     return pa.table(
         {

@@ -8,14 +8,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from flax import nnx
 
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.timelines import Timelines
+from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.retrieval.priors import Priors, kept_events, read_priors
 from pinnerformer_jax.training.checkpoint import data_digest, open_data, read_checkpoint
 from pinnerformer_jax.training.checksums import checksum
+from pinnerformer_jax.training.item_table import split_over_own
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,11 @@ class TrainedModel:
         config, graphdef, params, step, _ = read_checkpoint(workdir, checkpoint)
         priors = read_priors(Path(workdir), step)
         return cls(config, graphdef, params, *open_data(Path(workdir), prepared), *priors)
+
+    def embedder(self, features: np.ndarray) -> Embedder:
+        """Of this model and a catalogue's vectors [C, D_item], which several devices hold together if
+        `training.shard_items` says so."""
+        return Embedder(self.graphdef, self.params, features, split_over_own(features, self.config.training))
 
     @property
     def kept_events(self) -> int:

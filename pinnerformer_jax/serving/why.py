@@ -171,7 +171,7 @@ class Explainer:
             if len(new):
                 features = np.concatenate([features, features_of(new)])
                 ids = pa.concat_arrays([ids, new["item_id"].combine_chunks()])
-            self._state = loaded.name, Embedder(self.model.graphdef, self.model.params, features), ids
+            self._state = loaded.name, self.model.embedder(features), ids
         return self._state[1:]
 
     def _columns(self, loaded: LoadedState, events: pa.Table) -> tuple[Embedder, Events]:

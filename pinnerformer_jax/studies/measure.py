@@ -27,6 +27,7 @@ from pinnerformer_jax.evaluation.protocol import with_history
 from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.studies.ranker import Impressions, cosines, ranker_metrics, read_impressions
 from pinnerformer_jax.training.checkpoint import load_for_inference
+from pinnerformer_jax.training.item_table import split_over_own
 
 ORACLE_CLUSTERS = (1, 5, 20)
 
@@ -92,7 +93,9 @@ def measure_run(data: StudyData, workdir: Path, parts: Collection[str]) -> Numbe
         ValueError: the checkpoint or the log cannot be read.
     """
     config, graphdef, params = load_for_inference(workdir)
-    model = Evaluator(data, Embedder(graphdef, params, data.catalog.features), config.model.max_length)
+    features = data.catalog.features
+    embedder = Embedder(graphdef, params, features, split_over_own(features, config.training))
+    model = Evaluator(data, embedder, config.model.max_length)
     found: Numbers = {MODEL: {}}
     if "retrieval" in parts:
         found[MODEL] |= {_metric(row.protocol, row.metric): row.value for row in model.metrics().rows}

@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from pinnerformer_jax.evaluation.validation_recall import FEWEST, ValidationReca
 from pinnerformer_jax.files import checked_lines, folder_lock, write_json, write_text
 from pinnerformer_jax.studies.cells import Stopped
 from pinnerformer_jax.studies.tune_report import tune_page
+from pinnerformer_jax.training.item_table import split_over_own
 from pinnerformer_jax.training.loop import TrainingError, is_finished, open_run, train
 from pinnerformer_jax.training.sizes import sized_by_log
 
@@ -92,7 +94,8 @@ def tune(config: Config, workdir: Path, trials: int, minutes: float) -> dict[str
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     config = sized_by_log(config)
     timelines = Timelines.open(config.data.prepared)
-    recall = ValidationRecall(config, timelines, Catalog.of(timelines))
+    split = partial(split_over_own, config=config.training)
+    recall = ValidationRecall(config, timelines, Catalog.of(timelines), split)
     if recall.users < FEWEST:
         raise ValueError(
             f"tune needs {FEWEST} validation users at earlier splits, and there are {recall.users:,}; a "

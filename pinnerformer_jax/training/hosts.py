@@ -2,7 +2,7 @@
 
 Every process runs the same command and the same program. It reads the rows of its own devices alone; process
 0 writes the workdir, which all of them see. SIGTERM or Ctrl-C to any of them ends all after the same step. If
-one dies, the others end with a message.
+one dies, the others end with a message, of theirs or of their parent, see supervisor.py.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
+from pinnerformer_jax.training.supervisor import ENDED, Tell, ending, sign, who_died
+
 SILENCE = 45
 """Seconds after which a process that gives no sign of life counts as dead, and the others end."""
 BEAT = 3
 """Seconds between signs of life."""
 
-_ENDED = "ended"
 _BROKEN = ("gloo", "connection", "unavailable", "nccl", "heartbeat", "deadline_exceeded")
 """In the text of an error that another process caused."""
 
@@ -106,7 +107,7 @@ def of_first(values: Any) -> Any:
 
 def left_to_first(graphdef: Any, params: Any) -> tuple[float, float]:
     """The recall that processes other than the first measure: none, as `of_first` gives them that of the
-    first, which alone reads the histories and holds the whole catalogue for it."""
+    first, which alone reads the histories and holds the catalogue for it."""
     return 0.0, 0.0
 
 
@@ -158,14 +159,18 @@ class Stop:
 
 
 @contextlib.contextmanager
-def ended_together(workdir: Path) -> Generator[None, None, None]:
+def ended_together(workdir: Path, tell: Tell) -> Generator[None, None, None]:
     """What one of several processes does between `join` and its end, which waits for the others only if all
     went well. After an error it tells the others and ends, since they may wait for it, and they end too.
 
     Signs of life are files, WORKDIR/hosts/I: JAX would notice a dead process as well, but ends the others
-    without a word of what to do. It still does so at once when process 0 is killed, as they are connected
-    through it.
+    without a word of what to do. Where it does so all the same, the parent has the word, see `supervisor`.
+
+    Args:
+        workdir: of the run.
+        tell: what `supervisor.supervised` passes.
     """
+    tell(jax.process_index(), jax.process_count())
     _sign(workdir, "begun")
     meet()  # from here on no sign is one of an earlier run
     over = threading.Event()
@@ -179,8 +184,9 @@ def ended_together(workdir: Path) -> Generator[None, None, None]:
         _end(error.code if isinstance(error.code, int) else 1)
     except jax.errors.JaxRuntimeError as error:
         text = " ".join(str(error).split())[:300]
-        if any(sign in text.lower() for sign in _BROKEN):
-            text = f"the connection to another broke ({text})"
+        if any(word in text.lower() for word in _BROKEN):
+            died = who_died(workdir, jax.process_index(), jax.process_count())
+            text = died or f"the connection to another broke ({text})"
         over.set()
         _tell(workdir)
         _end_alone(workdir, text)
@@ -203,11 +209,13 @@ def _watch(workdir: Path, over: threading.Event) -> None:
         _sign(workdir, str(beat))
         for other in others:
             with contextlib.suppress(OSError):
-                sign = (folder / str(other)).read_text()
-                if sign == _ENDED:
+                found = (folder / str(other)).read_text()
+                if found == ENDED:
                     _end_alone(workdir, f"process {other} has ended, and says why")
-                if sign != seen[other][0]:
-                    seen[other] = sign, time.monotonic()
+                if found.startswith(ENDED):
+                    _end_alone(workdir, f"process {other} has {found}")
+                if found != seen[other][0]:
+                    seen[other] = found, time.monotonic()
             if time.monotonic() - seen[other][1] > SILENCE and not over.is_set():
                 _end_alone(workdir, f"process {other} has given no sign of life for {SILENCE} s")
 
@@ -215,27 +223,17 @@ def _watch(workdir: Path, over: threading.Event) -> None:
 def _tell(workdir: Path) -> None:
     """Tell the others that this process ends; process 0, through which they are connected, waits until they
     have read it."""
-    _sign(workdir, _ENDED)
+    _sign(workdir, ENDED)
     if is_first():
         time.sleep(2 * BEAT)
 
 
 def _sign(workdir: Path, text: str) -> None:
-    try:
-        (workdir / "hosts").mkdir(parents=True, exist_ok=True)
-        (workdir / "hosts" / str(jax.process_index())).write_text(text)
-    except OSError as error:  # such as a full disk
-        print(f"process {jax.process_index()} cannot give a sign of life: {error}", file=sys.stderr)
+    sign(workdir, jax.process_index(), text)
 
 
 def _end_alone(workdir: Path, reason: str) -> NoReturn:
-    steps = [int(path.name) for path in workdir.glob("checkpoints/*") if path.name.isdigit()]
-    kept = f"the checkpoint of step {max(steps)} is kept" if steps else "there is no checkpoint yet"
-    print(
-        f"error: process {jax.process_index()} of {jax.process_count()} ends: {reason}; {kept}, and the same "
-        "commands go on",
-        file=sys.stderr,
-    )
+    print(ending(workdir, jax.process_index(), jax.process_count(), reason), file=sys.stderr)
     _end(1)
 
 
