@@ -104,7 +104,7 @@ def run_part(job: Job, part: tuple[int, int], report: Callable[[str], None] = pr
         work.mkdir()
         items = write_new_items(plan, model, folder)
         events = write_events(plan, model, items, folder, work)
-        embedder = Embedder(model.graphdef, model.params, items.features)
+        embedder = model.embedder(items.features)
         for line in write_user_parts(plan, model, embedder, events.histories, part):
             report(line)
 
