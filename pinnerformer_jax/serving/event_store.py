@@ -161,7 +161,7 @@ def _unite(
     without = one(connection, "SELECT count(*) FROM prepared ANTI JOIN items USING (item_id)")
     connection.execute(
         f"COPY (SELECT {FACTS} FROM prepared SEMI JOIN items USING (item_id) {newest(kept)} "
-        f"ORDER BY {ORDER}) TO {literal(file)} (FORMAT parquet)"
+        f"ORDER BY {ORDER}) TO {literal(file)} (FORMAT parquet, ROW_GROUP_SIZE {GROUP})"
     )
     connection.execute("DROP TABLE prepared")
     return without
@@ -245,7 +245,7 @@ def write_kept(
         How many events there are.
     """
     rows = one(connection, "SELECT count(*) FROM changed")
-    changed = connection.sql(f"SELECT {FACTS} FROM changed").to_arrow_reader(GROUP)  # in its order
+    changed = connection.sql(f"SELECT {FACTS} FROM changed").to_arrow_reader(AT_ONCE)  # in its order
     write_event_files(stored, changed, rows, deleted, folder, whole=whole)
     return one(connection, "SELECT count(*) FROM kept")
 
