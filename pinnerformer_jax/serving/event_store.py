@@ -182,8 +182,8 @@ def merge_events(connection: duckdb.DuckDBPyConnection, deleted: pa.Array, kept:
     """
     import pyarrow as pa
 
-    # A join looks up in what is on its right, here always the smaller. The engine does not know how many rows
-    # a view of joined files has, and would put all stored events into the table to look up in.
+    # Joins look up in what is on their right: ids, or the events of the day's users. The engine does not know
+    # how many rows a view of joined files has, and would put all stored events there.
     connection.execute("SET disabled_optimizers = 'build_side_probe_side'")
     connection.register("deleted_ids", pa.table({"user_id": deleted}))
     connection.execute("CREATE TABLE deleted AS FROM deleted_ids")
