@@ -23,9 +23,10 @@ def write_index(
     before: Path | None, report: IndexReport | None, config: IndexConfig, folder: Path
 ) -> IndexReport:
     """Write index/ over the vectors of items.parquet, and compare it with exact search on users of
-    users.parquet. Without ScaNN nothing is written, and the report says why.
+    users.parquet. Without ScaNN nothing is built, and the report says why.
 
-    ScaNN does not build the same partitions twice, so that the index of the same vectors is linked.
+    ScaNN does not build the same partitions twice, so that the index of the same vectors is linked. It is not
+    loaded if its recall is known.
 
     Args:
         before: folder of a state whose items.parquet is the same; None: the index is built.
