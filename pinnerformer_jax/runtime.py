@@ -22,13 +22,15 @@ _OF_READERS = ("Event loop is closed", "Encountered error while reading array in
 def set_up_process(*, keep_programs: bool = True) -> None:
     """Prepare a process to compute; each verb calls this once, before its first computation.
 
-    All threads share one heap (`share_heap`), compiled programs are kept on disk (`keep_compiled`), and only
-    the message reports a damaged checkpoint (`leave_out_readers`).
+    All threads share one heap (`share_heap`), also with Arrow (`share_heap_with_arrow`), compiled programs
+    are kept on disk (`keep_compiled`), and only the message reports a damaged checkpoint
+    (`leave_out_readers`).
 
     Args:
         keep_programs: False where compilation itself is measured.
     """
     share_heap()
+    share_heap_with_arrow()
     leave_out_readers()
     if keep_programs:
         keep_compiled()
@@ -41,6 +43,16 @@ def share_heap() -> None:
     keeps it, so call this before the first computation. Only glibc has arenas; elsewhere nothing happens.
     """
     _mallopt(_M_ARENA_MAX, 1)
+
+
+def share_heap_with_arrow() -> None:
+    """Let Arrow take memory from malloc; call this before pyarrow is imported. The environment variable
+    ARROW_DEFAULT_MEMORY_POOL names another source.
+
+    Arrow's own allocator asks the kernel for huge pages. The few buffers of a night touch many of these, each
+    of which is zeroed and stays: half a second and 150 MiB.
+    """
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 
 def leave_out_readers() -> None:

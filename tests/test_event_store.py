@@ -8,6 +8,7 @@ from event_world import DATA, NONE, SECOND, START, events_of, load, row
 
 from pinnerformer_jax.config import PositiveRule
 from pinnerformer_jax.data.catalog import Catalog
+from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.serving import event_store
 from pinnerformer_jax.serving.event_file import event_files, merged
 from pinnerformer_jax.serving.manifest import TimelineCounts
@@ -53,8 +54,23 @@ def test_popularity_counts_recent_positives(connection, timelines, tmp_path):
     load(connection, tmp_path, [row("item-2", 8), row("item-2", 9), row("item-1", 9, duration=0.4)])
     event_store.merge_events(connection, NONE, 9)
     rules = (PositiveRule("view", 0.5, "home"), PositiveRule("like"))
-    assert event_store.popular_items(connection, rules, (START + 1) * SECOND).tolist() == [2, 1, 0]
-    assert event_store.popular_items(connection, rules, (START + 8) * SECOND).tolist() == [2]
+
+    def popularity(since, half_life_days):
+        return event_store.popularity(
+            connection, rules, (START + since) * SECOND, START + 10, half_life_days, 5
+        )
+
+    for half_life_days in (None, 1 / DAY):
+        assert popularity(1, half_life_days).popular.tolist() == [2, 1, 0]
+        assert popularity(8, half_life_days).popular.tolist() == [2]
+    assert popularity(8, None).decayed is None
+    kept = connection.execute("SELECT item_id, micros, action, duration, surface FROM kept").fetchall()
+    counts = [0.0] * 5
+    for item, micros, action, duration, surface in kept:
+        if action == "like" or (action == "view" and duration >= 0.5 and surface == "home"):
+            counts[int(item[-1])] += 2.0 ** (micros // SECOND - START - 10)
+    assert popularity(8, 1 / DAY).decayed.tolist() == counts
+    assert sum(counts) > 0.5
 
 
 def test_an_event_of_the_same_second_is_the_same(connection, timelines, tmp_path):

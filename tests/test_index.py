@@ -48,7 +48,12 @@ def test_an_index_of_the_same_items_is_linked(tmp_path, monkeypatch):
         assert (tmp_path / "now" / "index" / file.name).samefile(file)
     write_tables(tmp_path / "next", users=2)
     report = IndexReport(0, 0, 0, False, k=10, queries=7, recall=0.5)
+    monkeypatch.setattr(ScannIndex, "load", None)
     assert write_index(tmp_path / "now", report, IndexConfig(), tmp_path / "next") == report
+    (tmp_path / "now" / "index" / "scann_docids.pkl").write_bytes(b"")
+    write_tables(tmp_path / "last", users=2)
+    with pytest.raises(ValueError, match=r"foreign files \['scann_docids.pkl'\]"):
+        write_index(tmp_path / "now", report, IndexConfig(), tmp_path / "last")
 
 
 def test_an_index_of_another_model_is_refused(tmp_path):

@@ -106,6 +106,7 @@ def test_a_folder_that_was_named_is_left(no_cache, monkeypatch, tmp_path):
 
 def test_a_process_is_set_up_by_one_call(no_cache, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("ARROW_DEFAULT_MEMORY_POOL", "system")  # as set_up_process leaves it
     called = []
     monkeypatch.setattr(runtime, "_mallopt", lambda name, value: called.append((name, value)))
     set_up_process(keep_programs=False)
@@ -113,6 +114,23 @@ def test_a_process_is_set_up_by_one_call(no_cache, monkeypatch, tmp_path):
     assert jax.config.jax_compilation_cache_dir is None
     set_up_process()
     assert jax.config.jax_compilation_cache_dir.startswith(str(tmp_path))
+
+
+ARROW = """
+from pinnerformer_jax.runtime import set_up_process
+
+set_up_process()
+import pyarrow
+
+print(pyarrow.default_memory_pool().backend_name)
+"""
+
+
+def test_arrow_takes_memory_from_the_heap():
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ARROW_")}
+    command = [sys.executable, "-c", ARROW]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "system\n"
 
 
 DAMAGED = """

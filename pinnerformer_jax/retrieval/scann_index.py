@@ -164,24 +164,33 @@ class ScannIndex:
             ValueError: a file is missing, altered or foreign, or the index is of other vectors.
         """
         path = Path(path)
-        if not (path / "manifest.json").is_file():
-            raise FileNotFoundError(
-                f"{path / 'manifest.json'}: no ScaNN index here; build and save one first"
-            )
-        manifest = _read_manifest(path)
-        if manifest["format"] != FORMAT:
-            raise ValueError(f"{path}: an index of format {manifest['format']}, not {FORMAT}; build it again")
-        present = {file.name for file in path.iterdir()} - {"manifest.json"}
-        if present != manifest["files"].keys():  # ScaNN would unpickle a scann_docids.pkl it finds
-            odd = sorted(present ^ manifest["files"].keys())
-            raise ValueError(f"{path}: missing or foreign files {odd}; build the index again")
-        for name, expected in manifest["files"].items():
-            check_contents(path / name, expected, "build the index again")
+        manifest = check_saved(path)
         if vectors is not None and checksum(vectors) != manifest["vectors_sha256"]:
             raise ValueError(f"{path}: built from other item vectors than these; build the index again")
         searcher = _scann().load_searcher(str(path), assets_backcompat_shim=False)
         settings = Settings(**manifest["settings"])
         return cls(searcher, manifest["items"], manifest["dim"], manifest["vectors_sha256"], settings)
+
+
+def check_saved(path: Path) -> dict[str, Any]:
+    """The manifest of a saved index, whose files are those that it names and as they were written.
+
+    Raises:
+        FileNotFoundError: no index there.
+        ValueError: a file is missing, altered or foreign.
+    """
+    if not (path / "manifest.json").is_file():
+        raise FileNotFoundError(f"{path / 'manifest.json'}: no ScaNN index here; build and save one first")
+    manifest = _read_manifest(path)
+    if manifest["format"] != FORMAT:
+        raise ValueError(f"{path}: an index of format {manifest['format']}, not {FORMAT}; build it again")
+    present = {file.name for file in path.iterdir()} - {"manifest.json"}
+    if present != manifest["files"].keys():  # ScaNN would unpickle a scann_docids.pkl it finds
+        odd = sorted(present ^ manifest["files"].keys())
+        raise ValueError(f"{path}: missing or foreign files {odd}; build the index again")
+    for name, expected in manifest["files"].items():
+        check_contents(path / name, expected, "build the index again")
+    return manifest
 
 
 def version_of(path: Path) -> str:

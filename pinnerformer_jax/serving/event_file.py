@@ -20,8 +20,9 @@ from pinnerformer_jax.files import link_or_copy
 if TYPE_CHECKING:
     import pyarrow as pa
 
-GROUP = 1 << 16
-"""Events of a row group, the least that is read to know what one user has seen."""
+GROUP = 1 << 13
+"""Events of a row group, the least that is read to know what one user has seen: a millisecond. Eight times as
+many take eight times as long, and make files no smaller and scans no faster."""
 
 AT_ONCE = 1 << 18
 """Rows in memory at a time."""

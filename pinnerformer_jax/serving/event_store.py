@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -161,7 +161,7 @@ def _unite(
     without = one(connection, "SELECT count(*) FROM prepared ANTI JOIN items USING (item_id)")
     connection.execute(
         f"COPY (SELECT {FACTS} FROM prepared SEMI JOIN items USING (item_id) {newest(kept)} "
-        f"ORDER BY {ORDER}) TO {literal(file)} (FORMAT parquet)"
+        f"ORDER BY {ORDER}) TO {literal(file)} (FORMAT parquet, ROW_GROUP_SIZE {GROUP})"
     )
     connection.execute("DROP TABLE prepared")
     return without
@@ -182,6 +182,9 @@ def merge_events(connection: duckdb.DuckDBPyConnection, deleted: pa.Array, kept:
     """
     import pyarrow as pa
 
+    # Joins look up in what is on their right: ids, or the events of the day's users. The engine does not know
+    # how many rows a view of joined files has, and would put all stored events there.
+    connection.execute("SET disabled_optimizers = 'build_side_probe_side'")
     connection.register("deleted_ids", pa.table({"user_id": deleted}))
     connection.execute("CREATE TABLE deleted AS FROM deleted_ids")
     connection.unregister("deleted_ids")
@@ -242,7 +245,7 @@ def write_kept(
         How many events there are.
     """
     rows = one(connection, "SELECT count(*) FROM changed")
-    changed = connection.sql(f"SELECT {FACTS} FROM changed").to_arrow_reader(GROUP)  # in its order
+    changed = connection.sql(f"SELECT {FACTS} FROM changed").to_arrow_reader(AT_ONCE)  # in its order
     write_event_files(stored, changed, rows, deleted, folder, whole=whole)
     return one(connection, "SELECT count(*) FROM kept")
 
@@ -277,50 +280,47 @@ def events_to_embed(
         yield table if users is None else table.filter(pc.is_in(table["user_id"], users))
 
 
-def popular_items(
-    connection: duckdb.DuckDBPyConnection, rules: tuple[PositiveRule, ...], since: int
-) -> np.ndarray:
-    """int32: numbers of the items that have positives in the store, the item with the most first.
+class Popularity(NamedTuple):
+    """Which items have positives in the store."""
 
-    Args:
-        connection: where `kept` and `items` are.
-        rules: what a positive is.
-        since: microseconds since 1970; older events do not count.
-    """
-    query = f"""
-        SELECT number FROM kept JOIN items USING (item_id)
-        WHERE micros >= {since} AND {positive_sql(rules)}
-        GROUP BY number ORDER BY count(*) DESC, number"""
-    return connection.execute(query).fetchnumpy()["number"].astype(np.int32)
+    popular: np.ndarray  # int32, numbers of the items that have some of late, the item with the most first
+    decayed: np.ndarray | None  # float64 [N]: by number, what they count with their decay; None: not counted
 
 
 def popularity(
     connection: duckdb.DuckDBPyConnection,
     rules: tuple[PositiveRule, ...],
+    since: int,
     end: int,
-    half_life_days: float,
+    half_life_days: float | None,
     items: int,
-) -> np.ndarray:
-    """float64 [N]: by number, the decayed count of each item's positives in the store, as
-    `evaluation.counts.popularity_counts` counts them.
+) -> Popularity:
+    """Count the positives of each item, in one look through the store.
 
     Args:
         connection: where `kept` and `items` are.
         rules: what a positive is.
-        end: seconds since 1970, as of when.
-        half_life_days: an event counts 1/2 after each.
+        since: microseconds since 1970; older events do not make an item popular.
+        end: seconds since 1970, as of when events decay.
+        half_life_days: an event counts 1/2 after each, as `evaluation.counts.popularity_counts` counts them;
+            None: no decayed counts are needed.
         items: N.
     """
-    # Summed as whole multiples of 2^-32: a sum of floats would depend on the order of the threads.
+    wanted, decayed = f"{positive_sql(rules)} AND micros >= {since}", "0"
+    if half_life_days is not None:
+        # Summed as whole multiples of 2^-32: a sum of floats would depend on the order of the threads.
+        halvings = f"(micros // 1000000 - {end}) / {half_life_days * DAY!r}"
+        wanted, decayed = positive_sql(rules), f"sum(CAST(round(pow(2.0, 32 + {halvings})) AS BIGINT))"
     query = f"""
-        SELECT number, CAST(sum(CAST(
-            round(pow(2.0, 32 + (micros // 1000000 - {end}) / {half_life_days * DAY!r})) AS BIGINT
-        )) AS DOUBLE) AS count
-        FROM kept JOIN items USING (item_id) WHERE {positive_sql(rules)} GROUP BY number"""
+        SELECT number, count(*) FILTER (micros >= {since}) AS late, CAST({decayed} AS DOUBLE) AS decayed
+        FROM kept JOIN items USING (item_id) WHERE {wanted} GROUP BY number ORDER BY late DESC, number"""
     found = connection.execute(query).fetchnumpy()
+    popular = found["number"][found["late"] > 0].astype(np.int32)
+    if half_life_days is None:
+        return Popularity(popular, None)
     counts = np.zeros(items)
-    counts[found["number"]] = found["count"] / 2**32
-    return counts
+    counts[found["number"]] = found["decayed"] / 2**32
+    return Popularity(popular, counts)
 
 
 def one(connection: duckdb.DuckDBPyConnection, query: str) -> Any:

@@ -96,11 +96,12 @@ def write_events(plan: Plan, model: TrainedModel, items: ItemSet, folder: Path, 
             work / "timelines",
         )
         since = (plan.end - POPULAR_DAYS * DAY) * 10**6
-        popular = event_store.popular_items(connection, data.positives, since)
-        priors, popularity = model.priors, None
-        if priors.popularity_weight:
-            life, count = priors.popularity_half_life_days, len(items.features)
-            popularity = event_store.popularity(connection, data.positives, plan.end, life, count)
+        priors = model.priors
+        life = priors.popularity_half_life_days if priors.popularity_weight else None
+        popular, popularity = event_store.popularity(
+            connection, data.positives, since, plan.end, life, len(items.features)
+        )
+        if popularity is not None:
             popularity *= priors.popularity_share
     counts = dataclasses.replace(counts, stored_events=stored_events)
     return DayEvents(histories, popular, popularity, timelines, log, counts)

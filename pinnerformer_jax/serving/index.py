@@ -11,7 +11,7 @@ import numpy as np
 from pinnerformer_jax.config import IndexConfig
 from pinnerformer_jax.files import link_or_copy
 from pinnerformer_jax.retrieval import exact
-from pinnerformer_jax.retrieval.scann_index import ScannIndex, recall, version_of
+from pinnerformer_jax.retrieval.scann_index import ScannIndex, check_saved, recall, version_of
 from pinnerformer_jax.serving import snapshot
 from pinnerformer_jax.serving.manifest import IndexReport
 
@@ -23,9 +23,10 @@ def write_index(
     before: Path | None, report: IndexReport | None, config: IndexConfig, folder: Path
 ) -> IndexReport:
     """Write index/ over the vectors of items.parquet, and compare it with exact search on users of
-    users.parquet. Without ScaNN nothing is written, and the report says why.
+    users.parquet. Without ScaNN nothing is built, and the report says why.
 
-    ScaNN does not build the same partitions twice, so that the index of the same vectors is linked.
+    ScaNN does not build the same partitions twice, so that the index of the same vectors is linked. It is not
+    loaded if its recall is known.
 
     Args:
         before: folder of a state whose items.parquet is the same; None: the index is built.
@@ -36,17 +37,20 @@ def write_index(
     Raises:
         ValueError: there is no item, or the index to link is of another model version.
     """
-    items = snapshot.read_parquet(folder / "items.parquet", ["embedding"])
-    vectors, version = snapshot.vectors_of(items), snapshot.version_of(items)
+    linked = before is not None and (before / "index").is_dir()
+    version = snapshot.version_in(folder / "items.parquet")
+    if linked:
+        snapshot.check_same_version({"items.parquet": version, "index": version_of(before / "index")})
+        shutil.copytree(before / "index", folder / "index", copy_function=link_or_copy)
+        if report is not None and report.recall is not None:
+            check_saved(folder / "index")
+            return report
+    vectors = snapshot.vectors_of(snapshot.read_parquet(folder / "items.parquet", ["embedding"]))
     if len(vectors) == 0:
         raise ValueError("no item of the catalogue has a vector")
     try:
-        if before is not None and (before / "index").is_dir():
-            snapshot.check_same_version({"items.parquet": version, "index": version_of(before / "index")})
-            shutil.copytree(before / "index", folder / "index", copy_function=link_or_copy)
+        if linked:
             index = ScannIndex.load(folder / "index", vectors)
-            if report is not None and report.recall is not None:
-                return report
         else:
             index = ScannIndex.build(vectors, config)
             index.save(folder / "index", version)
