@@ -50,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (Stopped, KeyboardInterrupt):
             print("stopped; the workdir keeps the trials, and the same command goes on")
             return 0
-    print(f"{len(found['trials'])} finished, {found['pruned']} pruned, {found['failed']} failed")
+    print(
+        f"{len(found['trials'])} finished, {found['pruned']} pruned, {found['failed']} failed or were cut off"
+    )
     for trial in found["trials"][:5]:
         settings = ", ".join(f"{name} {value:.4g}" for name, value in trial["settings"].items())
         print(f"  recall@10 {trial['recall@10']:.4f}  trial {trial['number']}: {settings}")
