@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Literal
 
 from pinnerformer_jax.config import Config
@@ -54,8 +55,9 @@ def prepare_in_parts(
         limit, threads = config.data.memory_limit, 1
     else:
         limit, threads = parts.share_memory(config.data.memory_limit, at_once), max(local // at_once, 1)
-    run = _by_ray if engine == "ray" else _by_processes
-    reserved = _reserved_memory(limit) if engine == "ray" and ray_address else 0
+    run = _by_processes
+    if engine == "ray":
+        run = partial(_by_ray, reserved=_reserved_memory(limit) if ray_address else 0)
     for stage in STAGES[:-1]:
         began, rows, done, count = time.perf_counter(), 0, 0, job.parts(stage)
         waiting = []
@@ -71,7 +73,7 @@ def prepare_in_parts(
             (job, stage, part, config.data.memory_limit if alone else limit, local if alone else threads)
             for part in waiting
         ]
-        for facts in run(calls, at_once, report, reserved):
+        for facts in run(calls, at_once, report):
             done, rows = done + 1, rows + facts["rows"]
             report(f"{stage}: {done} of {count} parts, {rows:,} rows ({time.perf_counter() - began:.1f} s)")
             for line in facts["said"]:
@@ -112,10 +114,9 @@ def _in_process(pipe: Any, call: tuple[Any, ...]) -> None:
 
 
 def _by_processes(
-    calls: list[tuple[Any, ...]], at_once: int, report: Callable[[str], None], reserved: int
+    calls: list[tuple[Any, ...]], at_once: int, report: Callable[[str], None]
 ) -> Iterator[dict[str, Any]]:
-    """Run each part in a process of its own, so that a crash or the lack of memory ends that one alone.
-    Nothing is `reserved`: the parts share this machine's data.memory_limit."""
+    """Run each part in a process of its own, so that a crash or the lack of memory ends that one alone."""
     context = multiprocessing.get_context("spawn")
     waiting = [(call, 0) for call in reversed(calls)]
     running: dict[Any, tuple[Any, tuple[Any, ...], int]] = {}
