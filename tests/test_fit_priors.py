@@ -69,17 +69,33 @@ def habits(seed=0, validation=30, days=120):
 def test_own_items_are_weighed_where_people_come_back(tmp_path):
     fit = fit_priors(evaluator(write(tmp_path / "p", *habits())))
     assert fit.priors.own_weight > 0
-    assert fit.recall[1] > fit.recall[0] + 0.3
+    assert fit.gain[1] > fit.gain[0] + 0.3
     assert (fit.users, fit.splits) == (30, 6)
     assert "30 validation users at 6 earlier splits" in fit.sentence
 
 
-def test_nothing_is_weighed_where_nothing_helps(tmp_path):
+def test_little_is_weighed_where_nothing_helps(tmp_path):
     rng = np.random.default_rng(1)
     users = {f"u{k}": [event(rng.integers(ITEMS), -day) for day in range(-13, 60, 5)] for k in range(40)}
     roles = {name: VALIDATION if k < 30 else EVALUATION for k, name in enumerate(users)}
     fit = fit_priors(evaluator(write(tmp_path / "p", users, roles)))
+    assert max(fit.priors.own_weight, fit.priors.popularity_weight) <= 0.05
+    assert fit.gain[1] < fit.gain[0] + 0.01
+
+
+def test_nothing_is_weighed_where_the_vectors_know_better(tmp_path):
+    """Once a fortnight everybody does what `Noise` says, so own and popular items mislead."""
+    rng = np.random.default_rng(2)
+    users, roles = {}, {}
+    for k in range(40):
+        item, events = int(rng.integers(ITEMS)), []
+        for day in range(-120, 14, 14):
+            events.append(event(item, day + 7))
+            item = (item * 7 + 3) % ITEMS
+        users[f"u{k}"], roles[f"u{k}"] = events, VALIDATION if k < 30 else EVALUATION
+    fit = fit_priors(evaluator(write(tmp_path / "p", users, roles)))
     assert fit.priors.none
+    assert fit.gain == pytest.approx((1.0, 1.0))
 
 
 def test_nothing_after_t_and_no_evaluation_user_is_read(tmp_path):

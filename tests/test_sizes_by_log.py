@@ -40,7 +40,7 @@ def test_a_large_log_has_the_papers_model():
 def test_a_small_log_has_a_small_model_and_a_short_training():
     sized = config_of(SHOP)
     assert (sized.model.layers, sized.model.width, sized.model.max_length) == (2, 256, 64)
-    assert (sized.training.batch_size, sized.training.steps) == (32, 200)
+    assert (sized.training.batch_size, sized.training.steps) == (32, 525)
     assert sized.model.dropout > 0
     assert shares_by_log(1_000)["validation_share"] > DataConfig().validation_share
 

@@ -3,8 +3,8 @@
 The defaults of the config are the paper's, for a log of hundreds of millions of users. A log of a few
 thousand users needs a small model, a short training, and a larger share of its users to evaluate on. A config
 with `sizes_by_log` asks for the rules below. The sizes are those of the configs made by hand for three logs.
-The learning rate of small logs was chosen on a fifth of their users, on splits one window before the
-evaluation window (docs/log.md). Nothing is measured on large logs.
+Learning rate and epochs of small logs were chosen on seven whole logs, on splits one or two windows before
+the evaluation window (docs/log.md). Nothing is measured on large logs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ import math
 from typing import Any, NamedTuple
 
 FEW_USERS = 100_000
-"""With fewer training users a model overfits: it gets dropout, weight decay and small steps."""
+"""With fewer training users a model overfits: it gets dropout and weight decay."""
+
+FEW_EVENTS = 1_000_000
+"""With fewer events of training users it gets small steps."""
 
 SHARES = ("evaluation_share", "validation_share")
 """Settings of the section data that ingest fills in."""
@@ -58,7 +61,8 @@ def settings_by_log(log: LogSize) -> dict[str, dict[str, Any]]:
     if log.events >= 10**9:
         layers, width = 6, 768
     batch = _power_of_two(log.users / 32, 32, 512)
-    steps = min(max(200, 8 * log.users // batch), 100_000)
+    epoch = log.users / batch
+    steps = round(min(max(200, 8 * epoch, min(24 * epoch, 4_000)), 100_000))
     random = _power_of_two(log.items / 2, 256, 8192)
     return {
         "model": {
@@ -79,9 +83,9 @@ def settings_by_log(log: LogSize) -> dict[str, dict[str, Any]]:
         "training": {
             "batch_size": batch,
             "steps": steps,
-            "learning_rate": 3e-4 if few else 1e-3,
+            "learning_rate": 3e-4 if log.events < FEW_EVENTS else 1e-3,
             "weight_decay": 0.1 if few else 0.01,
-            "checkpoint_every": max(steps // 8, 1),
+            "checkpoint_every": max(steps // 16, 1),
             "log_every": max(steps // 16, 1),
         },
     }

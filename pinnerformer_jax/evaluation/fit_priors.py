@@ -2,15 +2,16 @@
 
 At each earlier split, validation users are embedded from their events up to it, and their positives in the
 window after it are targets. Nothing after t is read, and no evaluation user. The weights and half-lives with
-the highest Recall@10 win, over all items and over new items alike. A prior that gains nothing on users who
-did not choose its weight is left out.
+the highest discounted gain win, over all items and over new items alike: a target at rank r counts
+1 / log2(1 + r). With few users this chooses better than Recall@10, which sees only who passes rank 10
+(docs/log.md).
 
-Dimensions: R rows (a validation user at a split), N items, C candidates of a row.
+Dimensions: N items; C candidates of a row, which is a validation user at a split. [H, A, Q, B] is the grid:
+half-lives and weights of the own counts, then of popularity.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -29,13 +30,8 @@ OWN_HALF_LIVES = (1.0, 7.0, 30.0, 90.0, 180.0, 360.0)
 """Days."""
 NEAREST, POPULAR = 500, 200
 """Items beside the user's own that compete: so many nearest, and so many most popular by each half-life."""
-K = 10
-FOLDS = 5
-"""A prior's gain is measured on users who did not choose its weight. Of few users, the best of hundreds of
-places on the grid gains something by chance."""
-
-_Family = tuple[slice, slice]
-"""The own weights and the popularity weights that may be chosen."""
+K = 50
+"""Places of a list that count."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +42,8 @@ class Fit:
     rows: int
     users: int
     splits: int
-    recall: tuple[float, float]  # Recall@10 over all items, of the inner product alone and with priors
-    new_recall: tuple[float, float]  # likewise over new items
+    gain: tuple[float, float]  # over all items, of the inner product alone and with priors
+    new_gain: tuple[float, float]  # likewise over new items
 
     @property
     def sentence(self) -> str:
@@ -56,8 +52,8 @@ class Fit:
             return "no priors were fitted: no validation user has a target at an earlier split"
         return (
             f"fitted on {self.users:,} validation users at {self.splits} earlier splits ({self.rows:,} "
-            f"rows): recall@10 there {self.recall[0]:.3f} alone, {self.recall[1]:.3f} with priors; "
-            f"new items {self.new_recall[0]:.3f}, {self.new_recall[1]:.3f}"
+            f"rows): discounted gain there {self.gain[0]:.3f} alone, {self.gain[1]:.3f} with priors; "
+            f"new items {self.new_gain[0]:.3f}, {self.new_gain[1]:.3f}"
         )
 
 
@@ -79,62 +75,35 @@ def fit_priors(model: Evaluator) -> Fit:
     Args:
         model: on the evaluation data of the prepared folder; only its validation users are read.
     """
-    rows: list[_Row] = []
-    users: set[int] = set()
-    splits = 0
     half_lives = popularity_half_lives(model.data.window_days)
-    for data in model.data.earlier:
-        splits += 1
-        users |= set(data.protocol.users.tolist())
-        rows += _rows(model.on(data), half_lives)
+    rows = [row for data in model.data.earlier for row in _rows(model.on(data), half_lives)]
     if not rows:
         return Fit(Priors(), 0, 0, 0, (np.nan, np.nan), (np.nan, np.nan))
-    hits = [
-        _recalls(row) for row in tqdm(rows, desc="fitting priors", unit="user", leave=False, disable=None)
-    ]
-    full, new = (np.stack(part) for part in zip(*hits, strict=True))  # [R, H, A, Q, B]
-    best = _choose(full, new, np.array([row.user for row in rows]))
+    full = np.zeros((len(OWN_HALF_LIVES), len(OWN_WEIGHTS), len(half_lives), len(POPULARITY_WEIGHTS)))
+    new, new_rows = np.zeros(full.shape), 0
+    for row in tqdm(rows, desc="fitting priors", unit="user", leave=False, disable=None):
+        of_full, of_new = _gains(row)
+        full += of_full / len(rows)
+        if of_new is not None:
+            new, new_rows = new + of_new, new_rows + 1
+    new /= max(new_rows, 1)
+    best = tuple(int(k) for k in np.unravel_index((full + new).argmax(), full.shape))
     own_life, own, popularity_life, popularity = best
     priors = Priors(
         OWN_WEIGHTS[own], OWN_HALF_LIVES[own_life],
         POPULARITY_WEIGHTS[popularity], half_lives[popularity_life], _share(model.data.timelines),
     )  # fmt: skip
     alone = (0, 0, 0, 0)
-
-    def mean(values: np.ndarray) -> tuple[float, float]:
-        return float(np.nanmean(values[:, *alone])), float(np.nanmean(values[:, *best]))
-
-    return Fit(priors, len(rows), len(users), splits, mean(full), mean(new))
+    return Fit(
+        priors, len(rows), len({row.user for row in rows}), len(model.data.earlier),
+        (float(full[alone]), float(full[best])), (float(new[alone]), float(new[best])),
+    )  # fmt: skip
 
 
 def _share(timelines: Timelines) -> float:
     """Share of the users whose events popularity counts: the training users."""
     training = sum(int((shard.role == TRAIN).sum()) for shard in timelines.shards)
     return training / sum(shard.users for shard in timelines.shards)
-
-
-def _choose(full: np.ndarray, new: np.ndarray, user: np.ndarray) -> tuple[int, ...]:
-    """The place of the best priors on the grid [H, A, Q, B], from the recalls of each row; place 0 of A and B
-    is weight zero."""
-    new_rows = np.maximum((~np.isnan(new[:, 0, 0, 0, 0])).sum(), 1)
-    of_row = full / len(full) + np.nan_to_num(new) / new_rows  # the sum over rows is the objective
-    users, owner = np.unique(user, return_inverse=True)
-    value = np.zeros((len(users), *of_row.shape[1:]))  # the rows of one user are not independent
-    np.add.at(value, owner, of_row)
-    fold = np.arange(len(users)) % FOLDS
-
-    def best(family: _Family, chosen_on: np.ndarray) -> tuple[int, ...]:
-        own, popularity = family
-        part = value[chosen_on].sum(axis=0)[:, own, :, popularity]
-        return tuple(int(k) for k in np.unravel_index(part.argmax(), part.shape))
-
-    def held_out(family: _Family) -> float:
-        """The value of all users, each at the place that the users of the other folds choose."""
-        return sum(value[fold == k][:, *best(family, fold != k)].sum() for k in range(FOLDS))
-
-    zero, whole = slice(0, 1), slice(None)
-    families = (zero, zero), (zero, whole), (whole, zero), (whole, whole)
-    return best(max(families, key=held_out), np.full(len(users), True))  # of equals, the simplest
 
 
 def _rows(model: Evaluator, half_lives: Sequence[float]) -> Iterator[_Row]:
@@ -169,26 +138,24 @@ def _rows(model: Evaluator, half_lives: Sequence[float]) -> Iterator[_Row]:
         )
 
 
-def _recalls(row: _Row) -> tuple[np.ndarray, np.ndarray]:
-    """Recall@10 over all candidates, and over new ones, for each point of the grid, [H, A, Q, B] each; NaN if
-    the row has no new target."""
+def _gains(row: _Row) -> tuple[np.ndarray, np.ndarray | None]:
+    """Discounted gain of the targets among all candidates, and of new ones among the new, for each point of
+    the grid, [H, A, Q, B] and [Q, B]; None if no target is new."""
     a = np.array(OWN_WEIGHTS, np.float32)
     b = np.array(POPULARITY_WEIGHTS, np.float32)
     own = a[None, :, None] * row.own[:, None, :].astype(np.float32)  # [H, A, C]
     popular = b[None, :, None] * row.popularity[:, None, :].astype(np.float32)  # [Q, B, C]
     others = row.inner.astype(np.float32) + popular
-    full = np.empty((*own.shape[:2], *popular.shape[:2]), np.float32)
-    for h, k in itertools.product(*map(range, own.shape[:2])):
-        full[h, k] = _recall(others + own[h, k], row.target)
+    full = np.stack([np.stack([_gain(others + added, row.target) for added in life]) for life in own])
     unseen = ~row.touched
-    new = _recall(others[..., unseen], row.target[unseen])
-    return full, np.broadcast_to(new, full.shape)
+    wanted = row.target[unseen]
+    return full, _gain(others[..., unseen], wanted) if wanted.any() else None
 
 
-def _recall(scores: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Recall@10, [...], by scores [..., C]; NaN if there is no target."""
-    if not target.any():
-        return np.full(scores.shape[:-1], np.nan, np.float32)
+def _gain(scores: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Mean discounted gain of the targets, [...], by scores [..., C]: of each 1 / log2(2 + number of candidates
+    with a higher score), or 0 if these are K or more."""
     k = min(K, scores.shape[-1])
-    least = np.partition(scores, -k, axis=-1)[..., -k]
-    return (scores[..., target] >= least[..., None]).mean(axis=-1)
+    top = np.partition(scores, -k, axis=-1)[..., -k:]
+    above = np.count_nonzero(top[..., None, :] > scores[..., target][..., None], axis=-1)
+    return np.where(above < k, 1 / np.log2(above + 2), 0).mean(axis=-1)
