@@ -11,7 +11,7 @@ from pinnerformer_jax.config import Config, DataConfig, ModelConfig, PositiveRul
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.data.timelines import EVALUATION, VALIDATION, Timelines
-from pinnerformer_jax.evaluation.comparison import full_recall
+from pinnerformer_jax.evaluation.comparison import of_full_catalogue
 from pinnerformer_jax.evaluation.evaluator import EvaluationData, Evaluator
 from pinnerformer_jax.evaluation.fit_priors import fit_priors
 from pinnerformer_jax.evaluation.validation_recall import validation_recall
@@ -173,7 +173,8 @@ def test_recall_that_chooses_checkpoints_is_of_validation_users(tmp_path, capsys
     embedder = Embedder(graphdef, params, model.data.catalog.features)
     total = weight = 0.0
     for data in model.data.earlier:
-        recall = full_recall(Evaluator(data, embedder, 8).scorer, data.protocol, data.config.evaluation)
+        scorer, settings = Evaluator(data, embedder, 8).scorer, data.config.evaluation
+        recall = of_full_catalogue(scorer, data.protocol, settings, "recall", 10)
         total, weight = total + recall.total.sum(), weight + recall.weight.sum()
     assert measure(graphdef, params)[0] == pytest.approx(total / weight)
     few = write(tmp_path / "few", *habits(validation=5))

@@ -22,7 +22,7 @@ import numpy as np
 from pinnerformer_jax.data.positives import positive_table
 from pinnerformer_jax.data.ragged import owners
 from pinnerformer_jax.data.timelines import TRAIN, Timelines
-from pinnerformer_jax.evaluation.comparison import Scorer, full_recall, inner_products
+from pinnerformer_jax.evaluation.comparison import CHOICE_K, Scorer, inner_products, of_full_catalogue
 from pinnerformer_jax.evaluation.counts import (
     own_counts,
     popularity_counts,
@@ -69,7 +69,8 @@ class Constants(NamedTuple):
 
 
 def choose_constants(splits: Sequence[EvaluationData]) -> Constants:
-    """The constants with the highest Recall@10 over the full catalogue; each is chosen on its own.
+    """The constants with the highest NDCG over the full catalogue, since the priors are chosen by discounted
+    gain too (`fit_priors`); each is chosen on its own.
 
     Args:
         splits: validation users at splits before t, see `EvaluationData.earlier`; none: the defaults.
@@ -81,7 +82,7 @@ def choose_constants(splits: Sequence[EvaluationData]) -> Constants:
         totals = np.zeros(len(values))
         for data in splits:
             totals += [
-                full_recall(scorer, data.protocol, data.config.evaluation).total.sum()
+                of_full_catalogue(scorer, data.protocol, data.config.evaluation, "ndcg", CHOICE_K).total.sum()
                 for scorer in scorers(data)
             ]
         return values[int(totals.argmax())]

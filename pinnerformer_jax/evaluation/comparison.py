@@ -41,6 +41,8 @@ SERVED = "served"
 PAPER_K = 10
 """k of the paper's recall and coverage."""
 ENTROPY_K = 50
+CHOICE_K = 50
+"""Places of a list that count where validation users choose the priors and the constants of the baselines."""
 MAX_SCORES = 1 << 25
 """Scores of a chunk of users, b * N, at most."""
 BUCKETS = (1, 5, 10, 20, 50, 100, 256)
@@ -172,11 +174,18 @@ def evaluate_method(
     return MethodMetrics(joined, shown[protocol.index])
 
 
-def full_recall(scorer: Scorer, protocol: Protocol, config: EvaluationConfig) -> Statistic:
-    """Recall@10 over the full catalogue, of one method."""
-    at_10 = dataclasses.replace(config, cutoffs=(PAPER_K,))
+def of_full_catalogue(
+    scorer: Scorer, protocol: Protocol, config: EvaluationConfig, metric: str, k: int
+) -> Statistic:
+    """One metric of one method over the full catalogue.
+
+    Args:
+        metric: "recall", "ndcg" or "hit".
+        k: places of a list that count.
+    """
+    at_k = dataclasses.replace(config, cutoffs=(k,))
     parts = [
-        _full_and_new(scores, places, protocol, at_10)["full", f"recall@{PAPER_K}"]
+        _full_and_new(scores, places, protocol, at_k)["full", f"{metric}@{k}"]
         for places, scores in in_chunks(scorer, protocol, config)
     ]
     return Statistic(*(np.concatenate(column) for column in zip(*parts, strict=True)))

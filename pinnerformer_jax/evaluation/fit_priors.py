@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pinnerformer_jax.data.timelines import TRAIN, Timelines
+from pinnerformer_jax.evaluation.comparison import CHOICE_K
 from pinnerformer_jax.evaluation.counts import own_counts, popularity_counts, popularity_half_lives
 from pinnerformer_jax.evaluation.evaluator import Evaluator
 from pinnerformer_jax.retrieval import exact
@@ -30,8 +31,6 @@ OWN_HALF_LIVES = (1.0, 7.0, 30.0, 90.0, 180.0, 360.0)
 """Days."""
 NEAREST, POPULAR = 500, 200
 """Items beside the user's own that compete: so many nearest, and so many most popular by each half-life."""
-K = 50
-"""Places of a list that count."""
 
 
 @dataclass(frozen=True)
@@ -153,9 +152,9 @@ def _gains(row: _Row) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def _gain(scores: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Mean discounted gain of the targets, [...], by scores [..., C]: of each 1 / log2(2 + number of candidates
-    with a higher score), or 0 if these are K or more."""
-    k = min(K, scores.shape[-1])
+    """Mean discounted gain of the targets, [...], by scores [..., C]: of each 1 / log2(2 + candidates with a
+    higher score), or 0 if these are CHOICE_K or more."""
+    k = min(CHOICE_K, scores.shape[-1])
     top = np.partition(scores, -k, axis=-1)[..., -k:]
     above = np.count_nonzero(top[..., None, :] > scores[..., target][..., None], axis=-1)
     return np.where(above < k, 1 / np.log2(above + 2), 0).mean(axis=-1)

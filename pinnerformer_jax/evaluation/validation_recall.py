@@ -14,7 +14,7 @@ from flax import nnx
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.timelines import Timelines
-from pinnerformer_jax.evaluation.comparison import full_recall
+from pinnerformer_jax.evaluation.comparison import PAPER_K, of_full_catalogue
 from pinnerformer_jax.evaluation.evaluator import EvaluationData, Evaluator
 from pinnerformer_jax.model.inference import Embedder
 
@@ -53,7 +53,9 @@ class ValidationRecall:
         embedder = Embedder(graphdef, params, features, self._split and self._split(features))
         model = Evaluator(self._data, embedder, self._data.config.model.max_length)
         recalls = [
-            full_recall(model.on(data).scorer, data.protocol, data.config.evaluation).total
+            of_full_catalogue(
+                model.on(data).scorer, data.protocol, data.config.evaluation, "recall", PAPER_K
+            ).total
             for data in self._data.earlier
         ]
         of_each = np.concatenate(recalls)  # every user of an earlier split has a target
