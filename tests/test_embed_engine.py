@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sys
 from importlib.util import find_spec
 
 import pytest
@@ -14,6 +15,8 @@ from pinnerformer_jax.serving.part_engines import run_in_parts
 from pinnerformer_jax.serving.plan import Job
 from pinnerformer_jax.workers import Call, by_processes
 
+# Ray forks to start its processes; the verb uses no device before.
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:RuntimeWarning")
 needs_ray = pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed")
 embed_part = part_engines._part
 
@@ -24,9 +27,10 @@ def run_of_rows(tmp_path_factory):
 
 
 @pytest.fixture
-def ray():
+def ray(monkeypatch):
     import ray
 
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # Ray's workers import this file
     yield ray
     ray.shutdown()
 
@@ -78,8 +82,10 @@ def test_processes_give_the_bytes_of_one_run(run_of_rows, tmp_path, monkeypatch)
 @pytest.mark.slow
 @needs_ray
 def test_ray_gives_the_bytes_of_one_run(run_of_rows, tmp_path, monkeypatch, ray):
-    assert check_bytes("ray", run_of_rows, tmp_path, monkeypatch) == [
-        "part 1/2: group 0 of 5: 8 users",
+    first, *others = check_bytes("ray", run_of_rows, tmp_path, monkeypatch)
+    # What a worker said just before it died may be lost.
+    assert first in ("part 1/2: group 0 of 5: 8 users", "part 1/2: group 0 of 5: made before")
+    assert others == [
         "part 1/2: group 2 of 5: 8 users",
         "part 1/2: group 4 of 5: 1 users",
         "part 2/2: group 1 of 5: 8 users",
@@ -92,7 +98,7 @@ def test_ray_gives_the_bytes_of_one_run(run_of_rows, tmp_path, monkeypatch, ray)
 @pytest.mark.slow
 @needs_ray
 def test_a_worker_of_ray_whose_jax_has_no_gpu(run_of_rows, tmp_path, ray):
-    ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
     said = []
     with pytest.raises(
         ValueError, match=r"JAX finds no GPU on .*: pip install 'pinnerformer_jax\[gpu\]' there"
