@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import os
+import socket
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -134,6 +135,7 @@ def start_ray(address: str | None) -> list[dict[str, float]]:
     except ImportError:
         raise ValueError("--engine ray needs Ray: pip install 'pinnerformer_jax[ray]'") from None
     if not ray.is_initialized():
+        _check_address(address)
         # What the parts make goes through files, not through Ray's memory.
         here = {} if address else {"object_store_memory": 10**8, "include_dashboard": False}
         try:
@@ -141,6 +143,17 @@ def start_ray(address: str | None) -> list[dict[str, float]]:
         except Exception as error:
             raise ValueError(f"--ray-address {address}: {str(error).splitlines()[0]}") from None
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _check_address(address: str | None) -> None:
+    """Ray itself looks for minutes for a cluster that is not there."""
+    host, colon, port = (address or "").rpartition(":")
+    if not colon or "://" in host:  # what else Ray takes, such as "auto"
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--ray-address {address}: nothing answers there ({error})") from None
 
 
 def _attempt(folder: str, call: Call) -> Iterator[tuple[str, Any]]:

@@ -95,6 +95,13 @@ def test_ray_gives_the_bytes_of_one_run(run_of_rows, tmp_path, monkeypatch, ray)
         run_in_parts(Job(run_of_rows, tmp_path / "many"), "ray", gpus=3)
 
 
+@needs_ray
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:port"])
+def test_no_cluster_at_the_address(address, tmp_path):
+    with pytest.raises(ValueError, match=f"--ray-address {address}: nothing answers there"):
+        run_in_parts(Job(tmp_path, tmp_path, date=day(1)), "ray", ray_address=address)
+
+
 @pytest.mark.slow
 @needs_ray
 def test_a_worker_of_ray_whose_jax_has_no_gpu(run_of_rows, tmp_path, ray):
