@@ -154,10 +154,11 @@ def test_who_gets_which_gpus(tmp_path, monkeypatch, asked, gpus_of_each, parts):
 
     monkeypatch.setattr(part_engines, "by_processes", by_processes)
     workers, gpus = asked
-    job = Job(tmp_path, tmp_path, date=day(1))
+    job = Job(tmp_path, tmp_path, date=day(1), store=f"lmdb:{tmp_path}")
     assert run_in_parts(job, "processes", workers, gpus=gpus, report=lambda line: None) == "state"
     [(calls, places)] = given
     assert [place["CUDA_VISIBLE_DEVICES"] for place in places] == gpus_of_each
+    assert {call.arguments[0].store for call in calls} == {None}
     assert [call.arguments[1:] for call in calls] == [(part, parts, gpus or 1) for part in range(parts)]
     with pytest.raises(ValueError, match="--gpus 4: more than the 3 GPUs that JAX finds on this machine"):
         run_in_parts(job, "processes", gpus=4)

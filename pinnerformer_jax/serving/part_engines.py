@@ -19,6 +19,7 @@ import jax
 from pinnerformer_jax.runtime import set_up_process
 from pinnerformer_jax.serving.daily import ActiveUsersOnly, run, run_part
 from pinnerformer_jax.serving.plan import Job, date_of
+from pinnerformer_jax.serving.stores import open_store
 from pinnerformer_jax.workers import Call, Engine, by_processes, by_ray, start_ray
 
 
@@ -50,7 +51,10 @@ def run_in_parts(
         OSError: likewise.
         ValueError: likewise; Ray is not installed or not there; no machine has so many GPUs; a part failed.
     """
+    if job.store:
+        open_store(job.store)  # a wrong URL is refused before the work
     job = dataclasses.replace(job, date=date_of(job))  # a new day may begin meanwhile
+    shared = dataclasses.replace(job, store=None)  # workers need no password
     if engine == "ray":
         machines = start_ray(ray_address)
         gpus = int(any(machine.get("GPU", 0) >= 1 for machine in machines)) if gpus is None else gpus
@@ -73,7 +77,7 @@ def run_in_parts(
         count = workers or len(places)
         embed = partial(by_processes, places=places)
     report(f"embedding in {count} parts, each {f'with {gpus} GPU' if gpus else 'on CPU'}")
-    calls = [Call(f"part {part + 1}/{count}", _part, (job, part, count, gpus)) for part in range(count)]
+    calls = [Call(f"part {part + 1}/{count}", _part, (shared, part, count, gpus)) for part in range(count)]
     began, done = time.perf_counter(), 0
     with contextlib.closing(embed(calls, report)) as ends:
         for embeds_all in ends:
