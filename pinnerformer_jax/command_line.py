@@ -79,6 +79,25 @@ def share(text: str) -> tuple[int, int]:
     return int(number) - 1, int(of)
 
 
+def add_engine(parser: argparse.ArgumentParser, engine: str, workers: str) -> None:
+    """Add --engine, --workers and --ray-address; the texts say what the first two mean for the verb."""
+    parser.add_argument("--engine", choices=("processes", "ray"), help=engine)
+    parser.add_argument("--workers", type=count, metavar="N", help=workers)
+    parser.add_argument(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="of a running cluster with shared folders; else Ray runs here",
+    )
+
+
+def check_engine(parser: argparse.ArgumentParser, values: argparse.Namespace) -> None:
+    """End the process with code 2 if flags of `add_engine` lack those that they go with."""
+    if (values.workers or values.ray_address) and not values.engine:
+        parser.error("--workers and --ray-address go with --engine")
+    if values.ray_address and values.engine != "ray":
+        parser.error("--ray-address goes with --engine ray")
+
+
 @contextlib.contextmanager
 def errors_as_messages() -> Generator[None, None, None]:
     """Wrong input (ValueError, OSError) ends the process with its message on stderr and code 2."""

@@ -2,6 +2,7 @@
 
     python -m pinnerformer_jax.embed --workdir RUN --snapshots DIR [--events LOG ... --date DAY]
     python -m pinnerformer_jax.embed --workdir RUN --snapshots DIR --users FILE
+    python -m pinnerformer_jax.embed --workdir RUN --snapshots DIR --engine processes | ray
     python -m pinnerformer_jax.embed --snapshots DIR --rollback [STATE]
     ... --store lmdb:DIR | redis://USER:PASSWORD@HOST:PORT/DB
 
@@ -21,7 +22,8 @@ those that their texts give if ingest built the run's. They are recommended from
 histories with the events of that night's log and later ones.
 
 --part I/N embeds a share of the users, on as many machines or GPUs as there are shares; the same command
-without it then makes the state, with the same bytes. docs/parts.md says more.
+without it then makes the state, with the same bytes. --engine runs the shares, one a GPU, by processes of
+this machine or by a Ray cluster, and then makes the state. docs/parts.md says more.
 
 RUN's prepared folder must still be there: its catalogue numbers the items. If it was moved, name it with
 --data.prepared.
@@ -37,21 +39,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pinnerformer_jax.command_line import errors_as_messages, share
+from pinnerformer_jax.command_line import add_engine, check_engine, count, errors_as_messages, share
 from pinnerformer_jax.remote_files import path_or_url
 from pinnerformer_jax.runtime import set_up_process
 from pinnerformer_jax.serving import state, store
 from pinnerformer_jax.serving.daily import run, run_part
+from pinnerformer_jax.serving.part_engines import run_in_parts
 from pinnerformer_jax.serving.plan import Job
 from pinnerformer_jax.serving.stores import open_store
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb; the exit code."""
-    values: dict[str, Any] = vars(_parser().parse_args(argv))
+    parser = _parser()
+    given = parser.parse_args(argv)
+    check_engine(parser, given)
+    values: dict[str, Any] = vars(given)
     rollback, part = values.pop("rollback"), values.pop("part")
+    engine = [values.pop(name) for name in ("engine", "workers", "ray_address", "gpus")]
     if part and (values["store"] or rollback is not None):
-        _parser().error("--part publishes nothing: without --store and --rollback")
+        parser.error("--part publishes nothing: without --store and --rollback")
+    if part and engine[0]:
+        parser.error("--part embeds one share here; --engine embeds all of them")
+    if engine[0] and rollback is not None:
+        parser.error("--rollback embeds nothing: without --engine")
+    if engine[-1] is not None and not engine[0]:
+        parser.error("--gpus goes with --engine")
     if rollback is not None:
         with errors_as_messages():
             old, new = state.rollback(values["snapshots"], rollback or None)
@@ -62,14 +75,16 @@ def main(argv: Sequence[str] | None = None) -> int:
                     print(store.publish_users(open_store(values["store"]), values["snapshots"], served))
         return 0
     if values["workdir"] is None:
-        _parser().error("--workdir DIR is needed")
+        parser.error("--workdir DIR is needed")
     values["events"] = tuple(values["events"])
     set_up_process()
     with errors_as_messages():
+        job = Job(**values)
         if part:
-            run_part(Job(**values), part)
+            for line in run_part(job, part):
+                print(line)
             return 0
-        name = run(Job(**values))
+        name = run_in_parts(job, *engine) if engine[0] else run(job)
     print(f"published {values['snapshots'] / name}")
     return 0
 
@@ -106,6 +121,16 @@ def _parser() -> argparse.ArgumentParser:
         help="embed the I-th of N shares of all users, from 1 on, and publish nothing: the same command "
         "without --part takes these vectors. For the first state of a model, or with --everyone",
     )  # fmt: skip
+    add_engine(
+        parser,
+        "embed all users in shares, by processes here or by Ray, and then make and publish the state; where "
+        "only active users are embedded, this process does it alone",
+        "shares of the users (default: one for each GPU that is there; without GPUs one a machine)",
+    )
+    parser.add_argument(
+        "--gpus", type=_whole, metavar="G",
+        help="GPUs of a share (default: 1 if there are any; 0: on CPU)",
+    )  # fmt: skip
     parser.add_argument("--everyone", action="store_true", help="embed all users")
     parser.add_argument(
         "--tombstones", type=Path, metavar="FILE",
@@ -141,6 +166,10 @@ def _parser() -> argparse.ArgumentParser:
         "nothing else",
     )  # fmt: skip
     return parser
+
+
+def _whole(text: str) -> int:
+    return 0 if text == "0" else count(text)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pinnerformer_jax.command_line import count, errors_as_messages, parse, share
+from pinnerformer_jax.command_line import add_engine, check_engine, errors_as_messages, parse, share
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.contracts import format_time
 from pinnerformer_jax.data.timelines import Manifest
@@ -38,10 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         flags.error(f"--part goes with --stage {', '.join(_OF_MANY)}")
     if values.stage and values.engine:
         flags.error("--stage runs a part of the work here; --engine runs all of it")
-    if (values.workers or values.ray_address) and not values.engine:
-        flags.error("--workers and --ray-address go with --engine")
-    if values.ray_address and values.engine != "ray":
-        flags.error("--ray-address goes with --engine ray")
+    check_engine(flags, values)
     with errors_as_messages():
         if values.stage and values.stage != "finish":
             return _run_stage(config, values.stage, values.part or (0, 1))
@@ -61,13 +58,7 @@ _OF_MANY = ("scatter", "merge", "count", "gather")
 
 def _flags() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(add_help=False)
-    flags.add_argument(
-        "--engine", choices=("processes", "ray"), help="prepare in parts: by processes here, or by Ray"
-    )
-    flags.add_argument("--workers", type=count, metavar="N", help="parts that run at once; one a core")
-    flags.add_argument(
-        "--ray-address", metavar="A", help="of a running cluster with a shared folder; else Ray runs here"
-    )
+    add_engine(flags, "prepare in parts: by processes here, or by Ray", "parts that run at once; one a core")
     flags.add_argument(
         "--stage", choices=STAGES, help="run this stage alone, or the --part of it; in this order"
     )

@@ -29,10 +29,12 @@ import pinnerformer_jax as package
 from pinnerformer_jax.runtime import cpu_kind, leave_out_readers
 
 if find_spec("beartype"):  # a GPU machine may lack it
-    # All but config, which says itself what type a setting must have.
+    # All but config, which says itself what type a setting must have, and workers, whose generator is none
+    # for Ray once it is wrapped.
     stages = [f"pinnerformer_jax.{path.stem}" for path in Path(package.__file__).parent.iterdir()]
     install_import_hook(
-        [name for name in stages if name != "pinnerformer_jax.config"], "typechecking.checked"
+        [name for name in stages if name not in ("pinnerformer_jax.config", "pinnerformer_jax.workers")],
+        "typechecking.checked",
     )
 
 # Many tests, and the processes that they start, compile the same programs, and so does the next run.

@@ -7,7 +7,7 @@ import pinnerformer_jax
 
 ROOT = Path(pinnerformer_jax.__file__).parent
 
-BASE = ("config", "config_files", "remote_files", "files", "runtime", "command_line")
+BASE = ("config", "config_files", "remote_files", "files", "runtime", "workers", "command_line")
 STAGES = (
     "data",
     "ingestion",

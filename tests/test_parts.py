@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from logs import given, make_events, without_vectors, write_items, write_parquet
 
+from pinnerformer_jax import workers
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.ingest import main
 from pinnerformer_jax.ingestion import part_engines, part_job, parts
@@ -199,7 +200,7 @@ def die_at(stage, part, times, folder):
 
 def _by_forks(monkeypatch):
     """Processes that see the changes which a test made."""
-    monkeypatch.setattr(part_engines.multiprocessing, "get_context", lambda kind: multiprocessing)
+    monkeypatch.setattr(workers.multiprocessing, "get_context", lambda kind: multiprocessing)
 
 
 @pytest.mark.parametrize(("stage", "part"), [("scatter", 2), ("merge", 1), ("number", 0), ("gather", 0)])

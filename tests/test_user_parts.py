@@ -60,26 +60,24 @@ def test_everyone_of_a_later_day(run_of_rows, tmp_path, monkeypatch):
     shutil.copytree(one, many)
     job = {"date": day(TRAINED), "events": (write_log(tmp_path, ROWS, TRAINED),)}
     with pytest.raises(ValueError, match="--part: only the users with new events are embedded"):
-        daily.run_part(Job(run_of_rows, many, **job), (0, 2))
+        list(daily.run_part(Job(run_of_rows, many, **job), (0, 2)))
     job["everyone"] = True
     name = publish(run_of_rows, one, **job)
     sizes = counting(monkeypatch)
-    daily.run_part(Job(run_of_rows, many, **job), (0, 2), lambda line: None)
-    daily.run_part(Job(run_of_rows, many, **job), (1, 2), lambda line: None)
+    list(daily.run_part(Job(run_of_rows, many, **job), (0, 2)))
+    list(daily.run_part(Job(run_of_rows, many, **job), (1, 2)))
     assert sum(sizes) > len({row["user"] for row in of_days(ROWS, 0, TRAINED)}) * 0.9
     sizes.clear()
     assert publish(run_of_rows, many, **job) == name
     assert sizes == []
     assert contents(many / name) == contents(one / name)
-    said = []
-    daily.run_part(Job(run_of_rows, many, **job), (1, 2), said.append)
+    said = list(daily.run_part(Job(run_of_rows, many, **job), (1, 2)))
     assert said == [f"{name}: made before, of the same inputs"]
 
 
 def test_a_damaged_part_and_one_of_other_users(run_of_rows, tmp_path):
     job = Job(run_of_rows, tmp_path / "snapshots", date=day(TRAINED - 1))
-    said = []
-    daily.run_part(job, (0, 1), said.append)
+    said = list(daily.run_part(job, (0, 1)))
     [file, other, *_] = sorted(parts_folder(job.snapshots, "").rglob("users-*.parquet"))
     whole = file.read_bytes()
     shutil.copyfile(other, file)

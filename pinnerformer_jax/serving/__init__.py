@@ -2,6 +2,7 @@
 
 The job, in the order in which it happens:
   daily.py            the list of steps
+  part_engines.py     users embedded in parts by processes or Ray, then these steps
   trained_model.py    the run to embed with
   plan.py             1. what the state is made of: day, state before, log, deleted and requested users
   new_items.py        2. items that came after the training

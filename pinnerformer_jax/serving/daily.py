@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from pinnerformer_jax.config_files import digest
@@ -73,26 +73,32 @@ def run(job: Job, report: Callable[[str], None] = print) -> str:
     return plan.name
 
 
-def run_part(job: Job, part: tuple[int, int], report: Callable[[str], None] = print) -> None:
+class ActiveUsersOnly(ValueError):
+    """The job embeds only the users with new events, not in parts."""
+
+
+def run_part(job: Job, part: tuple[int, int]) -> Iterator[str]:
     """Embed a share of all users for a state, which `run` of the same job makes then: see user_parts.py.
 
     Args:
         job: what to run; nothing is published.
         part: (i, N): the i-th, from 0 on, of N shares.
-        report: gets what was done, line by line.
+
+    Returns:
+        What was done, in lines to show.
 
     Raises:
         FileNotFoundError: as for `run`.
         OSError: the disk is full.
-        ValueError: as for `run`; or the job embeds only the users with new events.
+        ValueError: as for `run`; or ActiveUsersOnly.
     """
     model = TrainedModel.load(job.workdir, job.checkpoint, job.prepared)
     plan = make_plan(job, model)
     if is_whole(job.snapshots, plan.name):
-        report(f"{plan.name}: made before, of the same inputs")
+        yield f"{plan.name}: made before, of the same inputs"
         return
     if not plan.embeds_all:
-        raise ValueError(
+        raise ActiveUsersOnly(
             "--part: only the users with new events are embedded, for which one run is enough; parts are for "
             "the first state of a model and for --everyone"
         )
@@ -105,8 +111,7 @@ def run_part(job: Job, part: tuple[int, int], report: Callable[[str], None] = pr
         items = write_new_items(plan, model, folder)
         events = write_events(plan, model, items, folder, work)
         embedder = model.embedder(items.features)
-        for line in write_user_parts(plan, model, embedder, events.histories, part):
-            report(line)
+        yield from write_user_parts(plan, model, embedder, events.histories, part)
 
 
 def build_state(plan: Plan, model: TrainedModel, folder: Path) -> Iterable[str]:

@@ -123,7 +123,7 @@ def make_plan(job: Job, model: TrainedModel) -> Plan:
 
     root = job.snapshots
     user_type = model.timelines.shards[0].user_ids.type
-    date = _date(job)
+    date = date_of(job)
     base = state.base_for(root, date, again=bool(job.events))
     if any(pattern.startswith("tfds:") for pattern in job.events):
         raise ValueError(f"--events {' '.join(job.events)}: a day's log is files, not a TFDS data set")
@@ -177,8 +177,8 @@ def make_plan(job: Job, model: TrainedModel) -> Plan:
     )
 
 
-def _date(job: Job) -> str:
-    """The day of the job, checked."""
+def date_of(job: Job) -> str:
+    """The day of the job, checked: ISO."""
     served = state.current(job.snapshots)
     if job.date is not None or job.events or served is None:
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
