@@ -15,8 +15,8 @@ numbered C... are returns: events, but no positives. The lines of an invoice sha
 equal values in all mapped columns are duplicates, whatever their quantities.
 
 Training takes three minutes on two quiet cores. Expected paper Recall@10: 0.086 +- 0.018 by the inner
-product alone; 0.187 +- 0.027 served, with the priors; counting what the customer bought before has 0.174. On
-new items 0.059 and 0.060; EASE has 0.068. One seed; docs/results.md has three, and the reasons.
+product alone; 0.187 +- 0.026 served, with the priors; counting what the customer bought before has 0.177. On
+new items 0.059 and 0.060; EASE has 0.073. One seed; docs/results.md has three, and the reasons.
 """
 
 import os

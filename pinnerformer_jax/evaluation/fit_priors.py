@@ -27,8 +27,8 @@ from pinnerformer_jax.retrieval.priors import Priors, kept_events
 
 OWN_WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 POPULARITY_WEIGHTS = (0.0, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
-OWN_HALF_LIVES = (1.0, 7.0, 30.0, 90.0, 180.0, 360.0)
-"""Days."""
+OWN_HALF_LIVES = (1.0, 7.0, 30.0, 90.0, 180.0, 360.0, 3600.0)
+"""Days; by the last one events hardly age."""
 NEAREST, POPULAR = 500, 200
 """Items beside the user's own that compete: so many nearest, and so many most popular by each half-life."""
 
