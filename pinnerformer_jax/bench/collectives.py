@@ -24,7 +24,6 @@ from pinnerformer_jax.training.state import create
 from pinnerformer_jax.training.step import compiler_options
 
 _KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-_SHOWN = ("all-reduce", "all-gather", "reduce-scatter")
 _INSTRUCTION = re.compile(rf"= (?P<shape>.+?) (?P<kind>{'|'.join(_KINDS)})(?:-start)?\(")
 
 

@@ -3,8 +3,8 @@
 The defaults of the config are the paper's, for a log of hundreds of millions of users. A log of a few
 thousand users needs a small model, a short training, and a larger share of its users to evaluate on. A config
 with `sizes_by_log` asks for the rules below. The sizes are those of the configs made by hand for three logs.
-Learning rate and epochs of small logs were chosen on seven whole logs, on splits one or two windows before
-the evaluation window (docs/log.md). Nothing is measured on large logs.
+Learning rate and epochs of small logs were chosen on four whole logs in seven forms, on splits one or two
+windows before the evaluation window (docs/log.md). Nothing is measured on logs of a million events or more.
 """
 
 from __future__ import annotations
