@@ -15,7 +15,6 @@ from pinnerformer_jax.config import (
     ColumnsConfig,
     Config,
     DataConfig,
-    EvaluationConfig,
     ItemsConfig,
     ModelConfig,
     ObjectiveConfig,
@@ -44,10 +43,15 @@ config = Config(
         topic="topic",
         without_events=True,
     ),
-    model=ModelConfig(layers=2, width=128, heads=4, max_length=64, output_dim=64, item_hidden=256),
-    objective=ObjectiveConfig(
-        positions=16, random_negatives=1024, in_batch_negatives=1024, initial_temperature=0.06
+    # Learning rate, weight decay, dropout, temperature and positions: the best of twenty trials of
+    # `pinnerformer tune`, on validation users at splits before t (docs/tuning.md).
+    model=ModelConfig(
+        layers=2, width=128, heads=4, max_length=64, output_dim=64, item_hidden=256, dropout=0.28
     ),
-    training=TrainingConfig(batch_size=128, steps=600, learning_rate=3e-3, checkpoint_every=200),
-    evaluation=EvaluationConfig(),
+    objective=ObjectiveConfig(
+        positions=11, random_negatives=1024, in_batch_negatives=1024, initial_temperature=0.077
+    ),
+    training=TrainingConfig(
+        batch_size=128, steps=600, learning_rate=2.4e-3, weight_decay=1.2e-3, checkpoint_every=100
+    ),
 )

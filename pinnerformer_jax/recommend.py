@@ -89,7 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="print a JSON object for each user")
     parser.add_argument(
-        "--hide-seen", action="store_true", help="leave out items of the user's newest events"
+        "--hide-seen",
+        action=argparse.BooleanOptionalAction,
+        help="leave out items of the user's newest events, or show them (default: as evaluate found better)",
     )
     parser.add_argument(
         "--store", metavar="URL",

@@ -234,6 +234,25 @@ def test_the_half_life_of_ones_own_is_chosen_on_validation_users(tmp_path):
     assert choose_constants(opened(path).earlier).own_half_life <= 60
 
 
+@pytest.mark.parametrize("back", [False, True])
+def test_what_a_user_had_is_left_out_where_nobody_comes_back(tmp_path, back):
+    """Half of the users walk through the items, a new one each week; or they do the same few again."""
+    users = {
+        f"{role}{k}": [event((k + (week % 3 if back else week)) % 30, 7 * week - 80) for week in range(13)]
+        for role in "vte"
+        for k in range(20)
+    }
+    roles = {name: {"v": VALIDATION, "e": EVALUATION}.get(name[0], TRAIN) for name in users}
+    data = opened(write_prepared(tmp_path / "p", users, T, roles=roles, items=30))
+    constants = choose_constants(data.earlier)
+    assert (constants.popularity_hides_seen, constants.ease_hides_seen) == (not back, not back)
+    found, history = baselines(data, constants), data.protocol.history
+    for name in ("popularity", "item_knn", "ease"):
+        scores = np.asarray(found[name](np.array([3])))[0]
+        had = np.isin(np.arange(30), history.item[history.offsets[3] : history.offsets[4]])
+        np.testing.assert_array_equal(np.isneginf(scores), had & (not back))
+
+
 def test_a_sample_of_the_training_users_where_there_are_too_many(world, monkeypatch):
     timelines, _, _ = world
     whole = interactions(timelines, table(timelines), 8).toarray()

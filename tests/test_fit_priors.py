@@ -11,14 +11,14 @@ from pinnerformer_jax.config import Config, DataConfig, ModelConfig, PositiveRul
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.data.timelines import EVALUATION, VALIDATION, Timelines
-from pinnerformer_jax.evaluation.comparison import of_full_catalogue
+from pinnerformer_jax.evaluation import validation_recall as module
 from pinnerformer_jax.evaluation.evaluator import EvaluationData, Evaluator
 from pinnerformer_jax.evaluation.fit_priors import fit_priors
 from pinnerformer_jax.evaluation.validation_recall import validation_recall
 from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.model.pinnerformer import PinnerFormer
 from pinnerformer_jax.model.towers import Sizes
-from pinnerformer_jax.retrieval.priors import FILE, Priors, write_priors
+from pinnerformer_jax.retrieval.priors import FILE, Priors, read_priors, write_priors
 
 T = 1_795_000_000
 ITEMS = 60
@@ -48,10 +48,10 @@ def write(path, users, roles):
     return write_prepared(path, users, T, roles=roles, items=ITEMS)
 
 
-def evaluator(path):
+def evaluator(path, embedder=None):
     config = Config(data=DataConfig(prepared=str(path), positives=(PositiveRule(action="like"),)))
     data = EvaluationData(config, Timelines.open(path), Catalog.open(path))
-    return Evaluator(data, Noise(), 16)
+    return Evaluator(data, embedder or Noise(), 16)
 
 
 def habits(seed=0, validation=30, days=120):
@@ -69,9 +69,42 @@ def habits(seed=0, validation=30, days=120):
 def test_own_items_are_weighed_where_people_come_back(tmp_path):
     fit = fit_priors(evaluator(write(tmp_path / "p", *habits())))
     assert fit.priors.own_weight > 0
+    assert not fit.priors.hide_seen
     assert fit.gain[1] > fit.gain[0] + 0.3
     assert (fit.users, fit.splits) == (30, 6)
     assert "30 validation users at 6 earlier splits" in fit.sentence
+
+
+class Nearest(Noise):
+    """A user's vector is that of the newest item, so that what the user had is nearest to it."""
+
+    def users(self, history, length):
+        return self.vectors[np.asarray(history.item)[np.arange(len(length)), np.asarray(length) - 1]]
+
+
+def walks(steps=14):
+    """Users who each week take the item nearest to the newest that they did not have."""
+    vectors, users = Nearest().vectors, {}
+    for k in range(40):
+        taken = [k]
+        for _ in range(steps - 1):
+            order = np.argsort(-vectors @ vectors[taken[-1]])
+            taken.append(int(order[~np.isin(order, taken)][0]))
+        users[f"u{k}"] = [event(item, 7 * (number - steps) + 10) for number, item in enumerate(taken)]
+    return users, {name: VALIDATION if k < 30 else EVALUATION for k, name in enumerate(users)}
+
+
+def test_what_a_user_had_is_hidden_where_nobody_comes_back(tmp_path):
+    model = evaluator(write(tmp_path / "p", *walks()), Nearest())
+    fit = fit_priors(model)
+    assert (fit.priors.hide_seen, fit.priors.own_weight) == (True, 0)
+    assert fit.gain[1] > fit.gain[0] + 0.1
+    assert fit.priors.formula.endswith(", of items that the user did not have")
+    places, history = np.array([1, 0]), model.data.protocol.history
+    scores = model.served(Priors(hide_seen=True))(places)
+    for place, row, inner in zip(places, scores, np.asarray(model.scorer(places)), strict=True):
+        had = np.isin(np.arange(ITEMS), history.item[history.offsets[place] : history.offsets[place + 1]])
+        np.testing.assert_array_equal(row, np.where(had, -np.inf, inner))
 
 
 def test_little_is_weighed_where_nothing_helps(tmp_path):
@@ -156,8 +189,26 @@ def test_priors_are_kept_in_the_run(tmp_path):
     assert written.pop("sha256")
     assert written == {
         "step": 200, "own_weight": 0.5, "own_half_life_days": 30.0, "popularity_weight": 0.25,
-        "popularity_half_life_days": 7.0, "popularity_share": 1.0, "note": "fitted somehow",
+        "popularity_half_life_days": 7.0, "popularity_share": 1.0, "hide_seen": False,
+        "note": "fitted somehow",
     }  # fmt: skip
+    write_priors(tmp_path, hiding := Priors(hide_seen=True), 200, "")
+    assert read_priors(tmp_path, 200) == (hiding, hiding.formula)
+
+
+def recalls(model, embedder):
+    """Mean recall@10 of the validation users, one by one: of all items, and of what they did not have."""
+    shown, hidden = [], []
+    for data in model.data.earlier:
+        scores = np.asarray(Evaluator(data, embedder, 8).scorer(np.arange(len(data.protocol.users))))
+        for place, row in enumerate(np.where(data.protocol.reachable, scores, -np.inf)):
+            _, number = data.protocol.targets.of(np.array([place]))
+            _, events = data.protocol.history.of(np.array([place]))
+            wanted, best = data.protocol.targets.item[number], np.argsort(-row)
+            unseen = best[~np.isin(best, data.protocol.history.item[events])]
+            shown.append(np.isin(wanted, best[:10]).mean())
+            hidden.append(np.isin(wanted, unseen[:10]).mean())
+    return np.mean(shown), np.mean(hidden)
 
 
 def test_recall_that_chooses_checkpoints_is_of_validation_users(tmp_path, capsys):
@@ -171,16 +222,23 @@ def test_recall_that_chooses_checkpoints_is_of_validation_users(tmp_path, capsys
     assert measure.users == 30 * len(model.data.earlier)
     graphdef, params = PinnerFormer(config, Sizes(8, 3, 3)).split()
     embedder = Embedder(graphdef, params, model.data.catalog.features)
-    total = weight = 0.0
-    for data in model.data.earlier:
-        scorer, settings = Evaluator(data, embedder, 8).scorer, data.config.evaluation
-        recall = of_full_catalogue(scorer, data.protocol, settings, "recall", 10)
-        total, weight = total + recall.total.sum(), weight + recall.weight.sum()
-    assert measure(graphdef, params)[0] == pytest.approx(total / weight)
+    shown, hidden = recalls(model, embedder)
+    assert 0 < hidden < shown  # people come back
+    assert measure(graphdef, params)[0] == pytest.approx(shown)
     few = write(tmp_path / "few", *habits(validation=5))
     assert validation_recall(evaluator(few).data.config) is None
     said = "recall@10 needs 100 users at earlier splits, each counted once a split, and there are 30"
     assert said in capsys.readouterr().out
+
+
+def test_recall_that_chooses_checkpoints_hides_what_users_had_where_nobody_comes_back(tmp_path, monkeypatch):
+    model = evaluator(write(tmp_path / "p", *walks(30)), Nearest())
+    monkeypatch.setattr(module, "Embedder", lambda *_: Nearest())
+    measure = validation_recall(model.data.config)
+    shown, hidden = recalls(model, Nearest())
+    assert hidden > shown + 0.1
+    graphdef, params = PinnerFormer(model.data.config, Sizes(8, 3, 3)).split()  # `Nearest` stands in for it
+    assert measure(graphdef, params)[0] == pytest.approx(hidden)
 
 
 def test_items_that_do_not_exist_yet_do_not_compete_at_an_earlier_split(tmp_path):

@@ -1,5 +1,7 @@
 """From an id to items."""
 
+import dataclasses
+import json
 import shutil
 import threading
 
@@ -8,8 +10,9 @@ import pyarrow as pa
 import pytest
 from daily_run import ITEMS, ROWS, TRAINED, day, make_run, of_days, publish, write_log
 
+from pinnerformer_jax.retrieval.priors import Priors
 from pinnerformer_jax.retrieval.scann_index import ScannIndex
-from pinnerformer_jax.serving import snapshot, state
+from pinnerformer_jax.serving import bulk, snapshot, state
 from pinnerformer_jax.serving.manifest import read_manifest, write_manifest
 from pinnerformer_jax.serving.recommender import Recommender
 from pinnerformer_jax.serving.store import publish_users
@@ -59,6 +62,22 @@ def test_seen_items_are_left_out(world):
     assert unseen == [item for item in every if item not in seen]
     first = recommender.recommend(USER, 1, exclude_seen=True).items
     assert [item.id for item in first] == unseen[:1]
+
+
+def test_seen_items_are_left_out_where_the_evaluation_found_that_better(world, snapshots):
+    name = state.current(snapshots)
+    manifest = read_manifest(snapshots, name)
+    (snapshots / name / "manifest.json").unlink()
+    write_manifest(snapshots / name, dataclasses.replace(manifest, priors=Priors(hide_seen=True)))
+    before, after = Recommender.open(world[2]), Recommender.open(snapshots)
+    for asked, wanted in ((None, True), (True, True), (False, False)):
+        found = after.recommend(USER, ITEMS, exclude_seen=asked)
+        assert found.items == before.recommend(USER, ITEMS, exclude_seen=wanted).items
+        assert found.formula.endswith("of items that the user did not have") == wanted
+    file = snapshots / "recs.jsonl"
+    bulk.write_recommendations(after, pa.array([USER]), ITEMS, file)
+    written = [json.loads(line)["item_id"] for line in file.read_text().splitlines()]
+    assert written == [item.id for item in after.recommend(USER, ITEMS).items]
 
 
 def test_a_cold_user_gets_what_is_popular(world):

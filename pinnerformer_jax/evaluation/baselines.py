@@ -22,7 +22,13 @@ import numpy as np
 from pinnerformer_jax.data.positives import positive_table
 from pinnerformer_jax.data.ragged import owners
 from pinnerformer_jax.data.timelines import TRAIN, Timelines
-from pinnerformer_jax.evaluation.comparison import CHOICE_K, Scorer, inner_products, of_full_catalogue
+from pinnerformer_jax.evaluation.comparison import (
+    CHOICE_K,
+    Scorer,
+    inner_products,
+    of_full_catalogue,
+    unseen_alone,
+)
 from pinnerformer_jax.evaluation.counts import (
     own_counts,
     popularity_counts,
@@ -66,11 +72,13 @@ class Constants(NamedTuple):
     popularity_half_life: float = 14.0  # days
     own_half_life: float = 60.0  # days
     ease_penalty: float = 300.0
+    popularity_hides_seen: bool = False  # leaves out what the user had
+    ease_hides_seen: bool = False  # likewise EASE and item-kNN
 
 
 def choose_constants(splits: Sequence[EvaluationData]) -> Constants:
     """The constants with the highest NDCG over the full catalogue, since the priors are chosen by discounted
-    gain too (`fit_priors`); each is chosen on its own.
+    gain too (`fit_priors`); each is chosen on its own, and whether what a user had is left out with it.
 
     Args:
         splits: validation users at splits before t, see `EvaluationData.earlier`; none: the defaults.
@@ -78,21 +86,25 @@ def choose_constants(splits: Sequence[EvaluationData]) -> Constants:
     if not splits:
         return Constants()
 
-    def best(values: Sequence[float], scorers: Callable[[EvaluationData], Iterator[Scorer]]) -> float:
-        totals = np.zeros(len(values))
-        for data in splits:
-            totals += [
-                of_full_catalogue(scorer, data.protocol, data.config.evaluation, "ndcg", CHOICE_K).total.sum()
-                for scorer in scorers(data)
-            ]
-        return values[int(totals.argmax())]
+    def gains(scorers: Callable[[EvaluationData], Iterator[Scorer]]) -> np.ndarray:
+        """float64 [2, values]: where all items compete, and without those that the user had."""
+
+        def both(scorer: Scorer, data: EvaluationData) -> list[float]:
+            found = of_full_catalogue(scorer, data.protocol, data.config.evaluation, "ndcg", CHOICE_K)
+            return [float(of_each.sum()) for of_each in found]
+
+        return np.sum([[both(scorer, data) for scorer in scorers(data)] for data in splits], axis=0).T
+
+    def best(of: np.ndarray, values: Sequence[float]) -> tuple[float, bool]:
+        hidden, number = np.unravel_index(of.argmax(), of.shape)
+        return values[number], bool(hidden)
 
     half_lives = popularity_half_lives(splits[0].window_days)
 
     def by_popularity(data: EvaluationData) -> Iterator[Scorer]:
         return map(same_for_all, _popularity(data, half_lives))
 
-    popularity_half_life = best(half_lives, by_popularity)
+    popularity_half_life, popularity_hides = best(gains(by_popularity), half_lives)
 
     @cache
     def popularity_of(data: EvaluationData) -> np.ndarray:
@@ -110,8 +122,9 @@ def choose_constants(splits: Sequence[EvaluationData]) -> Constants:
         used = profile(data.protocol, len(popularity))
         return (ease(used, touched, penalty, popularity, EASE_ITEMS_TUNED) for penalty in EASE_PENALTIES)
 
-    own_half_life = best(OWN_HALF_LIVES, by_own)
-    return Constants(popularity_half_life, own_half_life, best(EASE_PENALTIES, by_ease))
+    own_half_life = OWN_HALF_LIVES[int(gains(by_own)[0].argmax())]
+    ease_penalty, ease_hides = best(gains(by_ease), EASE_PENALTIES)
+    return Constants(popularity_half_life, own_half_life, ease_penalty, popularity_hides, ease_hides)
 
 
 def baselines(data: EvaluationData, constants: Constants) -> dict[str, Scorer]:
@@ -129,11 +142,16 @@ def baselines(data: EvaluationData, constants: Constants) -> dict[str, Scorer]:
         print(f"item-kNN and EASE are fitted on one training user in {step}", file=sys.stderr)
     touched, used = interactions(data.timelines, _positives(data), items), profile(protocol, items)
     knn = item_knn(used, neighbours(touched), popularity)
+
+    def served(scorer: Scorer, *, hides_seen: bool) -> Scorer:
+        return unseen_alone(scorer, protocol.history) if hides_seen else scorer
+
+    ease_hides = constants.ease_hides_seen
     return {
         "random": random_scores(items, data.config.evaluation.seed),
-        "popularity": same_for_all(popularity),
-        "item_knn": knn,
-        "ease": ease(used, touched, constants.ease_penalty, popularity),
+        "popularity": served(same_for_all(popularity), hides_seen=constants.popularity_hides_seen),
+        "item_knn": served(knn, hides_seen=ease_hides),
+        "ease": served(ease(used, touched, constants.ease_penalty, popularity), hides_seen=ease_hides),
         "own_most_frequent": own_most_frequent(own, popularity),
         "own_then_knn": own_then(own, popularity, knn),
         "last_items_mean": last_items_mean(protocol.history, features),

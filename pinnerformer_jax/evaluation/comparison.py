@@ -5,8 +5,7 @@ Dimensions: U evaluated users, b users of a chunk, N items, S statistics.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from pinnerformer_jax.config import EvaluationConfig
 from pinnerformer_jax.evaluation.metrics import (
     NO_PAIRS,
+    Pairs,
     coverage,
     coverage_curve,
     index_hits,
@@ -28,7 +28,7 @@ from pinnerformer_jax.evaluation.metrics import (
     ranks,
     retrieved,
 )
-from pinnerformer_jax.evaluation.protocol import Protocol
+from pinnerformer_jax.evaluation.protocol import History, Protocol
 from pinnerformer_jax.evaluation.results import Difference, LengthRow, MethodResults, MetricRow
 
 Scorer = Callable[[np.ndarray], jax.Array | np.ndarray]
@@ -71,6 +71,23 @@ def inner_products(users: np.ndarray, items: np.ndarray, mesh: Mesh | None = Non
     def score(places: np.ndarray) -> jax.Array:
         scores = multiply(users[places].astype(np.float32), split)  # its columns are split
         return jax.device_put(scores, jax.devices()[0])[:, : len(items)]
+
+    return score
+
+
+def unseen_alone(scorer: Scorer, history: History) -> Scorer:
+    """A scorer that leaves out what each user had: these items score -inf.
+
+    Args:
+        scorer: of all items.
+        history: of the evaluated users.
+    """
+
+    def score(places: np.ndarray) -> np.ndarray:
+        scores = np.array(scorer(places), np.float32)
+        owner, event = history.of(places)
+        scores[owner, history.item[event]] = -np.inf
+        return scores
 
     return score
 
@@ -176,19 +193,21 @@ def evaluate_method(
 
 def of_full_catalogue(
     scorer: Scorer, protocol: Protocol, config: EvaluationConfig, metric: str, k: int
-) -> Statistic:
-    """One metric of one method over the full catalogue.
+) -> tuple[np.ndarray, np.ndarray]:
+    """One metric of one method over the full catalogue, of all targets of each user, float64 [U]: where all
+    items compete, and where those that the user had are left out, so that targets among them are missed.
 
     Args:
-        metric: "recall", "ndcg" or "hit".
+        metric: "recall", "ndcg" or "hit_rate".
         k: places of a list that count.
     """
-    at_k = dataclasses.replace(config, cutoffs=(k,))
-    parts = [
-        _full_and_new(scores, places, protocol, at_k)["full", f"{metric}@{k}"]
-        for places, scores in in_chunks(scorer, protocol, config)
-    ]
-    return Statistic(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    kept, hidden = [], []
+    for places, scores in in_chunks(scorer, protocol, config):
+        user, number = protocol.targets.of(places)
+        targets, seen = (user, protocol.targets.item[number]), _seen(places, protocol)
+        for found, excluded in ((kept, NO_PAIRS), (hidden, seen)):
+            found.append(_ranked(scores, len(places), protocol, targets, excluded, (k,))[f"{metric}@{k}"])
+    return np.concatenate(kept), np.concatenate(hidden)
 
 
 def in_chunks(
@@ -230,21 +249,31 @@ def _full_and_new(
     """Metrics of a chunk over the catalogue: of all targets, and of the new ones among unseen items."""
     user, number = protocol.targets.of(places)
     item, new = protocol.targets.item[number], protocol.targets.new[number]
-    owner, event = protocol.history.of(places)
-    seen = owner, protocol.history.item[event]
+    seen = _seen(places, protocol)
     statistics = {}
     for kind, targets, excluded in (
         ("full", (user, item), seen if config.filter_seen else NO_PAIRS),
         ("new_items", (user[new], item[new]), seen),
     ):
-        ranking = rank_targets(
-            scores, jnp.asarray(protocol.reachable), targets, excluded, max(config.cutoffs)
-        )
-        rank = ranks(ranking)
-        for k in config.cutoffs:
-            for metric, values in ranking_metrics(rank, ranking.user, len(places), k).items():
-                statistics[kind, metric] = _mean(values)
+        found = _ranked(scores, len(places), protocol, targets, excluded, config.cutoffs)
+        statistics |= {(kind, metric): _mean(values) for metric, values in found.items()}
     return statistics
+
+
+def _seen(places: np.ndarray, protocol: Protocol) -> Pairs:
+    owner, event = protocol.history.of(places)
+    return owner, protocol.history.item[event]
+
+
+def _ranked(
+    scores: jax.Array, users: int, protocol: Protocol, targets: Pairs, excluded: Pairs, cutoffs: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """float64 [b] of each metric, see `ranking_metrics`, over the catalogue without what is excluded."""
+    ranking = rank_targets(scores, jnp.asarray(protocol.reachable), targets, excluded, max(cutoffs))
+    rank, found = ranks(ranking), {}
+    for k in cutoffs:
+        found |= ranking_metrics(rank, ranking.user, users, k)
+    return found
 
 
 def intervals(statistics: list[Statistic], seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,13 @@ from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.data.timelines import EVALUATION, VALIDATION, Timelines
-from pinnerformer_jax.evaluation.comparison import MODEL, Scorer, evaluate_methods, inner_products
+from pinnerformer_jax.evaluation.comparison import (
+    MODEL,
+    Scorer,
+    evaluate_methods,
+    inner_products,
+    unseen_alone,
+)
 from pinnerformer_jax.evaluation.counts import own_counts, popularity_counts
 from pinnerformer_jax.evaluation.protocol import Protocol, build_protocol
 from pinnerformer_jax.evaluation.results import MethodResults
@@ -127,7 +133,7 @@ class Evaluator:
         return other
 
     def served(self, priors: Priors) -> Scorer:
-        """The score that is served: the inner product and the priors."""
+        """The score that is served: the inner product and the priors; -inf for what they hide."""
         data, items = self.data, len(self.item_vectors)
         if priors.none:
             return self.scorer
@@ -143,7 +149,7 @@ class Evaluator:
             added = priors.add(own[places].toarray(), popularity)
             return np.asarray(self.scorer(places)) + added.astype(np.float32)
 
-        return score
+        return unseen_alone(score, history) if priors.hide_seen else score
 
     def embed_users(self, users: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
         """float32 [U, D]: users, by their numbers in the timelines, int64 [U]; as of t, or after their first

@@ -4,7 +4,7 @@ At each earlier split, validation users are embedded from their events up to it,
 window after it are targets. Nothing after t is read, and no evaluation user. The weights and half-lives with
 the highest discounted gain win, over all items and over new items alike: a target at rank r counts
 1 / log2(1 + r). With few users this chooses better than Recall@10, which sees only who passes rank 10
-(docs/log.md).
+(docs/log.md). What a user had is hidden where the gain over all targets, those among it missed, is higher so.
 
 Dimensions: N items; C candidates of a row, which is a validation user at a split. [H, A, Q, B] is the grid:
 half-lives and weights of the own counts, then of popularity.
@@ -79,23 +79,27 @@ def fit_priors(model: Evaluator) -> Fit:
     if not rows:
         return Fit(Priors(), 0, 0, 0, (np.nan, np.nan), (np.nan, np.nan))
     full = np.zeros((len(OWN_HALF_LIVES), len(OWN_WEIGHTS), len(half_lives), len(POPULARITY_WEIGHTS)))
-    new, new_rows = np.zeros(full.shape), 0
+    hidden, new, new_rows = np.zeros(full.shape[2:]), np.zeros(full.shape[2:]), 0
     for row in tqdm(rows, desc="fitting priors", unit="user", leave=False, disable=None):
         of_full, of_new = _gains(row)
         full += of_full / len(rows)
         if of_new is not None:
             new, new_rows = new + of_new, new_rows + 1
+            hidden += of_new * (row.target & ~row.touched).sum() / row.target.sum() / len(rows)
     new /= max(new_rows, 1)
     best = tuple(int(k) for k in np.unravel_index((full + new).argmax(), full.shape))
-    own_life, own, popularity_life, popularity = best
+    unseen = tuple(int(k) for k in np.unravel_index((hidden + new).argmax(), new.shape))
+    hide_seen = bool((hidden + new)[unseen] > (full + new)[best])
+    own_life, own, popularity_life, popularity = (0, 0, *unseen) if hide_seen else best
     priors = Priors(
         OWN_WEIGHTS[own], OWN_HALF_LIVES[own_life],
-        POPULARITY_WEIGHTS[popularity], half_lives[popularity_life], _share(model.data.timelines),
+        POPULARITY_WEIGHTS[popularity], half_lives[popularity_life], _share(model.data.timelines), hide_seen,
     )  # fmt: skip
-    alone = (0, 0, 0, 0)
+    gain = hidden[unseen] if hide_seen else full[best]
     return Fit(
         priors, len(rows), len({row.user for row in rows}), len(model.data.earlier),
-        (float(full[alone]), float(full[best])), (float(new[alone]), float(new[best])),
+        (float(full[0, 0, 0, 0]), float(gain)),
+        (float(new[0, 0]), float(new[popularity_life, popularity])),
     )  # fmt: skip
 
 

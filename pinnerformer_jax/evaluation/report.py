@@ -38,6 +38,12 @@ PROTOCOLS = {
 CURVES = (SERVED, MODEL, "popularity", "item_knn", "own_most_frequent", "last_items_mean")
 """Methods that the page draws curves of; more could not be told apart."""
 
+HIDING = {
+    "popularity_hides_seen": "popularity",
+    "ease_hides_seen": "EASE and item-kNN",
+}
+"""Baselines by the name of the constant that says whether they leave out what a user had."""
+
 
 def _order(method: str) -> int:
     return {SERVED: 0, MODEL: 1}.get(method, 2)
@@ -228,8 +234,10 @@ def protocol_sentence(results: Results) -> str:
 
 
 def priors_sentence(results: Results) -> str:
-    """The priors of the served score, and how they were fitted, in words."""
-    return f"Served score: {results.priors.formula}; {results.priors_fit}."
+    """The priors of the served score, how they were fitted, and which baselines hide what a user had."""
+    hiding = [name for of, name in HIDING.items() if results.constants.get(of)]
+    baselines = f" Of the baselines, {', '.join(hiding)} leave out what a user had, chosen likewise."
+    return f"Served score: {results.priors.formula}; {results.priors_fit}." + (baselines if hiding else "")
 
 
 def scann_sentence(scann: ScannResult | NotMeasured) -> str:

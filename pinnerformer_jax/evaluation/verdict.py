@@ -27,6 +27,7 @@ def verdict(methods: MethodResults, protocol: ProtocolSummary, priors: Priors) -
     return [
         *_unreachable(protocol),
         *(_leader(methods, name) for name in NAMES if _baselines(methods, name)),
+        *_hidden(protocol, priors),
         *_advice(methods, priors),
         *_resolution(methods, protocol),
     ]
@@ -62,6 +63,14 @@ def _leader(methods: MethodResults, protocol: str) -> str:
     if closest.high < 0:
         return f"{where}, {against}, the best baseline, LEADS {own} in recall@10 ({numbers})."
     return f"{where}, {own} and {against}, the best baseline, cannot be told apart in recall@10 ({numbers})."
+
+
+def _hidden(protocol: ProtocolSummary, priors: Priors) -> Iterator[str]:
+    if priors.hide_seen:
+        yield (
+            f"{protocol.new_pairs / protocol.pairs:.0%} of the targets are items that the user did not have, "
+            "so what a user had is left out of what is served."
+        )
 
 
 def _advice(methods: MethodResults, priors: Priors) -> Iterator[str]:

@@ -201,6 +201,7 @@ def contract_of(model: TrainedModel, both: Sequence[Tower], formats: Sequence[Fo
             "priors": dataclasses.asdict(model.priors),
             "counts": "of positive events, each 2 ** (-age / half-life). own: the user's; everybody's: "
             "the sum over all users, times popularity_share. log is the natural one",
+            "hide_seen": f"true: leave out the items of the user's newest {model.kept_events:,} events",
             "positives": [dataclasses.asdict(rule) for rule in config.data.positives],
         },
         "golden": {"file": GOLDEN, "arrays": "TOWER.INPUT, TOWER.OUTPUT", "tolerance": TOLERANCE},

@@ -1,4 +1,4 @@
-"""Priors of the served score: what the user did before, and what is popular now.
+"""Priors of what is served: what the user did before, and what is popular now.
 
     score(user, item) = <user vector, item vector>
                         + own_weight * log(1 + the user's own decayed count of the item)
@@ -6,8 +6,10 @@
 
 A count is of positive events among each user's newest `kept_events`, and an event counts 1/2 after each
 half-life. One vector of a user cannot list hundreds of exact items, and a model is as old as its training;
-the two counts know both. The paper serves the inner product alone. The weights are fitted on validation users
-(`evaluation.fit_priors`), and a state of the daily job keeps the events that the counts need.
+the two counts know both. Where people rarely come back to an item, what they had is left out instead
+(`hide_seen`): such items are nearest to their vector. The paper serves the inner product alone, of all items.
+The priors are fitted on validation users (`evaluation.fit_priors`), and a state of the daily job keeps the
+events that they need.
 """
 
 from __future__ import annotations
@@ -22,12 +24,12 @@ from pinnerformer_jax.files import read_checked_json, write_checked_json
 
 FILE = "priors.json"
 KEPT_EVENTS = 4096
-"""The newest events of a user that are counted, if the model does not read more. Without a bound a state of
-the daily job would grow for ever."""
+"""The newest events of a user that are counted or hidden, if the model does not read more. Without a bound a
+state of the daily job would grow for ever."""
 
 
 def kept_events(max_length: int) -> int:
-    """How many newest events of a user are counted, where the model reads `max_length`."""
+    """How many newest events of a user are counted or hidden, where the model reads `max_length`."""
     return max(max_length, KEPT_EVENTS)
 
 
@@ -41,11 +43,13 @@ class Priors:
     popularity_half_life_days: float = 7.0
     popularity_share: float = 1.0
     """Share of the users whose events were counted in the fit. A count of all users is multiplied by it."""
+    hide_seen: bool = False
+    """Whether the items of the user's newest `kept_events` events are left out."""
 
     @property
     def none(self) -> bool:
-        """Whether the score is the inner product alone."""
-        return self.own_weight == 0 and self.popularity_weight == 0
+        """Whether the score is the inner product alone, of all items."""
+        return self.own_weight == 0 and self.popularity_weight == 0 and not self.hide_seen
 
     @property
     def formula(self) -> str:
@@ -58,7 +62,8 @@ class Priors:
             )
             if weight
         ]
-        return " + ".join(["inner product", *terms])
+        hidden = ", of items that the user did not have" if self.hide_seen else ""
+        return " + ".join(["inner product", *terms]) + hidden
 
     def add(self, own: np.ndarray, popularity: np.ndarray) -> np.ndarray:
         """What is added to the inner products.
@@ -68,6 +73,10 @@ class Priors:
             popularity: decayed counts of everybody's, of a shape that fits.
         """
         return self.own_weight * np.log1p(own) + self.popularity_weight * np.log1p(popularity)
+
+    def hides(self, asked: bool | None) -> bool:
+        """Whether what a user had is left out of a list: as asked for, or, by None, as was fitted."""
+        return self.hide_seen if asked is None else asked
 
     def own_drop(self, counted: np.ndarray) -> np.ndarray:
         """float [K, E]: how much lower the score of each item is without each event of the user.
@@ -124,8 +133,8 @@ def read_priors(workdir: Path, step: int) -> tuple[Priors, str]:
     values = read_checked_json(file, "what evaluate writes", "run evaluate again")
     try:
         fitted_for = values["step"]
-        known = {field.name for field in fields(Priors)}
-        priors = Priors(**{name: float(value) for name, value in values.items() if name in known})
+        kinds = {field.name: type(field.default) for field in fields(Priors)}
+        priors = Priors(**{name: kinds[name](value) for name, value in values.items() if name in kinds})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: not what evaluate writes ({error}); run evaluate again") from error
     if fitted_for != step:

@@ -65,7 +65,7 @@ def write_recommendations(
     k: int,
     file: Path,
     *,
-    exclude_seen: bool = False,
+    exclude_seen: bool | None = None,
     part: tuple[int, int] = (0, 1),
 ) -> Counts:
     """Write the recommendations of many users, with a progress bar. The file is complete or absent.
@@ -130,7 +130,7 @@ def _recommend(
     k: int,
     counts: Counts,
     *,
-    exclude_seen: bool,
+    exclude_seen: bool | None,
     done: Callable[[int], object],
 ) -> pa.Table:
     """The table of some users.
@@ -161,7 +161,8 @@ def _recommend(
     counts.too_few_events += int((~known & ~deleted & has_events).sum())
     counts.unknown += int((~known & ~deleted & ~has_events).sum())
     places = np.flatnonzero(known)
-    found = _rank(ranking, vectors[places], k, [own[b] for b in places], exclude_seen=exclude_seen, done=done)
+    hides = loaded.priors.hides(exclude_seen)
+    found = _rank(ranking, vectors[places], k, [own[b] for b in places], hides_seen=hides, done=done)
     done(len(ids) - len(places))
     size = np.array([len(rows) for _, rows in found], np.int64)
     rows = np.concatenate([rows for _, rows in found]) if found else np.empty(0, np.int64)
@@ -193,15 +194,15 @@ def _rank(
     k: int,
     own: list[OwnCounts],
     *,
-    exclude_seen: bool,
+    hides_seen: bool,
     done: Callable[[int], object],
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     found = []
     for start in range(0, len(own), 1024):
         part = slice(start, start + 1024)
         counted = own[part]
-        hidden = [of.rows if exclude_seen else NOTHING.rows for of in counted]
-        if not (ranking.own_weight or exclude_seen):
+        hidden = [of.rows if hides_seen else NOTHING.rows for of in counted]
+        if not (ranking.own_weight or hides_seen):
             counted = [NOTHING] * len(counted)
         found += ranking.best_many(vectors[part], k, counted, hidden)
         done(len(counted))

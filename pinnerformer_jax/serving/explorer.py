@@ -45,7 +45,7 @@ class Edit:
     as_of: str = ""  # ISO day: the history up to its end; "": all
     category: str = ""  # recommend of this category alone; "": of all
     k: int = 10
-    hide_seen: bool = False
+    hide_seen: bool | None = None  # hide what the user had; None: as served
 
     @property
     def changes_history(self) -> bool:
@@ -108,7 +108,7 @@ class _Ranked:
     def best(self, loaded: LoadedState, edit: Edit) -> tuple[np.ndarray, np.ndarray]:
         """Scores and rows of the best items, at least `COMPARED` if there are so many; of a cold user the
         most popular k, with the scores NaN."""
-        hidden = self.own.rows if edit.hide_seen else NOTHING.rows
+        hidden = self.own.rows if loaded.priors.hides(edit.hide_seen) else NOTHING.rows
         if self.vector is not None:
             return self.ranking.best(self.vector, max(edit.k, COMPARED), self.own, hidden)
         rows = loaded.most_popular(edit.k, hidden, self.ranking.rules)
@@ -373,6 +373,8 @@ class Explorer:
             notes.append(f"The state keeps the newest {kept:,} events of a user; older ones are not shown.")
         if len(table) > length:
             older = "only count as own items" if loaded.priors.own_weight else "play no part"
+            if loaded.priors.hides(edit.hide_seen):
+                older = "only hide their items"
             notes.append(f"The model reads the newest {length:,} events; older ones {older}.")
         if edit.as_of and model:
             notes.append(

@@ -88,6 +88,7 @@ def make_app(explorer: Explorer, hosts: Sequence[str] = ("127.0.0.1", "localhost
             "date": loaded.manifest.date,
             "model": loaded.model_version,
             "formula": loaded.priors.formula,
+            "hides_seen": loaded.priors.hide_seen,
         }
         model, missing = explorer.explainer(loaded)
         values = {"state": state, "model": model is not None, "missing": missing, "q": "", **values}
@@ -115,7 +116,7 @@ def make_app(explorer: Explorer, hosts: Sequence[str] = ("127.0.0.1", "localhost
         try:
             edit = Edit(
                 frozenset(params.getlist("without")), params.get("as_of", ""), params.get("category", ""),
-                _number(params.get("k"), 10, "k"), bool(params.get("hide_seen")),
+                _number(params.get("k"), 10, "k"), {"1": True, "0": False}.get(params.get("hide_seen", "")),
             )  # fmt: skip
             count = _number(params.get("events"), NEWEST, "events")
             user_id = explorer.user_id(params.get("id", ""))

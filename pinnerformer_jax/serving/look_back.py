@@ -147,6 +147,8 @@ def audit(
             table, count = tables[place], split[place]
             own = then.counting.of(table[:count], loaded.rows_of(table["item_id"][:count]))
             of[own.rows] += (ranking.own_weight * np.log1p(own.counts)).astype(np.float32)
+            if loaded.priors.hide_seen:
+                of[own.rows] = -np.inf
             after = table[count:]
             rows = loaded.rows_of(after["item_id"])
             positive = positive_events(after, loaded.manifest.positives) & (rows >= 0)

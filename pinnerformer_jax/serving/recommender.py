@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -219,7 +219,7 @@ class Recommender:
             f"{root / 'CURRENT'}: nothing was published here; run python -m pinnerformer_jax.embed first"
         )
 
-    def recommend(self, user_id: Any, k: int = 10, *, exclude_seen: bool = False) -> Recommendations:
+    def recommend(self, user_id: Any, k: int = 10, *, exclude_seen: bool | None = None) -> Recommendations:
         """The k items of highest served score within `rules`; for a user without a vector the k most popular.
 
         The score is the inner product with the user's vector, and the priors if the run's evaluation found
@@ -229,7 +229,7 @@ class Recommender:
             user_id: of the type that ids have in the log.
             k: how many; fewer if there are not so many items.
             exclude_seen: leave out the items of the user's newest events, which the state keeps (as many as
-                the model reads, or the priors count).
+                the model reads, or the priors count); None: as the run's evaluation found better.
 
         Raises:
             ConnectionError: the feature store does not answer.
@@ -242,10 +242,10 @@ class Recommender:
         loaded = self.refresh()
         deleted = user_id in self.deleted_users()
         vector = None if deleted else loaded.users.get(user_id)
-        ranking, own = loaded.under(self.rules), NOTHING
-        if not deleted and (exclude_seen or (vector is not None and loaded.priors.own_weight)):
+        ranking, own, hides = loaded.under(self.rules), NOTHING, loaded.priors.hides(exclude_seen)
+        if not deleted and (hides or (vector is not None and loaded.priors.own_weight)):
             own = loaded.own(user_id)
-        hidden = own.rows if exclude_seen else NOTHING.rows
+        hidden = own.rows if hides else NOTHING.rows
         if vector is None:
             rows = loaded.most_popular(k, hidden, ranking.rules)
             scores = np.full(len(rows), np.nan)
@@ -253,7 +253,11 @@ class Recommender:
             scores, rows = ranking.best(vector, k, own, hidden)
         items = loaded.items_of(scores, rows)
         return Recommendations(
-            items, vector is None, loaded.model_version, loaded.manifest.date, loaded.priors.formula
+            items,
+            vector is None,
+            loaded.model_version,
+            loaded.manifest.date,
+            replace(loaded.priors, hide_seen=hides).formula,
         )
 
     def similar(self, item_id: Any, k: int = 10) -> list[Item]:
