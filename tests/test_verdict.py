@@ -61,8 +61,24 @@ def test_priors_that_help_are_named_and_so_is_their_absence():
 def test_a_list_without_what_the_user_had_is_told():
     mostly_new = dataclasses.replace(PROTOCOL, new_pairs=891)
     told = verdict(methods(0.01, 0.03), mostly_new, Priors(hide_seen=True))[2]
-    assert told.startswith("99% of the targets are items that the user did not have, so what a user had is left out")
+    assert told.startswith(
+        "99% of the targets are items that the user did not have, so what a user had is left out"
+    )
     assert not any("left out" in line for line in verdict(methods(0.01, 0.03), mostly_new, Priors(0.1)))
+
+
+def test_results_no_better_than_chance_come_first():
+    found = methods(0.01, 0.03)
+    found = dataclasses.replace(
+        found, rows=[*found.rows, MetricRow("random", "full", "recall@10", 0.199, 10)]
+    )
+    for low, words in ((-0.001, "PinnerFormer, served cannot be told from items in random order (+0.001"),
+                       (0.0005, "On all items")):  # fmt: skip
+        random = Difference("served", "random", "full", 0.001, low, 0.004)
+        told = verdict(
+            dataclasses.replace(found, differences=[*found.differences, random]), PROTOCOL, Priors()
+        )
+        assert told[0].startswith(words)
 
 
 def test_few_users_say_what_cannot_be_told():

@@ -26,6 +26,7 @@ def verdict(methods: MethodResults, protocol: ProtocolSummary, priors: Priors) -
     """
     return [
         *_unreachable(protocol),
+        *_chance(methods),
         *(_leader(methods, name) for name in NAMES if _baselines(methods, name)),
         *_hidden(protocol, priors),
         *_advice(methods, priors),
@@ -41,6 +42,16 @@ def _unreachable(protocol: ProtocolSummary) -> Iterator[str]:
             "their vectors (items.vector) or their text (items.title, items.text) in an item table, or make "
             "vectors by python -m pinnerformer_jax.items --method pinsage."
         )
+
+
+def _chance(methods: MethodResults) -> Iterator[str]:
+    for each in methods.differences:
+        if (each.other, each.protocol) == ("random", "full") and each.low <= 0:
+            yield (
+                f"{label(each.method)} cannot be told from items in random order ({each.value:+.3f} in "
+                f"recall@10, interval {each.low:+.3f} to {each.high:+.3f}): nothing that was learned shows "
+                "on these users. Check data.columns and data.positives, or evaluate more users."
+            )
 
 
 def _baselines(methods: MethodResults, protocol: str) -> list[Difference]:
