@@ -17,10 +17,7 @@ from pinnerformer_jax.config import (
     ColumnsConfig,
     Config,
     DataConfig,
-    ModelConfig,
-    ObjectiveConfig,
     PositiveRule,
-    TrainingConfig,
 )
 
 config = Config(
@@ -37,10 +34,8 @@ config = Config(
             topic="array_to_string(movie_genres, ' ')",  # a list; the combination is the topic
         ),
         positives=(PositiveRule(action="like"),),
-        split_time="2000-11-20",
-        evaluation_share=0.2,
+        split_time="2000-12-03",
+        evaluation_days=28.0,
     ),
-    model=ModelConfig(layers=2, width=128, heads=4, max_length=128, output_dim=64, item_hidden=256),
-    objective=ObjectiveConfig(positions=16, random_negatives=512, in_batch_negatives=512),
-    training=TrainingConfig(batch_size=128, steps=1_000, learning_rate=2e-3, checkpoint_every=250),
+    sizes_by_log=True,
 )
