@@ -186,6 +186,24 @@ def test_badly_served_users_are_those_whom_the_earlier_state_missed(world, explo
     assert (some.drawn, some.active) == (5, len(active))
 
 
+def test_what_a_user_had_is_hidden_where_it_is_served_so(world, explorer, client):
+    loaded, earlier = explorer.recommender.refresh(), Recommender.open(world[2])
+    loaded.priors = dataclasses.replace(loaded.priors, hide_seen=True)
+    user = longest(world[1])
+    had = {row["item"] for row in of_days(ROWS, 0, TRAINED) if row["user"] == user}
+    assert not had & {of.item.id for of in explorer.user_page(user, Edit()).shown}
+    assert had & {of.item.id for of in explorer.user_page(user, Edit(hide_seen=False)).shown}
+    for asked, shown in (("", "hidden, as served"), ("&hide_seen=1", "hidden"), ("&hide_seen=0", "shown")):
+        text = client.get(f"/user?id={user}{asked}").text
+        assert '<option value="">hidden, as served</option>' in text
+        assert not asked or f" selected>{shown}</option>" in text
+    then = look_back(loaded, end_of(day(EARLIER)))
+    for of in audit(loaded, explorer._explainer, then, 3, 99, 0, set()).users:
+        best = {item.id for item in earlier.recommend(of.user_id, 3, exclude_seen=True).items}
+        rows = of_days(ROWS, EARLIER + 1, TRAINED)
+        assert of.found == len(best & {row["item"] for row in rows if row["user"] == of.user_id})
+
+
 def test_the_time_line_has_every_event_once(world, explorer):
     page = explorer.user_page(longest(world[1]), Edit(as_of=day(EARLIER)))
     line = time_line(page.events)
