@@ -5,12 +5,15 @@
     python evaluate.py --workdir runs/movielens
 
 The first command downloads the data once, into TFDS_DATA_DIR (default ~/tensorflow_datasets). TensorFlow is
-not needed. Expected time and metric: not measured, because the tests have no network.
+not needed. The download was not tried here; the same ratings from a file, with these columns, were.
 
 A rating of 4 or 5 is a positive, and every rating is an event. Most people rate all their films in their
-first hours, so at any one t few have both a past and two weeks to come. t here lies in the autumn of 2000,
-when many were active. It is a guess, not a tuned choice. Other data sets are mapped in the same way;
-tfds:movielens/25m-ratings has these columns.
+first hours, so at any one t few have both a past and weeks to come. t here lies in the autumn of 2000,
+when many were active. It is a guess, not a tuned choice. The sizes follow from the log. Other data sets are
+mapped in the same way; tfds:movielens/25m-ratings has these columns.
+
+Expected Recall@10 of 103 users, full catalogue: 0.080 +- 0.036 served, with a prior of popularity and without
+what the user had; EASE 0.067, popularity 0.059, so that they cannot be told apart. One seed.
 """
 
 from pinnerformer_jax.config import (
