@@ -6,7 +6,13 @@ import pytest
 
 from pinnerformer_jax.config import IndexConfig
 from pinnerformer_jax.retrieval import exact
-from pinnerformer_jax.retrieval.scann_index import ScannIndex, Settings, against_exact, settings
+from pinnerformer_jax.retrieval.scann_index import (
+    ScannIndex,
+    Settings,
+    against_exact,
+    settings,
+    training_sample,
+)
 
 pytest.importorskip("scann")
 
@@ -82,6 +88,8 @@ def test_settings_follow_the_size():
     assert settings(40_000, default) == Settings(leaves=200, leaves_searched=20, reorder=200, soar=False)
     assert settings(1_000_000, default) == Settings(leaves=1000, leaves_searched=100, reorder=200, soar=True)
     assert settings(100, IndexConfig(leaves=9, leaves_searched=50)).leaves_searched == 9
+    sizes = ((40_000, 200), (300_000, 548), (4_000_000, 2_000), (4_000_000, 50))
+    assert [training_sample(*size) for size in sizes] == [40_000, 140_288, 512_000, 100_000]
 
 
 def test_save_and_load_give_the_same_answers(tree, tmp_path):
