@@ -41,7 +41,7 @@ BRUTE_FORCE_ITEMS = 20_000
 TREE_ITEMS = 100  # of fewer no tree can be made
 SOAR_ITEMS = 100_000
 TRAINED_A_LEAF, LEAST_TRAINED = 256, 100_000
-"""Items of the sample that partitions and codebooks are trained on: so many a partition, and at least so many."""
+"""Partitions and codebooks are trained on so many items a partition, and at least on so many."""
 
 
 @dataclass(frozen=True)
