@@ -7,7 +7,7 @@ RecTools is no dependency: it runs in the environment that the second line names
 (benchmarks/peers_rectools.py). It gets the training users' events up to t, as ids and times, one interaction
 an event, and trains for so many CPU minutes. The evaluated users, whom it has not trained on, get their
 vectors from their histories up to t. Several budgets are stages of one training. An item that it has not seen
-in training gets the lowest score.
+in training gets the lowest score. Where what is served leaves out what a user had, so do RecTools' models.
 
 The table has our run (the inner product alone, and as served), the baselines of the run's results.json, and
 each model of RecTools at each budget, with paired differences of both of ours from it. Settings of RecTools'
@@ -42,7 +42,14 @@ from pinnerformer_jax.config_files import from_dict, load_config
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.positives import positive_table
 from pinnerformer_jax.data.timelines import Timelines
-from pinnerformer_jax.evaluation.comparison import MODEL, SERVED, Scorer, evaluate_methods, inner_products
+from pinnerformer_jax.evaluation.comparison import (
+    MODEL,
+    SERVED,
+    Scorer,
+    evaluate_methods,
+    inner_products,
+    unseen_alone,
+)
 from pinnerformer_jax.evaluation.counts import training_histories
 from pinnerformer_jax.evaluation.evaluator import EvaluationData, Evaluator
 from pinnerformer_jax.evaluation.figures import label
@@ -134,8 +141,9 @@ def read_vectors(path: Path, users: int, items: int) -> tuple[Scorer, dict[str, 
     return lambda places: np.where(known, np.asarray(products(places)), LOWEST), facts
 
 
-def our_scorers(workdir: Path, results: dict[str, Any]) -> tuple[EvaluationData, dict[str, Scorer]]:
-    """The evaluation data of a run that was evaluated, and its scorers: alone and served.
+def our_scorers(workdir: Path, results: dict[str, Any]) -> tuple[EvaluationData, dict[str, Scorer], bool]:
+    """The evaluation data of a run that was evaluated, its scorers (alone and served), and whether what is
+    served leaves out what a user had.
 
     Raises:
         ValueError: results.json is of another checkpoint or other data.
@@ -149,7 +157,8 @@ def our_scorers(workdir: Path, results: dict[str, Any]) -> tuple[EvaluationData,
         )
     data = EvaluationData(config, timelines, catalog)
     model = Evaluator(data, Embedder(graphdef, params, catalog.features), config.model.max_length)
-    return data, {MODEL: model.scorer, SERVED: model.served(read_priors(workdir, step)[0])}
+    priors, _ = read_priors(workdir, step)
+    return data, {MODEL: model.scorer, SERVED: model.served(priors)}, priors.hide_seen
 
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
@@ -160,11 +169,12 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         if not file.is_file():
             raise FileNotFoundError(f"{file}: run python evaluate.py --workdir {args.workdir} first")
         results = json.loads(file.read_text(encoding="utf-8"))
-        data, scorers = our_scorers(args.workdir, results)
+        data, scorers, hides = our_scorers(args.workdir, results)
         others = [row for row in results["rows"] if row["method"] not in (MODEL, SERVED)]
     else:
         config: Config = load_config(args.config)
-        data, scorers = EvaluationData(config, Timelines.open(args.prepared), Catalog.open(args.prepared)), {}
+        timelines, catalog = Timelines.open(args.prepared), Catalog.open(args.prepared)
+        data, scorers, hides = EvaluationData(config, timelines, catalog), {}, False
     protocol, peers = data.protocol, {}
     for model in args.models:
         with tempfile.TemporaryDirectory() as name:
@@ -179,7 +189,8 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
             for minutes in sorted(args.minutes):
                 method = f"{model}, {minutes:g} min"
                 path = folder / f"vectors-{minutes:g}.npz"
-                scorers[method], peers[method] = read_vectors(path, settings["users"], settings["items"])
+                scorer, peers[method] = read_vectors(path, settings["users"], settings["items"])
+                scorers[method] = unseen_alone(scorer, protocol.history) if hides else scorer
     found = evaluate_methods(scorers, protocol, data.topics[0], data.config.evaluation)
     differences = found.differences
     if scorers.pop(SERVED, None):  # the priors would help any model: also compare the inner product alone
