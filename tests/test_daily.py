@@ -150,6 +150,15 @@ def test_where_scann_does_not_load_there_is_no_index(first_state, tmp_path, monk
     assert read_manifest(tmp_path / "snapshots", name).index == IndexReport(error="no AVX here")
 
 
+def test_a_day_long_after_the_log_says_that_nothing_is_popular(first_state, tmp_path):
+    for date, said in ((day(TRAINED - 1), False), (day(TRAINED + 60), True)):
+        lines = []
+        daily.run(Job(first_state[1], tmp_path / date, date), lines.append)
+        assert (
+            any(line.startswith(f"no positive event in the 28 days up to {date}") for line in lines) == said
+        )
+
+
 def test_a_damaged_state_is_not_built_on(copied_state):
     run_day(copied_state, TRAINED)
     snapshots = copied_state[2]

@@ -16,7 +16,7 @@ from pathlib import Path
 from pinnerformer_jax.config_files import digest
 from pinnerformer_jax.files import atomic_folder
 from pinnerformer_jax.serving import state, store
-from pinnerformer_jax.serving.events import write_events
+from pinnerformer_jax.serving.events import POPULAR_DAYS, write_events
 from pinnerformer_jax.serving.index import write_index
 from pinnerformer_jax.serving.items import write_items, write_popular, write_popularity
 from pinnerformer_jax.serving.manifest import Counts, ItemCounts, Manifest, is_whole, write_manifest
@@ -162,4 +162,10 @@ def build_state(plan: Plan, model: TrainedModel, folder: Path) -> Iterable[str]:
         ),
         plan.linked(folder),
     )
-    return [f"score: {model.priors_note}", *summary(counts, index)]
+    lines = [f"score: {model.priors_note}", *summary(counts, index)]
+    if not len(events.popular):
+        lines.append(
+            f"no positive event in the {POPULAR_DAYS} days up to {plan.date}: what is popular is unknown, "
+            "and the counts of the score have decayed; if the log ended earlier, name its last day with --date"
+        )
+    return lines
