@@ -166,6 +166,6 @@ def build_state(plan: Plan, model: TrainedModel, folder: Path) -> Iterable[str]:
     if not len(events.popular):
         lines.append(
             f"no positive event in the {POPULAR_DAYS} days up to {plan.date}: what is popular is unknown, "
-            "and the counts of the score have decayed; if the log ended earlier, name its last day with --date"
+            "and the counts of the score have decayed; if the log ended earlier, name its last day (--date)"
         )
     return lines
