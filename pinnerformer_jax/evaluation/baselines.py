@@ -96,7 +96,7 @@ def choose_constants(splits: Sequence[EvaluationData]) -> Constants:
         return np.sum([[both(scorer, data) for scorer in scorers(data)] for data in splits], axis=0).T
 
     def best(of: np.ndarray, values: Sequence[float]) -> tuple[float, bool]:
-        hidden, number = np.unravel_index(of.argmax(), of.shape)
+        hidden, number = divmod(int(of.argmax()), len(values))
         return values[number], bool(hidden)
 
     half_lives = popularity_half_lives(splits[0].window_days)

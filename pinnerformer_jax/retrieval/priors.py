@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -133,7 +134,7 @@ def read_priors(workdir: Path, step: int) -> tuple[Priors, str]:
     values = read_checked_json(file, "what evaluate writes", "run evaluate again")
     try:
         fitted_for = values["step"]
-        kinds = {field.name: type(field.default) for field in fields(Priors)}
+        kinds: dict[str, Any] = {field.name: type(field.default) for field in fields(Priors)}
         priors = Priors(**{name: kinds[name](value) for name, value in values.items() if name in kinds})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: not what evaluate writes ({error}); run evaluate again") from error
