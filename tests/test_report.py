@@ -7,8 +7,10 @@ import pytest
 from rich.console import Console
 
 from pinnerformer_jax.config import Config, EvaluationConfig
+from pinnerformer_jax.evaluation.baselines import Constants
 from pinnerformer_jax.evaluation.examples import Example, ExampleEvent, ExampleItem
 from pinnerformer_jax.evaluation.report import (
+    HIDING,
     print_results,
     read_losses,
     scann_sentence,
@@ -119,6 +121,15 @@ def test_terminal_states_the_protocol(results):
     filtering = dataclasses.replace(results.config, evaluation=EvaluationConfig(filter_seen=True))
     printed = " ".join(text(dataclasses.replace(results, config=filtering)).split())
     assert "seen items are left out of the candidates" in printed
+
+
+def test_terminal_says_which_baselines_hide_what_a_user_had(results):
+    assert set(HIDING) <= set(Constants._fields)
+    said = "Of the baselines, EASE and item-kNN leave out what a user had, chosen likewise."
+    for hides in (False, True):
+        constants = Constants(ease_hides_seen=hides)._asdict()
+        printed = " ".join(text(dataclasses.replace(results, constants=constants)).split())
+        assert (said in printed) == hides
 
 
 def test_terminal_and_page_state_the_checkpoint(results, tmp_path):

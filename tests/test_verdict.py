@@ -70,13 +70,24 @@ def test_a_list_without_what_the_user_had_is_told():
 def test_results_no_better_than_chance_come_first():
     found = methods(0.01, 0.03)
     found = dataclasses.replace(
-        found, rows=[*found.rows, MetricRow("random", "full", "recall@10", 0.199, 10)]
+        found,
+        rows=[
+            *found.rows,
+            *(MetricRow("random", protocol, "recall@10", 0.199, 10) for protocol in ("full", "new_items")),
+        ],
     )
-    for low, words in ((-0.001, "PinnerFormer, served cannot be told from items in random order (+0.001"),
-                       (0.0005, "On all items")):  # fmt: skip
-        random = Difference("served", "random", "full", 0.001, low, 0.004)
+    above, level = 0.0005, -0.001
+    for full, new, words in (
+        (level, level, "PinnerFormer, served cannot be told from items in random order (+0.001"),
+        (level, above, "On all items"),
+        (above, level, "On all items"),
+    ):
+        random = [
+            Difference("served", "random", protocol, 0.001, low, 0.004)
+            for protocol, low in (("full", full), ("new_items", new))
+        ]
         told = verdict(
-            dataclasses.replace(found, differences=[*found.differences, random]), PROTOCOL, Priors()
+            dataclasses.replace(found, differences=[*found.differences, *random]), PROTOCOL, Priors()
         )
         assert told[0].startswith(words)
 

@@ -142,20 +142,21 @@ def baselines(data: EvaluationData, constants: Constants) -> dict[str, Scorer]:
         print(f"item-kNN and EASE are fitted on one training user in {step}", file=sys.stderr)
     touched, used = interactions(data.timelines, _positives(data), items), profile(protocol, items)
     knn = item_knn(used, neighbours(touched), popularity)
-
-    def served(scorer: Scorer, *, hides_seen: bool) -> Scorer:
-        return unseen_alone(scorer, protocol.history) if hides_seen else scorer
-
-    ease_hides = constants.ease_hides_seen
-    return {
+    found = {
         "random": random_scores(items, data.config.evaluation.seed),
-        "popularity": served(same_for_all(popularity), hides_seen=constants.popularity_hides_seen),
-        "item_knn": served(knn, hides_seen=ease_hides),
-        "ease": served(ease(used, touched, constants.ease_penalty, popularity), hides_seen=ease_hides),
+        "popularity": same_for_all(popularity),
+        "item_knn": knn,
+        "ease": ease(used, touched, constants.ease_penalty, popularity),
         "own_most_frequent": own_most_frequent(own, popularity),
         "own_then_knn": own_then(own, popularity, knn),
         "last_items_mean": last_items_mean(protocol.history, features),
         "pinnersage_mean": weighted_mean(cluster_users(protocol, features), features),
+    }
+    hides = {"popularity": constants.popularity_hides_seen}
+    hides |= dict.fromkeys(("item_knn", "ease"), constants.ease_hides_seen)
+    return {
+        name: unseen_alone(scorer, protocol.history) if hides.get(name) else scorer
+        for name, scorer in found.items()
     }
 
 

@@ -85,8 +85,7 @@ def unseen_alone(scorer: Scorer, history: History) -> Scorer:
 
     def score(places: np.ndarray) -> np.ndarray:
         scores = np.array(scorer(places), np.float32)
-        owner, event = history.of(places)
-        scores[owner, history.item[event]] = -np.inf
+        scores[history.touched(places)] = -np.inf
         return scores
 
     return score
@@ -204,7 +203,7 @@ def of_full_catalogue(
     kept, hidden = [], []
     for places, scores in in_chunks(scorer, protocol, config):
         user, number = protocol.targets.of(places)
-        targets, seen = (user, protocol.targets.item[number]), _seen(places, protocol)
+        targets, seen = (user, protocol.targets.item[number]), protocol.history.touched(places)
         for found, excluded in ((kept, NO_PAIRS), (hidden, seen)):
             found.append(_ranked(scores, len(places), protocol, targets, excluded, (k,))[f"{metric}@{k}"])
     return np.concatenate(kept), np.concatenate(hidden)
@@ -249,7 +248,7 @@ def _full_and_new(
     """Metrics of a chunk over the catalogue: of all targets, and of the new ones among unseen items."""
     user, number = protocol.targets.of(places)
     item, new = protocol.targets.item[number], protocol.targets.new[number]
-    seen = _seen(places, protocol)
+    seen = protocol.history.touched(places)
     statistics = {}
     for kind, targets, excluded in (
         ("full", (user, item), seen if config.filter_seen else NO_PAIRS),
@@ -258,11 +257,6 @@ def _full_and_new(
         found = _ranked(scores, len(places), protocol, targets, excluded, config.cutoffs)
         statistics |= {(kind, metric): _mean(values) for metric, values in found.items()}
     return statistics
-
-
-def _seen(places: np.ndarray, protocol: Protocol) -> Pairs:
-    owner, event = protocol.history.of(places)
-    return owner, protocol.history.item[event]
 
 
 def _ranked(

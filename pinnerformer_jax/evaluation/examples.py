@@ -99,8 +99,7 @@ def _retrieved(
 ) -> np.ndarray:
     """int32 [b, SHOWN]: the best items for evaluated users; -1 where there are fewer."""
     user, number = protocol.targets.of(places)
-    owner, event = protocol.history.of(places)
-    seen = owner, protocol.history.item[event]
+    seen = protocol.history.touched(places)
     ranking = rank_targets(
         jnp.asarray(scorer(places), jnp.float32),
         jnp.asarray(protocol.reachable),

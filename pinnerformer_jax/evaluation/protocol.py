@@ -45,6 +45,11 @@ class History:
         """The events of some users: the user of each, as a place in `users`, and its number."""
         return flat_ranges(self.offsets[users], self.length[users])
 
+    def touched(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The items of the events of some users: the user of each, as a place in `users`, and the item."""
+        owner, event = self.of(users)
+        return owner, self.item[event]
+
     def newest(self, count: int) -> History:
         """The newest events of each user, at most `count`."""
         length = np.minimum(self.length, count)

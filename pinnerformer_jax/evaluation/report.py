@@ -221,7 +221,9 @@ def checkpoint_sentence(made: Provenance) -> str:
 def protocol_sentence(results: Results) -> str:
     """The protocol in words."""
     facts, filtered = results.protocol, results.config.evaluation.filter_seen
-    seen = "left out of the candidates" if filtered else "kept among the candidates"
+    seen = "left out of the candidates"
+    if not filtered:
+        seen = "kept among the candidates, unless a method leaves them out"
     return (
         f"{facts.users:,} of {facts.eligible_users:,} unseen users with an event before the training ends "
         f"(t = {facts.t}) and a reachable target in the {facts.window_days:g} days after it; "

@@ -45,13 +45,14 @@ def _unreachable(protocol: ProtocolSummary) -> Iterator[str]:
 
 
 def _chance(methods: MethodResults) -> Iterator[str]:
-    for each in methods.differences:
-        if (each.other, each.protocol) == ("random", "full") and each.low <= 0:
-            yield (
-                f"{label(each.method)} cannot be told from items in random order ({each.value:+.3f} in "
-                f"recall@10, interval {each.low:+.3f} to {each.high:+.3f}): nothing that was learned shows "
-                "on these users. Check data.columns and data.positives, or evaluate more users."
-            )
+    random = [each for each in methods.differences if each.other == "random"]
+    if random and all(each.low <= 0 for each in random):
+        first = random[0]
+        yield (
+            f"{label(first.method)} cannot be told from items in random order ({first.value:+.3f} in "
+            f"recall@10, interval {first.low:+.3f} to {first.high:+.3f}): nothing that was learned shows "
+            "on these users. Check data.columns and data.positives, or evaluate more users."
+        )
 
 
 def _baselines(methods: MethodResults, protocol: str) -> list[Difference]:

@@ -69,8 +69,7 @@ def _candidates(
     scores = jnp.where(jnp.asarray(protocol.reachable)[None, :], scores, -jnp.inf)
     if not config.filter_seen:
         return scores
-    owner, event = protocol.history.of(places)
-    return scores.at[owner, protocol.history.item[event]].set(-jnp.inf)
+    return scores.at[protocol.history.touched(places)].set(-jnp.inf)
 
 
 def _best(scores: jax.Array, users: int, rules: Rules) -> list[np.ndarray]:
