@@ -62,7 +62,7 @@ def test_a_list_without_what_the_user_had_is_told():
     mostly_new = dataclasses.replace(PROTOCOL, new_pairs=891)
     told = verdict(methods(0.01, 0.03), mostly_new, Priors(hide_seen=True))[2]
     assert told.startswith(
-        "99% of the targets are items that the user did not have, so what a user had is left out"
+        "891 of 900 targets are items that the user did not have, so what a user had is left out"
     )
     assert not any("left out" in line for line in verdict(methods(0.01, 0.03), mostly_new, Priors(0.1)))
 

@@ -80,8 +80,8 @@ def _leader(methods: MethodResults, protocol: str) -> str:
 def _hidden(protocol: ProtocolSummary, priors: Priors) -> Iterator[str]:
     if priors.hide_seen:
         yield (
-            f"{protocol.new_pairs / protocol.pairs:.0%} of the targets are items that the user did not have, "
-            "so what a user had is left out of what is served."
+            f"{protocol.new_pairs:,} of {protocol.pairs:,} targets are items that the user did not have, so "
+            "what a user had is left out of what is served."
         )
 
 
