@@ -18,8 +18,8 @@ evaluation window has 4.
 
 Training takes a minute on two quiet cores. Expected paper Recall@10: 0.052 +- 0.007 by the inner product
 alone, 0.059 served, with a prior of popularity and without what the user had, as hardly anybody comes back to
-a video (EASE 0.053, popularity 0.040); on new items 0.061 and 0.066 (0.058). One seed; two more gave 0.044 and
-0.052 alone, 0.053 and 0.060 served.
+a video (EASE 0.053, popularity 0.040); on new items 0.061 and 0.066 (0.058). One seed; two more gave 0.044
+and 0.052 alone, 0.053 and 0.060 served.
 """
 
 import os
