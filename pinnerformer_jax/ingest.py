@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     return None
 
 
-_OF_MANY = ("scatter", "merge", "count", "gather")
+_OF_MANY = ("items", "scatter", "merge", "count", "gather")
 
 
 def _flags() -> argparse.ArgumentParser:
@@ -79,7 +79,7 @@ def _run_stage(config: Config, stage: str, part_of: tuple[int, int]) -> None:
         for line in facts["said"]:
             print(line)
     if not chosen:
-        print(f"{stage}: nothing to do, it has only {job.parts(stage)} parts")
+        print(f"{stage}: nothing to do, it has {job.parts(stage)} parts")
 
 
 def summary(manifest: Manifest) -> Table:

@@ -11,14 +11,13 @@ from pinnerformer_jax.config import ItemsConfig
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.timelines import EVALUATION, Manifest, Timelines, open_shard
 from pinnerformer_jax.ingestion import catalog_writer, item_vectors
-from pinnerformer_jax.ingestion.catalog_writer import (
+from pinnerformer_jax.ingestion.catalog_writer import number_items, seen_items, write_catalog
+from pinnerformer_jax.ingestion.item_reader import (
     check_overlap,
     item_table_counts,
-    number_items,
     open_item_files,
     read_item_table,
-    seen_items,
-    write_catalog,
+    rows_in_log,
 )
 
 SPLIT = 100
@@ -79,7 +78,8 @@ def test_items_that_no_event_names_are_left_out(connection, tmp_path):
     add_events(connection, [("b", 1, None, None), ("c", SPLIT + 1, None, None)])
     number_items(connection, seen_items(SPLIT))
     assert items(connection, "item_id, trained, seen") == [("b", True, True), ("c", False, True)]
-    assert item_table_counts(connection) == {"rows": 4, "in_log": 1, "unusable_ids": 0, "unusable_id": None}
+    assert item_table_counts(connection) == {"rows": 4, "unusable_ids": 0, "unusable_id": None}
+    assert rows_in_log(connection) == 1
 
 
 def test_items_only_the_table_knows_come_last_if_asked_for(connection, tmp_path):

@@ -147,6 +147,46 @@ def test_small_files_are_a_part_together(config, monkeypatch, least, sizes):
     assert contents(config.data.prepared) == expected
 
 
+def split_item_table(config, tmp_path, rows, pieces):
+    """The item table as files of so many rows each, and a row that has a vector of zeros."""
+    for k in range(pieces):
+        pq.write_table(rows.slice(k * 5, 5), tmp_path / f"items.{k}.parquet")
+    table = str(tmp_path / "items.?.parquet")
+    return dataclasses.replace(config, items=dataclasses.replace(config.items, table=table))
+
+
+def test_an_item_table_in_parts(config, tmp_path):
+    rows = pq.read_table(tmp_path / "items.parquet")
+    vectors = rows["vector"].to_pylist()
+    vectors[6], vectors[8] = [0.0] * len(vectors[6]), None
+    rows = rows.set_column(rows.column_names.index("vector"), "vector", [vectors])
+    pq.write_table(rows, tmp_path / "items.parquet")
+    expected = by_one_machine(config)
+    split = split_item_table(config, tmp_path, rows, 3)
+    job = run_stages(split)
+    assert [job.facts("items", part)["vectors"] for part in range(3)] == [5, 3, 4]
+    finish(job, "200MB", lambda line: None)
+    found = contents(config.data.prepared)
+    assert {name for name in found if found[name] != expected[name]} == {
+        "manifest.json"
+    }  # it names the table
+
+
+@pytest.mark.parametrize(("second", "message"), [
+    ({"vector": [[1.0, 2.0]] * 5}, "vectors have 2 numbers in .*items.1.parquet, 4 in .*items.0.parquet"),
+    ({"item": ["i3", "n1", "n2", "n3", "n4"]}, "has item 'i3' more than once"),
+])  # fmt: skip
+def test_parts_of_an_item_table_that_do_not_fit(config, tmp_path, second, message):
+    rows = pq.read_table(tmp_path / "items.parquet").slice(0, 10)
+    changed = rows.slice(5, 5)
+    for name, values in second.items():
+        values = pa.array(values, changed.schema.field(name).type)
+        changed = changed.set_column(changed.column_names.index(name), name, values)
+    split = split_item_table(config, tmp_path, pa.concat_tables([rows.slice(0, 5), changed]), 2)
+    with pytest.raises(ValueError, match=message):
+        run_stages(split, ("items", "table"))
+
+
 @pytest.mark.slow
 def test_processes_give_the_same_bytes_and_say_how_far_they_are(config):
     expected, said = by_one_machine(config), []
@@ -253,7 +293,7 @@ def test_the_same_part_twice_at_once(config):
 
 
 def test_other_input_never_meets_old_results(config, tmp_path):
-    old = run_stages(config, ("scatter", "merge"))
+    old = run_stages(config, ("items", "table", "scatter", "merge"))
     rows = make_events(seed=1)
     write_parquet(tmp_path / "log" / "part=1.parquet", [row | {"name": "n"} for row in rows])
     job = Job.of(config)
@@ -302,11 +342,11 @@ def test_the_verb_by_hand(tmp_path, monkeypatch, capsys):
         main([*verb, "--stage", "merge", "--part", "1/2"])
     assert "1 of 1 parts of --stage scatter have not run" in capsys.readouterr().err
     for stage in STAGES:
-        for share in ("2/2", "1/2") if stage in ("scatter", "merge", "count", "gather") else ("",):
+        for share in ("2/2", "1/2") if stage in ("items", "scatter", "merge", "count", "gather") else ("",):
             main([*verb, "--stage", stage, *(["--part", share] if share else [])])
     assert contents("prepared") == expected
     output = capsys.readouterr().out
-    assert "scatter: nothing to do, it has only 1 parts" in output
+    assert "scatter: nothing to do, it has 1 parts" in output
     assert output.endswith("prepared prepared\n")
     for wrong in ("--stage split --part 1/2", "--part 1/2", "--workers 2", "--stage merge --part 0/2",
                   "--stage merge --engine ray", "--engine processes --ray-address x"):  # fmt: skip

@@ -20,11 +20,13 @@ event_mapping.py     rows of the log as events, by the config's columns and rule
 rejects.py           rows that cannot be used
 split.py             the time of the split
 timeline_writer.py   users, their roles, and their events in order
-catalog_writer.py    the items: ids, titles, topics, vectors
+item_reader.py       the item table: ids, titles, topics, texts, vectors
+catalog_writer.py    the items of both, numbered and described
 item_vectors.py      vectors for items that have none
 ingest.py            all steps, in order
 part_job.py          the same in parts, for many processes or machines: stages, and where each part writes
-part_stages.py       what a part of each stage does
+part_items.py        what a part of the stages of the item table does
+part_stages.py       what a part of the other stages does
 parts.py             a part, run
 part_engines.py      who runs the parts: processes, Ray
 tfds_out.py          a prepared folder as a TFDS data set

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pinnerformer_jax.config import Config, CsvConfig, DataConfig, ItemsConfig
 from pinnerformer_jax.data.contracts import DAY, format_time
-from pinnerformer_jax.ingestion import catalog_writer, column_names, event_mapping, kinds, rejects
+from pinnerformer_jax.ingestion import column_names, event_mapping, item_reader, kinds, rejects
 from pinnerformer_jax.ingestion.csv_reader import NOT_UTF8
 from pinnerformer_jax.ingestion.draft import CHECK, EDIT, Draft
 from pinnerformer_jax.ingestion.draft_actions import choose_actions
@@ -169,7 +169,7 @@ def _draft_items(connection: duckdb.DuckDBPyConnection, draft: Draft, table: str
         return
     chosen = ItemsConfig(**draft.section("items"), csv=CsvConfig(**draft.section("items.csv")))
     try:
-        catalog_writer.read_item_table(connection, chosen, kind)
+        item_reader.read_item_table(connection, chosen, kind)
     except ValueError as error:
         for setting in [s for s in draft.choices if s.startswith("items.")]:
             del draft.choices[setting]

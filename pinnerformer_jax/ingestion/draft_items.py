@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from pinnerformer_jax.ingestion import column_names
-from pinnerformer_jax.ingestion.catalog_writer import exact_id
 from pinnerformer_jax.ingestion.column_names import named
 from pinnerformer_jax.ingestion.draft import CHECK, Draft
+from pinnerformer_jax.ingestion.item_reader import exact_id
 from pinnerformer_jax.ingestion.log_profile import Facts
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import dataclasses
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +29,15 @@ from pinnerformer_jax.data.timelines import (
     write_manifest,
 )
 from pinnerformer_jax.files import atomic_folder, facts_of
-from pinnerformer_jax.ingestion import catalog_writer, event_mapping, kinds, rejects, timeline_writer
-from pinnerformer_jax.ingestion.log_reader import FileRows, engine, first_line, literal, open_log, restrict
+from pinnerformer_jax.ingestion import (
+    catalog_writer,
+    event_mapping,
+    item_reader,
+    kinds,
+    rejects,
+    timeline_writer,
+)
+from pinnerformer_jax.ingestion.log_reader import engine, first_line, literal, open_log, restrict
 from pinnerformer_jax.ingestion.split import choose_split
 
 if TYPE_CHECKING:
@@ -87,7 +94,7 @@ def _prepare(
     report: Callable[[str], None],
 ) -> Manifest:
     data, counts = config.data, {}
-    stage_log(connection, config, work, folder)
+    _stage_log(connection, config, work, folder)
     rejects.mark_duplicates(connection)
     counts["rows"], in_scope = _row(connection, "SELECT count(*), count(*) FILTER (in_scope) FROM staged")
     counts["out_of_scope"] = counts["rows"] - in_scope
@@ -120,8 +127,9 @@ def _prepare(
     counts |= count_unknown(connection)
     catalog_writer.number_items(connection, catalog_writer.seen_items(split), config.items.without_events)
     if config.items.table:
-        counts["item_table"] = catalog_writer.item_table_counts(connection)
-        if warning := catalog_writer.check_overlap(connection, config.items.table):
+        counts["item_table"] = item_reader.item_table_counts(connection)
+        counts["item_table"]["in_log"] = item_reader.rows_in_log(connection)
+        if warning := item_reader.check_overlap(connection, config.items.table):
             report(warning)
     counts["items"], counts["trained_items"] = _row(
         connection, "SELECT count(*), count(*) FILTER (trained) FROM items"
@@ -148,35 +156,22 @@ def _prepare(
     )
 
 
-def stage_log(
-    connection: duckdb.DuckDBPyConnection,
-    config: Config,
-    work: Path,
-    folder: Path,
-    only: Sequence[FileRows] | None = None,
-) -> str:
-    """Create `staged`, see `event_mapping.stage`, and the item table, see `catalog_writer.read_item_table`.
-    From then on the engine reads and writes nothing but their files and what is below `folder`.
-
-    Args:
-        connection: where they are made.
-        config: its data and items sections are used.
-        work: folder for copies.
-        folder: that holds `work`.
-        only: the part of the log that is staged; None: all.
-
-    Returns:
-        The type of item ids.
-    """
+def _stage_log(connection: duckdb.DuckDBPyConnection, config: Config, work: Path, folder: Path) -> None:
+    """Create `staged`, see `event_mapping.stage`, and the item table, see `item_reader.read_item_table`.
+    From then on the engine reads and writes nothing but their files and what is below `folder`, which holds
+    `work`, a folder for copies."""
     data = config.data
-    files = open_log(connection, "log", "data.events", data.events, work / "events", data.csv, only)
-    files += catalog_writer.open_item_files(connection, config.items, work / "items")
+    files = open_log(connection, "log", "data.events", data.events, work / "events", data.csv)
+    files += item_reader.open_item_files(connection, config.items, work / "items")
     restrict(connection, files, [folder])
-    kinds.check_ids(connection, "log", data)
-    item_type = event_mapping.bind_id(connection, "log", "data.columns.item", data.columns.item)[1]
-    catalog_writer.read_item_table(connection, config.items, item_type)
+    item_reader.read_item_table(connection, config.items, type_of_items(connection, data))
     event_mapping.stage(connection, "log", data, "item_table" if config.items.vector else None)
-    return item_type
+
+
+def type_of_items(connection: duckdb.DuckDBPyConnection, data: DataConfig) -> str:
+    """The type of the item ids of the relation `log`, whose ids are checked."""
+    kinds.check_ids(connection, "log", data)
+    return event_mapping.bind_id(connection, "log", "data.columns.item", data.columns.item)[1]
 
 
 def target(setting: str) -> Path:

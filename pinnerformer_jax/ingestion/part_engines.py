@@ -82,8 +82,8 @@ def _part(job: Job, stage: str, part: int, limit: str, threads: int | None) -> G
 
 def _name(job: Job, stage: str, part: int) -> str:
     what = ""
-    if stage == "scatter":
-        first, *others = job.log[part]
+    if stage in ("scatter", "items"):
+        first, *others = (job.log if stage == "scatter" else job.table)[part]
         what = f" ({first}{f' and {len(others):,} more files' if others else ''})"
     return f"part {part} of stage {stage}{what}"
 

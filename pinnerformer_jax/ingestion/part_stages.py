@@ -1,4 +1,4 @@
-"""What a part of each stage does; part_job.py says what the stages are."""
+"""What a part of each stage does; part_job.py says what the stages are, part_items.py does two of them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import dataclasses
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from pinnerformer_jax.config import DataConfig
 from pinnerformer_jax.config.by_log import SHARES, fill, shares_by_log
@@ -16,24 +17,22 @@ from pinnerformer_jax.data.catalog import catalog_path
 from pinnerformer_jax.data.positives import positive_table
 from pinnerformer_jax.data.timelines import Manifest, open_shard, shard_path
 from pinnerformer_jax.files import link_or_copy
-from pinnerformer_jax.ingestion import catalog_writer, ingest, rejects, timeline_writer
+from pinnerformer_jax.ingestion import (
+    catalog_writer,
+    event_mapping,
+    ingest,
+    item_reader,
+    part_items,
+    rejects,
+    timeline_writer,
+)
 from pinnerformer_jax.ingestion.engine import literal
-from pinnerformer_jax.ingestion.log_reader import parquet_files, restrict
-from pinnerformer_jax.ingestion.part_job import Job
+from pinnerformer_jax.ingestion.log_reader import open_log, parquet_files, restrict
+from pinnerformer_jax.ingestion.part_job import Job, Task
 from pinnerformer_jax.ingestion.split import choose_split
 
 if TYPE_CHECKING:
     import duckdb
-
-
-class Task(NamedTuple):
-    """A part that runs, and where."""
-
-    connection: duckdb.DuckDBPyConnection
-    part: int  # its number
-    out: Path  # folder for what it makes
-    scratch: Path  # for its copies
-    report: Callable[[str], None]
 
 
 def _copy(connection: duckdb.DuckDBPyConnection, query: str, file: Path, options: str = "") -> None:
@@ -41,16 +40,21 @@ def _copy(connection: duckdb.DuckDBPyConnection, query: str, file: Path, options
 
 
 def _scatter(job: Job, task: Task) -> dict[str, Any]:
-    connection = task.connection
-    item_type = ingest.stage_log(connection, job.config, task.scratch, job.work, job.log[task.part])
+    connection, data = task.connection, job.config.data
+    part = job.log[task.part]
+    files = open_log(connection, "log", "data.events", data.events, task.scratch / "log", data.csv, part)
+    restrict(connection, files, [job.work])
+    item_type = ingest.type_of_items(connection, data)
+    part_items.open_item_table(job, connection, item_type)
+    event_mapping.stage(connection, "log", data, "item_table" if job.config.items.vector else None)
     good = "FROM staged WHERE in_scope AND reason IS NULL"
     _copy(connection, "FROM staged WHERE reason IS NOT NULL", task.out / "rejected.parquet")
     _copy(connection, "FROM staged LIMIT 0", task.out / "shape.parquet")
-    shard = timeline_writer.shard_of_user(job.config.data.shards)
+    shard = timeline_writer.shard_of_user(data.shards)
     _copy(connection, f"SELECT *, {shard} AS shard {good}", task.out / "rows", ", PARTITION_BY (shard)")
-    rows, in_scope = connection.execute("SELECT count(*), count(*) FILTER (in_scope) FROM staged").fetchall()[
-        0
-    ]
+    [(rows, in_scope)] = connection.execute(
+        "SELECT count(*), count(*) FILTER (in_scope) FROM staged"
+    ).fetchall()
     return {"rows": rows, "in_scope": in_scope, "item_type": item_type}
 
 
@@ -120,12 +124,14 @@ def _number(job: Job, task: Task) -> dict[str, Any]:
         files = parquet_files(job.here("count", f"{kind}.parquet"))
         sums = f"SELECT {kind}, sum(n)::BIGINT AS n FROM {files} GROUP BY {kind}"
         facts[f"{kind}s"] = timeline_writer.name_ids(connection, kind, data.positives, sums)
-    _read_item_table(job, connection, task.scratch)
+    part_items.open_item_table(job, connection, job.all_facts("scatter")[0]["item_type"])
     seen = catalog_writer.sum_seen(parquet_files(job.here("count", "items.parquet")))
     catalog_writer.number_items(connection, seen, config.items.without_events)
     if config.items.table:
-        facts["item_table"] = catalog_writer.item_table_counts(connection)
-        if users and (warning := catalog_writer.check_overlap(connection, config.items.table)):
+        [of_table] = job.all_facts("table")
+        facts["item_table"] = {name: of_table[name] for name in ("rows", "unusable_ids", "unusable_id")}
+        facts["item_table"]["in_log"] = item_reader.rows_in_log(connection)
+        if users and (warning := item_reader.check_overlap(connection, config.items.table)):
             task.report(warning)
     _copy(connection, "FROM items ORDER BY number", task.out / "items.parquet")
     facts["items"], facts["trained_items"] = connection.execute(
@@ -156,7 +162,6 @@ def write_prepared(
     job: Job,
     connection: duckdb.DuckDBPyConnection,
     folder: Path,
-    scratch: Path,
     report: Callable[[str], None],
 ) -> Manifest:
     [found], [numbers] = job.all_facts("split"), job.all_facts("number")
@@ -184,13 +189,17 @@ def write_prepared(
     for shard in range(data.shards):
         source = shard_path(job.folder("gather", shard), shard)
         shutil.copytree(source, shard_path(folder, shard), copy_function=link_or_copy)
-    _read_item_table(job, connection, scratch)
+    part_items.open_item_table(job, connection, job.all_facts("scatter")[0]["item_type"])
     connection.execute(f"CREATE TABLE items AS FROM {parquet_files(job.here('number', 'items.parquet'))}")
     shards = [open_shard(folder, shard) for shard in range(data.shards)]
-    # `restrict` lets the engine write below `work` alone: the catalogue is moved from there.
-    made = scratch / "catalog"
-    reachable = catalog_writer.write_catalog(connection, job.config.items, shards, made, report)
-    shutil.move(made, catalog_path(folder))
+    reachable = catalog_writer.write_catalog(
+        connection,
+        job.config.items,
+        shards,
+        catalog_path(folder),
+        report,
+        partial(part_items.write_vectors, job),
+    )
     counts["unreachable_items"] = int((~reachable).sum())
     return Manifest(
         actions=numbers["actions"],
@@ -220,18 +229,13 @@ def _open_shard(job: Job, connection: duckdb.DuckDBPyConnection, part: int, data
     return found["split"]
 
 
-def _read_item_table(job: Job, connection: duckdb.DuckDBPyConnection, scratch: Path) -> None:
-    files = catalog_writer.open_item_files(connection, job.config.items, scratch / "items")
-    restrict(connection, files, [job.work])
-    item_type = job.all_facts("scatter")[0]["item_type"]
-    catalog_writer.read_item_table(connection, job.config.items, item_type)
-
-
 def _one(connection: duckdb.DuckDBPyConnection, query: str) -> int:
     return connection.execute(query).fetchall()[0][0]
 
 
 RUN: dict[str, Callable[[Job, Task], dict[str, Any]]] = {
+    "items": part_items.items,
+    "table": part_items.table,
     "scatter": _scatter,
     "merge": _merge,
     "split": _split,

@@ -58,10 +58,10 @@ def finish(job: Job, limit: str, report: Callable[[str], None] = print) -> Manif
         )
     failed = job.prepared.with_name(f"{job.prepared.name}.rejects.parquet")
     with (
-        _engine(job, job.folder("finish", 0), limit, None) as (connection, scratch),
+        _engine(job, job.folder("finish", 0), limit, None) as (connection, _),
         atomic_folder(job.prepared) as folder,
     ):
-        manifest = write_prepared(job, connection, folder, scratch, report)
+        manifest = write_prepared(job, connection, folder, report)
         manifest = dataclasses.replace(manifest, files=facts_of(folder))
         write_manifest(folder, manifest)
     failed.unlink(missing_ok=True)  # of an earlier attempt

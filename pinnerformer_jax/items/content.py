@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float32, Float64
 
 from pinnerformer_jax.config import Config, ItemsConfig
 from pinnerformer_jax.data.catalog import Catalog
-from pinnerformer_jax.ingestion.catalog_writer import exact_id, open_item_files, read_item_table
 from pinnerformer_jax.ingestion.event_mapping import bind
+from pinnerformer_jax.ingestion.item_reader import exact_id, open_item_files, read_item_table
 from pinnerformer_jax.ingestion.item_vectors import TextBasis, project_texts
 from pinnerformer_jax.ingestion.log_reader import restrict
 

@@ -22,7 +22,8 @@ import numpy as np
 
 from pinnerformer_jax.config import ItemsConfig
 from pinnerformer_jax.data.catalog import FEATURES, Catalog
-from pinnerformer_jax.ingestion.catalog_writer import open_item_files, read_item_table, write_given
+from pinnerformer_jax.ingestion.catalog_writer import write_given
+from pinnerformer_jax.ingestion.item_reader import open_item_files, read_item_table
 from pinnerformer_jax.ingestion.log_reader import restrict
 from pinnerformer_jax.serving.plan import Plan
 from pinnerformer_jax.serving.snapshot import lists, rows_of
