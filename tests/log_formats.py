@@ -464,3 +464,34 @@ def online_retail(folder: Path) -> tuple[str, str]:
         "Country",
     ]
     return write(folder / "OnlineRetail.csv", header, rows), ""
+
+
+def complete_journey(folder: Path) -> tuple[str, str]:
+    """A grocer's baskets and a table of products without a column that is called like a title."""
+    rows = [(r.user, 330, k, 1_000_000 + r.item, 1, 0.5, r.when) for k, r in enumerate(events())]
+    names = "household_id", "store_id", "basket_id", "product_id", "quantity", "sales_value"
+    names = *names, "transaction_timestamp"
+    columns = dict(zip(names, zip(*rows, strict=True), strict=True))
+    pq.write_table(pa.table(columns), folder / "transactions.parquet")
+    products = [
+        (
+            1_000_000 + k,
+            2,
+            "GROCERY",
+            ("National", "Private")[k % 2],
+            f"KIND {k % 5}",
+            f"KIND {k % 5}: SORT {k}",
+            f"{k} OZ",
+        )
+        for k in range(12)
+    ]
+    names = "product_id", "manufacturer_id", "department", "brand", "product_category", "product_type"
+    table = folder / "products.csv"
+    return str(folder / "transactions.parquet"), write(table, [*names, "package_size"], products)
+
+
+def names_in_the_log(folder: Path) -> tuple[str, str]:
+    """A CSV with the product's id and, in a column that is called like one, its name."""
+    rows = [(r.user, r.when, 1_000_000 + r.item, f"Roll no. {r.item}", "Bakery") for r in events()]
+    header = ["customer", "bought_at", "product_id", "product", "category"]
+    return write(folder / "groceries.csv", header, rows), ""

@@ -160,6 +160,27 @@ FORMATS = {
         },
         set(),
     ),
+    "complete_journey": (
+        {
+            "data.columns.user": "household_id",
+            "data.columns.item": "product_id",
+            "data.columns.time": "transaction_timestamp",
+            "items.id": "product_id",
+            "items.title": "product_type",
+            "items.topic": "product_category",
+            "items.text": ("brand", "package_size"),
+        },
+        set(),
+    ),
+    "names_in_the_log": (
+        {
+            "data.columns.user": "customer",
+            "data.columns.item": "product_id",
+            "data.columns.time": "bought_at",
+            "data.columns.title": "product",
+        },
+        set(),
+    ),
 }
 """Choices that must be made, and the settings that must be marked CHECK: these and no others."""
 

@@ -43,7 +43,8 @@ TIME = (
     "createdat", "tdat", "orderdate", "invoicedate", "orderedat", "unixreviewtime", "reviewtime",
     "visittime", "utctime", "eventdate", "purchasedate", "transactiondate", "purchasedat", "playedat",
     "watchedat", "orderpurchasetimestamp", "invoicetime", "transactiontime", "clicktime", "unixtime",
-    "eventts", "ratedat", "reviewdate", "orderdatetime", "checkintime", "date", "day",
+    "eventts", "ratedat", "boughtat", "viewedat", "soldat", "transactiontimestamp", "reviewdate",
+    "orderdatetime", "checkintime", "date", "day",
 )  # fmt: skip
 LATER_TIME = re.compile(
     "updat|upload|birth|expir|deliver|cancel|fulfill|ship|modif|releas|publish|register|signup|first|previous|paid"
@@ -82,10 +83,11 @@ STATUS = ("orderstatus", "financialstatus", "paymentstatus", "status")
 TITLE = (
     "title", "itemtitle", "producttitle", "movietitle", "itemname", "productname", "prodname",
     "lineitemname", "displayname", "trackname", "traname", "songname", "videotitle", "caption", "headline",
-    "name", "description",
+    "name", "description", "productdescription", "itemdescription", "subcommoditydesc", "producttype",
 )  # fmt: skip
 TOPIC = (
-    "topic", "categorycode", "category", "categoryname", "maincategory", "genre", "genres", "department",
+    "topic", "categorycode", "category", "categoryname", "productcategory", "commoditydesc", "maincategory",
+    "genre", "genres", "department",
     "departmentname", "producttypename", "producttype", "productgroupname", "itemcategory", "subcategory",
     "aisle", "tag", "class", "venuecategory", "categoryid",
 )  # fmt: skip

@@ -45,7 +45,8 @@ def choose_ids(draft: Draft, columns: Sequence[Facts]) -> None:
             )  # fmt: skip
             continue
         best = found[0]
-        others = [repr(_id(c)) for c in found[1:]]
+        # Beside an id, 'product' with texts of several words has the names: see choose_titles.
+        others = [repr(_id(c)) for c in found[1:] if best.words or not c.words]
         reason = f"by its name; in a sample {best.distinct:,} values"
         if setting == "item":  # an id of a user may be an address, which belongs in no file of settings
             reason += f" such as {best.example}"
@@ -292,7 +293,7 @@ def choose_titles(draft: Draft, columns: Sequence[Facts], with_table: bool) -> N
     item = draft.value("data.columns.item")
     items = next((c.distinct for c in columns if c.name == item), 0)
     titles = [  # about one an item: no order numbers
-        c for c in named(columns, column_names.TITLE)
+        c for c in named(columns, column_names.TITLE) + _names_of_items(columns)
         if c.text and c.name != item and c.distinct > 1 and (not items or c.distinct <= 3 * items)
     ]  # fmt: skip
     if titles:
@@ -308,6 +309,11 @@ def choose_titles(draft: Draft, columns: Sequence[Facts], with_table: bool) -> N
             "data.columns.topic", topics[0].name,
             f"{topics[0].distinct:,} values in the sample, such as {topics[0].example!r}",
         )  # fmt: skip
+
+
+def _names_of_items(columns: Sequence[Facts]) -> list[Facts]:
+    """Columns that are called like an item, such as 'product', and hold texts of several words."""
+    return [column for column in named(columns, column_names.ITEM) if column.words]
 
 
 def _list(columns: Sequence[Facts]) -> str:

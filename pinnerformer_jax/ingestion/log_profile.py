@@ -61,6 +61,11 @@ class Facts(NamedTuple):
         return self.kind == "VARCHAR" and self.numbers < 0.5
 
     @property
+    def words(self) -> bool:
+        """Most of its values are texts of several words, such as the name of a product."""
+        return self.text and 2 * sum(" " in value for value in self.frequent) > len(self.frequent)
+
+    @property
     def bare(self) -> str:
         """The column in an expression of the config: without quotes if it may be."""
         plain = re.fullmatch(r"[A-Za-z_]\w*", self.name) and self.name.lower() not in _KEYWORDS
