@@ -29,13 +29,13 @@ def write_tables(folder, users, items=12, version="a"):
 def test_an_index_is_built_and_compared_with_exact_search(tmp_path):
     write_tables(tmp_path, users=5)
     report = write_index(None, None, IndexConfig(), tmp_path)
-    assert report == IndexReport(0, 0, 0, False, k=10, queries=5, recall=1.0)
+    assert report == IndexReport(0, 0, 0, False, k=10, queries=5, recall=1.0, parts=1)
     assert (tmp_path / "index" / "manifest.json").is_file()
 
 
 def test_without_users_nothing_is_compared(tmp_path):
     write_tables(tmp_path, users=0, items=3)
-    assert write_index(None, None, IndexConfig(), tmp_path) == IndexReport(0, 0, 0, False)
+    assert write_index(None, None, IndexConfig(), tmp_path) == IndexReport(0, 0, 0, False, parts=1)
 
 
 def test_an_index_of_the_same_items_is_linked(tmp_path, monkeypatch):
@@ -47,7 +47,7 @@ def test_an_index_of_the_same_items_is_linked(tmp_path, monkeypatch):
     for file in (tmp_path / "before" / "index").iterdir():
         assert (tmp_path / "now" / "index" / file.name).samefile(file)
     write_tables(tmp_path / "next", users=2)
-    report = IndexReport(0, 0, 0, False, k=10, queries=7, recall=0.5)
+    report = IndexReport(0, 0, 0, False, k=10, queries=7, recall=0.5, parts=1)
     monkeypatch.setattr(ScannIndex, "load", None)
     assert write_index(tmp_path / "now", report, IndexConfig(), tmp_path / "next") == report
     (tmp_path / "now" / "index" / "scann_docids.pkl").write_bytes(b"")

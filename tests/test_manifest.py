@@ -38,7 +38,8 @@ EARLIER = {
         "new_items": 2, "items_after_training": 2,
     },
     "index": {
-        "leaves": 0, "leaves_searched": 0, "reorder": 0, "soar": False, "k": 10, "queries": 37, "recall": 1.0
+        "leaves": 0, "leaves_searched": 0, "reorder": 0, "soar": False, "k": 10, "queries": 37, "recall": 1.0,
+        "parts": 1,
     },
     "files": {"popular.npy": {"bytes": 216, "sha256": "9c0b2369"}},
 }  # fmt: skip
@@ -60,7 +61,7 @@ def test_a_manifest_of_before_is_read(tmp_path):
         users=UserCounts(embedded_users=11, users=37, tombstones=1),
         items=ItemCounts(new_items=2, items_after_training=2),
     )
-    assert manifest.index == IndexReport(0, 0, 0, False, k=10, queries=37, recall=1.0)
+    assert manifest.index == IndexReport(0, 0, 0, False, k=10, queries=37, recall=1.0, parts=1)
     assert manifest.files == EARLIER["files"]
     write_manifest(tmp_path / "state", manifest)
     written = json.loads((tmp_path / "state" / "manifest.json").read_text())

@@ -152,6 +152,8 @@ def test_scann_that_does_not_load_is_said(results):
     assert "no AVX" in scann_sentence(NotMeasured("no AVX"))
     tree = dataclasses.replace(results.scann, leaves=1000, leaves_searched=100, soar=True)
     assert "(tree of 1,000 leaves, 100 searched, SOAR)" in scann_sentence(tree)
+    parts = scann_sentence(dataclasses.replace(tree, parts=4))
+    assert "(tree of 1,000 leaves, 100 searched, SOAR, in each of 4 parts)" in parts
 
 
 def test_results_are_plain_json_with_the_promised_rows(results, tmp_path):

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from pinnerformer_jax.config import IndexConfig
-from pinnerformer_jax.retrieval import exact
+from pinnerformer_jax.retrieval import exact, scann_index
 from pinnerformer_jax.retrieval.scann_index import (
     ScannIndex,
     Settings,
     against_exact,
+    recall,
     settings,
     training_sample,
 )
@@ -51,7 +52,7 @@ def test_tree_is_near_exact_and_both_are_timed(tree):
 
 def test_recall_counts_what_is_missed(tree):
     vectors, index = tree
-    narrow = ScannIndex(index.searcher, index.items, index.dim, "", index.settings)
+    narrow = ScannIndex(index.searchers, index.items, index.dim, "", index.settings)
     narrow.search = lambda queries, k: (None, np.full((len(queries), k), -1))
     assert against_exact(narrow, vectors, vectors[:5], 4).recall == 0
     narrow.search = lambda queries, k: (None, np.tile(np.arange(k), (len(queries), 1)))
@@ -104,6 +105,39 @@ def test_save_and_load_give_the_same_answers(tree, tmp_path):
     manifest = json.loads((tmp_path / "index" / "manifest.json").read_text())
     assert (manifest["items"], manifest["dim"]) == vectors.shape
     assert loaded.settings == index.settings
+
+
+def test_more_items_are_an_index_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(scann_index, "PART_ITEMS", 1500)
+    vectors, queries = clustered(4000), clustered(100, seed=1)
+    index = ScannIndex.build(vectors, IndexConfig(leaves=30))
+    assert (index.settings.parts, index.settings.leaves, index.settings.leaves_searched) == (3, 30, 10)
+    scores, rows = index.search(queries, 20)
+    nearest = exact.search(queries, vectors, 20)[1]
+    assert recall(rows, nearest, len(vectors)) > 0.97
+    np.testing.assert_allclose(scores, np.einsum("qd,qkd->qk", queries, vectors[rows]), rtol=1e-5)
+    assert (np.diff(scores) <= 0).all()
+    index.save(tmp_path / "index")
+    assert {file.name for file in (tmp_path / "index").iterdir()} == {
+        "manifest.json",
+        "00000",
+        "00001",
+        "00002",
+    }
+    loaded = ScannIndex.load(tmp_path / "index", vectors)
+    for mine, theirs in zip(index.search(queries, 20), loaded.search(queries, 20), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    (tmp_path / "index" / "00002" / "scann_docids.pkl").write_bytes(b"harm")
+    with pytest.raises(ValueError, match=r"foreign files \['00002/scann_docids.pkl'\]"):
+        ScannIndex.load(tmp_path / "index")
+
+
+def test_more_neighbours_than_a_part_has(monkeypatch):
+    monkeypatch.setattr(scann_index, "PART_ITEMS", 4)
+    vectors = clustered(10)
+    rows = ScannIndex.build(vectors, IndexConfig()).search(vectors[:2], 12)[1]
+    assert (rows[:, 10:] == -1).all()
+    np.testing.assert_array_equal(np.sort(rows[:, :10]), np.tile(np.arange(10), (2, 1)))
 
 
 def test_load_refuses_what_is_not_its_own(tree, tmp_path):

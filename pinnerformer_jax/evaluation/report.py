@@ -250,6 +250,7 @@ def scann_sentence(scann: ScannResult | NotMeasured) -> str:
     if scann.leaves:
         how = f"tree of {scann.leaves:,} leaves, {scann.leaves_searched:,} searched"
         how += ", SOAR" if scann.soar else ""
+        how += f", in each of {scann.parts:,} parts" if scann.parts > 1 else ""
     return (
         f"Retrieval of {scann.k} of {scann.items:,} items: ScaNN ({how}) finds "
         f"{scann.recall:.2%} of the exact neighbours at {scann.scann_qps:,.0f} queries/s; exact on "

@@ -123,6 +123,7 @@ class ScannResult:
     leaves_searched: int
     reorder: int
     soar: bool
+    parts: int = 1
 
 
 @dataclass(frozen=True)

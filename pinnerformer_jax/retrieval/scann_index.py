@@ -2,7 +2,7 @@
 
     INDEX/
       manifest.json     items, dim, settings, checksum of the item vectors and of every file
-      ...               the files that ScaNN writes, with the vectors
+      ...               the files that ScaNN writes, with the vectors; of several parts in 00000/, 00001/, ...
 
 The default parameters are measured, on 30,000 and 100,000 clustered unit vectors of 128 numbers
 with queries that are mixtures of items:
@@ -11,7 +11,9 @@ with queries that are mixtures of items:
 - SOAR (each item in a second partition) from 100,000 items: it lifts 0.959 to 0.975, at less
   cost than searching more partitions; for fewer items it only costs speed;
 - partitions and codebooks trained on 256 items a partition, at least 100,000: as good as all items, and with
-  sqrt(N) partitions the build grows like N. ScaNN's own sample of 100,000 loses recall beyond it.
+  sqrt(N) partitions the build grows like N. ScaNN's own sample of 100,000 loses recall beyond it;
+- more than a million items are indexed in equal parts, and each is searched: at four million recall@50 is
+  0.999 instead of 0.946, the build takes 0.8 of the time and 0.65 of the memory, a search 1.15 of the time.
 
 ScaNN draws at random and has no seed: two builds of the same vectors with partitions differ in their bytes.
 """
@@ -26,6 +28,8 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,25 +46,30 @@ TREE_ITEMS = 100  # of fewer no tree can be made
 SOAR_ITEMS = 100_000
 TRAINED_A_LEAF, LEAST_TRAINED = 256, 100_000
 """Partitions and codebooks are trained on so many items a partition, and at least on so many."""
+PART_ITEMS = 2**20
+"""Of more items an index has parts."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What an index was built with."""
+    """What an index was built with; all but `parts` is of each part."""
 
     leaves: int  # partitions; 0: brute force
     leaves_searched: int
     reorder: int  # candidates re-scored exactly
     soar: bool
+    parts: int = 1
 
 
 def settings(items: int, config: IndexConfig) -> Settings:
     """The parameters for so many items; see the head of this file."""
+    parts = max(-(-items // PART_ITEMS), 1)
+    items = -(-items // parts)
     if items < (TREE_ITEMS if config.leaves else BRUTE_FORCE_ITEMS):
-        return Settings(leaves=0, leaves_searched=0, reorder=0, soar=False)
+        return Settings(leaves=0, leaves_searched=0, reorder=0, soar=False, parts=parts)
     leaves = min(config.leaves or round(math.sqrt(items)), items)
     searched = min(config.leaves_searched or max(10, leaves // 10), leaves)
-    return Settings(leaves, searched, config.reorder, soar=items >= SOAR_ITEMS)
+    return Settings(leaves, searched, config.reorder, items >= SOAR_ITEMS, parts)
 
 
 def training_sample(items: int, leaves: int) -> int:
@@ -71,8 +80,10 @@ def training_sample(items: int, leaves: int) -> int:
 class ScannIndex:
     """Items that can be searched."""
 
-    def __init__(self, searcher: Any, items: int, dim: int, vectors_sha256: str, settings: Settings) -> None:
-        self.searcher, self.items, self.dim = searcher, items, dim
+    def __init__(
+        self, searchers: list[Any], items: int, dim: int, vectors_sha256: str, settings: Settings
+    ) -> None:
+        self.searchers, self.items, self.dim = searchers, items, dim
         self.vectors_sha256, self.settings = vectors_sha256, settings
 
     @classmethod
@@ -89,22 +100,25 @@ class ScannIndex:
         if items == 0 or not np.isfinite(vectors).all():
             raise ValueError(f"{items} item vectors: needs at least one, and finite numbers only")
         chosen = settings(items, config)
-        builder = scann.builder(vectors, min(10, items), "dot_product")
-        if chosen.leaves == 0:
-            builder = builder.score_brute_force()
-        else:
-            sample = training_sample(items, chosen.leaves)
-            builder = (
-                builder.tree(
-                    chosen.leaves,
-                    chosen.leaves_searched,
-                    training_sample_size=sample,
-                    soar_lambda=1.5 if chosen.soar else None,
+        searchers = []
+        for first, end in pairwise(_bounds(items, chosen.parts)):
+            builder = scann.builder(vectors[first:end], min(10, end - first), "dot_product")
+            if chosen.leaves == 0:
+                builder = builder.score_brute_force()
+            else:
+                sample = training_sample(end - first, chosen.leaves)
+                builder = (
+                    builder.tree(
+                        chosen.leaves,
+                        chosen.leaves_searched,
+                        training_sample_size=sample,
+                        soar_lambda=1.5 if chosen.soar else None,
+                    )
+                    .score_ah(2, anisotropic_quantization_threshold=0.2, training_sample_size=sample)
+                    .reorder(chosen.reorder)
                 )
-                .score_ah(2, anisotropic_quantization_threshold=0.2, training_sample_size=sample)
-                .reorder(chosen.reorder)
-            )
-        return cls(builder.build(), items, dim, checksum(vectors), chosen)
+            searchers.append(builder.build())
+        return cls(searchers, items, dim, checksum(vectors), chosen)
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """About the k items of largest inner product with each query, on all cores.
@@ -119,15 +133,30 @@ class ScannIndex:
         """
         if queries.shape[1] != self.dim:
             raise ValueError(f"queries have {queries.shape[1]} numbers, the index {self.dim}")
+        queries = np.ascontiguousarray(queries, np.float32)
+        found = [
+            self._search_part(searcher, queries, k, first, end - first)
+            for searcher, (first, end) in zip(
+                self.searchers, pairwise(_bounds(self.items, self.settings.parts)), strict=True
+            )
+        ]
+        scores, rows = (np.concatenate(of, axis=1) for of in zip(*found, strict=True))
+        if len(found) > 1:
+            best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+            scores, rows = (np.take_along_axis(of, best, axis=1) for of in (scores, rows))
+        return scores, rows
+
+    def _search_part(
+        self, searcher: Any, queries: np.ndarray, k: int, first: int, items: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`search` of the part of rows first : first + items."""
         candidates = max(self.settings.reorder, k) if self.settings.leaves else None
-        rows, scores = self.searcher.search_batched_parallel(
-            np.ascontiguousarray(queries, np.float32), min(k, self.items), candidates
-        )
+        rows, scores = searcher.search_batched_parallel(queries, min(k, items), candidates)
         short = ((0, 0), (0, k - rows.shape[1]))
         found = np.isfinite(scores)  # ScaNN fills up with row 0 and NaN
-        rows, scores = np.where(found, rows.astype(np.int32), -1), np.where(found, scores, -np.inf)
+        rows = np.where(found, rows.astype(np.int32) + np.int32(first), -1)
         return (
-            np.pad(scores, short, constant_values=-np.inf).astype(np.float32),
+            np.pad(np.where(found, scores, -np.inf), short, constant_values=-np.inf).astype(np.float32),
             np.pad(rows, short, constant_values=-1).astype(np.int32),
         )
 
@@ -142,8 +171,10 @@ class ScannIndex:
         new, old = (path.with_name(f".{path.name}.{os.getpid()}.{which}") for which in ("new", "old"))
         try:
             new.mkdir(parents=True)
-            self.searcher.serialize(str(new), relative_path=True)
-            files = {file.name: sha256(file) for file in sorted(new.iterdir())}
+            for searcher, name in zip(self.searchers, _names(self.settings.parts), strict=True):
+                (new / name).mkdir(exist_ok=True)
+                searcher.serialize(str(new / name), relative_path=True)
+            files = {name: sha256(new / name) for name in sorted(_files(new))}
             facts = {
                 "items": self.items,
                 "dim": self.dim,
@@ -178,9 +209,24 @@ class ScannIndex:
         manifest = check_saved(path)
         if vectors is not None and checksum(vectors) != manifest["vectors_sha256"]:
             raise ValueError(f"{path}: built from other item vectors than these; build the index again")
-        searcher = _scann().load_searcher(str(path), assets_backcompat_shim=False)
         settings = Settings(**manifest["settings"])
-        return cls(searcher, manifest["items"], manifest["dim"], manifest["vectors_sha256"], settings)
+        load = partial(_scann().load_searcher, assets_backcompat_shim=False)
+        searchers = [load(str(path / name)) for name in _names(settings.parts)]
+        return cls(searchers, manifest["items"], manifest["dim"], manifest["vectors_sha256"], settings)
+
+
+def _bounds(items: int, parts: int) -> list[int]:
+    """The first row of each part, and the end."""
+    return [items * part // parts for part in range(parts + 1)]
+
+
+def _names(parts: int) -> list[str]:
+    """The folder of each part within the index."""
+    return [""] if parts == 1 else [f"{part:05d}" for part in range(parts)]
+
+
+def _files(path: Path) -> set[str]:
+    return {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir()}
 
 
 def check_saved(path: Path) -> dict[str, Any]:
@@ -195,7 +241,7 @@ def check_saved(path: Path) -> dict[str, Any]:
     manifest = _read_manifest(path)
     if manifest["format"] != FORMAT:
         raise ValueError(f"{path}: an index of format {manifest['format']}, not {FORMAT}; build it again")
-    present = {file.name for file in path.iterdir()} - {"manifest.json"}
+    present = _files(path) - {"manifest.json"}
     if present != manifest["files"].keys():  # ScaNN would unpickle a scann_docids.pkl it finds
         odd = sorted(present ^ manifest["files"].keys())
         raise ValueError(f"{path}: missing or foreign files {odd}; build the index again")

@@ -96,7 +96,7 @@ class Counts:
 class IndexReport:
     """ScaNN's settings and its recall against exact search; or why there is no index."""
 
-    leaves: int | None = None  # these four: see scann_index.Settings
+    leaves: int | None = None  # these four and `parts`: see scann_index.Settings
     leaves_searched: int | None = None
     reorder: int | None = None
     soar: bool | None = None
@@ -104,6 +104,7 @@ class IndexReport:
     queries: int | None = None
     recall: float | None = None
     error: str | None = None  # None: there is an index
+    parts: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The fields that are not None."""
