@@ -95,7 +95,7 @@ def test_results_no_better_than_chance_come_first():
 def test_few_users_say_what_cannot_be_told():
     few = dataclasses.replace(PROTOCOL, users=186)
     assert any(
-        "186 evaluated users: differences under 0.020 cannot be told" in line
+        "186 evaluated users: differences from that baseline of less than 0.020 cannot be told" in line
         for line in verdict(methods(-0.01, 0.03), few, Priors(0.1))
     )
     assert not any("evaluated users" in line for line in verdict(methods(-0.01, 0.03), PROTOCOL, Priors(0.1)))

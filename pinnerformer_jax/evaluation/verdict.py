@@ -63,9 +63,14 @@ def _baselines(methods: MethodResults, protocol: str) -> list[Difference]:
     ]
 
 
+def _closest(methods: MethodResults, protocol: str) -> Difference:
+    """From the best of the baselines under a protocol."""
+    return min(_baselines(methods, protocol), key=lambda each: each.value)
+
+
 def _leader(methods: MethodResults, protocol: str) -> str:
     """Who leads under a protocol: what is served, or the best of the baselines."""
-    closest = min(_baselines(methods, protocol), key=lambda each: each.value)
+    closest = _closest(methods, protocol)
     recall = {row.method: row.value for row in methods.rows if row.is_metric(protocol, "recall@10")}
     own, other = f"{label(closest.method)} {recall[closest.method]:.3f}", label(closest.other)
     numbers = f"{closest.value:+.3f}, interval {closest.low:+.3f} to {closest.high:+.3f}"
@@ -105,9 +110,10 @@ def _advice(methods: MethodResults, priors: Priors) -> Iterator[str]:
 
 
 def _resolution(methods: MethodResults, protocol: ProtocolSummary) -> Iterator[str]:
-    widths = [(each.high - each.low) / 2 for each in _baselines(methods, "full")]
-    if widths and protocol.users < FEW_USERS:
+    if _baselines(methods, "full") and protocol.users < FEW_USERS:
+        closest = _closest(methods, "full")
         yield (
-            f"The log has {protocol.users:,} evaluated users: differences under {max(widths):.3f} cannot be "
-            "told. A larger data.evaluation_share has more."
+            f"The log has {protocol.users:,} evaluated users: differences from that baseline of less than "
+            f"{(closest.high - closest.low) / 2:.3f} cannot be told on all items. A larger "
+            "data.evaluation_share has more."
         )
