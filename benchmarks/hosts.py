@@ -181,7 +181,8 @@ class Trainings:
         import jax
         from jax.sharding import SingleDeviceSharding
 
-        from pinnerformer_jax.training.checkpoint import Checkpoints, read_record
+        from pinnerformer_jax.training.checkpoint import Checkpoints
+        from pinnerformer_jax.training.run_record import read_record
         from pinnerformer_jax.training.state import create
 
         workdir = self._folder / name

@@ -57,7 +57,8 @@ from pinnerformer_jax.evaluation.results import MetricRow
 from pinnerformer_jax.files import write_json
 from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.retrieval.priors import read_priors
-from pinnerformer_jax.training.checkpoint import data_digest, open_data, read_checkpoint
+from pinnerformer_jax.training.checkpoint import open_data, read_checkpoint
+from pinnerformer_jax.training.run_record import data_digest
 
 CHILD = Path(__file__).with_name("peers_rectools.py")
 MODELS = ("sasrec", "sasrec_ligr", "bert4rec")

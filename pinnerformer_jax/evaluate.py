@@ -47,9 +47,10 @@ from pinnerformer_jax.retrieval.priors import write_priors
 from pinnerformer_jax.retrieval.scann_index import ScannIndex, against_exact
 from pinnerformer_jax.runtime import set_up_process
 from pinnerformer_jax.serving.shop_rules import ShopRules, add_flags, rules_of
-from pinnerformer_jax.training.checkpoint import data_digest, open_data, read_checkpoint, read_record
+from pinnerformer_jax.training.checkpoint import open_data, read_checkpoint
 from pinnerformer_jax.training.final import check_not_final
 from pinnerformer_jax.training.item_table import split_over_own
+from pinnerformer_jax.training.run_record import data_digest, read_record
 
 if TYPE_CHECKING:
     import pyarrow as pa

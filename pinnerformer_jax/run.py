@@ -38,8 +38,9 @@ from pinnerformer_jax.serving import bulk, daily
 from pinnerformer_jax.serving.plan import Job
 from pinnerformer_jax.serving.recommender import Recommender
 from pinnerformer_jax.train import fit, fit_final
-from pinnerformer_jax.training.checkpoint import data_digest, open_data, read_checkpoint
+from pinnerformer_jax.training.checkpoint import open_data, read_checkpoint
 from pinnerformer_jax.training.loop import TrainingError, is_finished
+from pinnerformer_jax.training.run_record import data_digest
 
 STOPPED = 130
 """Exit code of a training that Ctrl-C or SIGTERM stopped, as of a program that the signal ends."""

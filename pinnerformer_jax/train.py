@@ -51,7 +51,7 @@ from pinnerformer_jax.objective.targets import Objective
 from pinnerformer_jax.retrieval.priors import read_priors, write_priors
 from pinnerformer_jax.runtime import set_up_process
 from pinnerformer_jax.training import hosts
-from pinnerformer_jax.training.checkpoint import Checkpoints, forbidden_changes, open_data, read_record
+from pinnerformer_jax.training.checkpoint import Checkpoints, open_data
 from pinnerformer_jax.training.final import (
     Origin,
     as_many_epochs,
@@ -61,6 +61,7 @@ from pinnerformer_jax.training.final import (
 )
 from pinnerformer_jax.training.item_table import split_over_own
 from pinnerformer_jax.training.loop import Run, TrainingError, open_run, train
+from pinnerformer_jax.training.run_record import forbidden_changes, read_record
 from pinnerformer_jax.training.sizes import sized_by_log
 from pinnerformer_jax.training.state import TrainState
 from pinnerformer_jax.training.supervisor import Tell, supervised

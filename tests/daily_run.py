@@ -34,7 +34,8 @@ from pinnerformer_jax.serving.snapshot import read_parquet
 from pinnerformer_jax.serving.state import current
 from pinnerformer_jax.serving.trained_model import TrainedModel
 from pinnerformer_jax.serving.user_events import UserEvents
-from pinnerformer_jax.training.checkpoint import Checkpoints, RunRecord, claim, data_digest
+from pinnerformer_jax.training.checkpoint import Checkpoints
+from pinnerformer_jax.training.run_record import RunRecord, claim, data_digest
 from pinnerformer_jax.training.sharding import make_mesh, replicate
 from pinnerformer_jax.training.state import create
 

@@ -22,7 +22,7 @@ from daily_run import TRAINED, day
 from pinnerformer_jax import embed, evaluate, ingest, recommend, train
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.config_files import to_dict
-from pinnerformer_jax.training.checkpoint import read_record
+from pinnerformer_jax.training.run_record import read_record
 
 pytestmark = pytest.mark.slow
 

@@ -14,15 +14,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from pinnerformer_jax.config import PositiveRule
 from pinnerformer_jax.data.timelines import read_manifest
 from pinnerformer_jax.model.towers import Sizes
-from pinnerformer_jax.training.checkpoint import (
-    Checkpoints,
-    RunRecord,
-    check_ingested,
-    claim,
-    data_digest,
-    load_for_inference,
-    read_record,
-)
+from pinnerformer_jax.training.checkpoint import Checkpoints, load_for_inference
+from pinnerformer_jax.training.run_record import RunRecord, check_ingested, claim, data_digest, read_record
 from pinnerformer_jax.training.sharding import make_mesh, replicate
 from pinnerformer_jax.training.state import create
 

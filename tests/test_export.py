@@ -20,7 +20,8 @@ from pinnerformer_jax.export.towers import NO_IDENTITY, towers
 from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.retrieval.priors import Priors, write_priors
 from pinnerformer_jax.serving.trained_model import TrainedModel
-from pinnerformer_jax.training.checkpoint import Checkpoints, read_record
+from pinnerformer_jax.training.checkpoint import Checkpoints
+from pinnerformer_jax.training.run_record import read_record
 
 ROWS = make_rows()
 PAGE = Path(__file__).parents[1] / "docs/export.md"

@@ -25,9 +25,10 @@ from pinnerformer_jax.serving.plan import Job
 from pinnerformer_jax.serving.recommender import Recommender
 from pinnerformer_jax.serving.trained_model import TrainedModel
 from pinnerformer_jax.training import loop
-from pinnerformer_jax.training.checkpoint import Checkpoints, read_checkpoint, read_record
+from pinnerformer_jax.training.checkpoint import Checkpoints, read_checkpoint
 from pinnerformer_jax.training.final import Origin, as_many_epochs, read_origin
 from pinnerformer_jax.training.optimiser import learning_rate
+from pinnerformer_jax.training.run_record import read_record
 
 ROOT = Path(__file__).parent.parent
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]

@@ -19,7 +19,8 @@ from jax.sharding import SingleDeviceSharding
 from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.files import folder_lock
 from pinnerformer_jax.training import hosts
-from pinnerformer_jax.training.checkpoint import Checkpoints, read_record
+from pinnerformer_jax.training.checkpoint import Checkpoints
+from pinnerformer_jax.training.run_record import read_record
 from pinnerformer_jax.training.state import create
 
 ROOT = Path(__file__).parent.parent

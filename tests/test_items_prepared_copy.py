@@ -9,7 +9,7 @@ from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.items import prepared_copy
 from pinnerformer_jax.items.prepared_copy import write_copy
-from pinnerformer_jax.training.checkpoint import check_ingested, data_digest
+from pinnerformer_jax.training.run_record import check_ingested, data_digest
 from tests.items_world import ITEMS, config, write_world
 
 

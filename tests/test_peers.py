@@ -18,7 +18,8 @@ from pinnerformer_jax.data.timelines import EVALUATION, TRAIN, VALIDATION, Timel
 from pinnerformer_jax.evaluation.comparison import evaluate_methods
 from pinnerformer_jax.evaluation.evaluator import EvaluationData
 from pinnerformer_jax.model.towers import Sizes
-from pinnerformer_jax.training.checkpoint import Checkpoints, RunRecord, claim, data_digest
+from pinnerformer_jax.training.checkpoint import Checkpoints
+from pinnerformer_jax.training.run_record import RunRecord, claim, data_digest
 from pinnerformer_jax.training.sharding import make_mesh, replicate
 from pinnerformer_jax.training.state import create
 

@@ -9,8 +9,8 @@ from pinnerformer_jax import ingest, train
 from pinnerformer_jax.config import Config, DataConfig, ItemsConfig, ModelConfig, TrainingConfig
 from pinnerformer_jax.config.by_log import LogSize, fill, settings_by_log, shares_by_log
 from pinnerformer_jax.data.timelines import read_manifest
-from pinnerformer_jax.training.checkpoint import check_ingested, read_record
 from pinnerformer_jax.training.inputs import open_training_data
+from pinnerformer_jax.training.run_record import check_ingested, read_record
 from pinnerformer_jax.training.sizes import sized_by_log
 
 SHOP = LogSize(users=700, events=35_000, items=900, item_dim=256)

@@ -15,7 +15,8 @@ import small_run
 from pinnerformer_jax import train
 from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.files import folder_lock
-from pinnerformer_jax.training.checkpoint import Checkpoints, read_record
+from pinnerformer_jax.training.checkpoint import Checkpoints
+from pinnerformer_jax.training.run_record import read_record
 from pinnerformer_jax.training.state import create
 
 pytestmark = pytest.mark.slow  # a train step compiles

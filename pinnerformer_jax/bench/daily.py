@@ -32,7 +32,8 @@ from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.runtime import set_up_process
 from pinnerformer_jax.serving.daily import run
 from pinnerformer_jax.serving.plan import Job
-from pinnerformer_jax.training.checkpoint import Checkpoints, RunRecord, claim, data_digest
+from pinnerformer_jax.training.checkpoint import Checkpoints
+from pinnerformer_jax.training.run_record import RunRecord, claim, data_digest
 from pinnerformer_jax.training.sharding import make_mesh, replicate
 from pinnerformer_jax.training.state import create
 

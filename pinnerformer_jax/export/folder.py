@@ -31,7 +31,8 @@ from pinnerformer_jax.files import atomic_folder, facts_of, write_json
 from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.serving.trained_model import TrainedModel
-from pinnerformer_jax.training.checkpoint import Checkpoints, read_record
+from pinnerformer_jax.training.checkpoint import Checkpoints
+from pinnerformer_jax.training.run_record import read_record
 
 CONTRACT, GOLDEN = "contract.json", "golden.npz"
 GOLDEN_ROWS = 64

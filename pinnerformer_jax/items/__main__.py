@@ -33,7 +33,7 @@ from pinnerformer_jax.items.item_to_item import evaluate_vectors, results_table
 from pinnerformer_jax.items.methods import Method, make_vectors, open_sources, pinsage
 from pinnerformer_jax.items.prepared_copy import check_out, fill_copy, provenance, reused_provenance
 from pinnerformer_jax.items.trained import load
-from pinnerformer_jax.training.checkpoint import check_ingested
+from pinnerformer_jax.training.run_record import check_ingested
 
 
 def main(argv: Sequence[str] | None = None) -> None:

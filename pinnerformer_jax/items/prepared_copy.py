@@ -27,7 +27,7 @@ from pinnerformer_jax.files import atomic_folder, check_contents, check_not_read
 from pinnerformer_jax.ingestion.catalog_writer import write_text
 from pinnerformer_jax.ingestion.item_vectors import Built
 from pinnerformer_jax.items.trained import Trained, save
-from pinnerformer_jax.training.checkpoint import data_digest
+from pinnerformer_jax.training.run_record import data_digest
 
 _NEW = tuple(f"{catalog_path('')}/{name}" for name in (FEATURES, ITEMS, TEXT, VECTORS, MODEL))
 

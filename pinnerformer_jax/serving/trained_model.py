@@ -16,9 +16,10 @@ from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.retrieval.priors import Priors, kept_events, read_priors
-from pinnerformer_jax.training.checkpoint import data_digest, open_data, read_checkpoint
+from pinnerformer_jax.training.checkpoint import open_data, read_checkpoint
 from pinnerformer_jax.training.checksums import checksum
 from pinnerformer_jax.training.item_table import split_over_own
+from pinnerformer_jax.training.run_record import data_digest
 
 
 @dataclass(frozen=True)

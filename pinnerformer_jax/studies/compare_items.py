@@ -25,7 +25,7 @@ from pinnerformer_jax.items.prepared_copy import made_by, provenance, write_copy
 from pinnerformer_jax.studies.cells import Cell, cell_key, finish, missing, read_cell
 from pinnerformer_jax.studies.measure import StudyData
 from pinnerformer_jax.studies.study_summary import spread
-from pinnerformer_jax.training.checkpoint import check_ingested, data_digest
+from pinnerformer_jax.training.run_record import check_ingested, data_digest
 from pinnerformer_jax.training.sizes import sized_by_log
 
 GIVEN = "given"

@@ -31,8 +31,8 @@ from pinnerformer_jax.serving import snapshot, state
 from pinnerformer_jax.serving.daily import run
 from pinnerformer_jax.serving.manifest import read_manifest
 from pinnerformer_jax.serving.plan import Job
-from pinnerformer_jax.training.checkpoint import read_record
 from pinnerformer_jax.training.final import check_not_final
+from pinnerformer_jax.training.run_record import read_record
 
 if TYPE_CHECKING:
     import duckdb

@@ -26,7 +26,8 @@ from pinnerformer_jax.studies.measure import Numbers, StudyData
 from pinnerformer_jax.studies.study_report import write_study
 from pinnerformer_jax.studies.study_summary import Outcomes, StudySummary, summarise_table
 from pinnerformer_jax.studies.study_table import StudyTable
-from pinnerformer_jax.training.checkpoint import check_ingested, check_name, data_digest
+from pinnerformer_jax.training.checkpoint import check_name
+from pinnerformer_jax.training.run_record import check_ingested, data_digest
 from pinnerformer_jax.training.sizes import sized_by_log
 
 

@@ -14,8 +14,8 @@ from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.positives import only_actions, positive_table
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.model.towers import Sizes
-from pinnerformer_jax.training.checkpoint import check_ingested
 from pinnerformer_jax.training.item_table import place
+from pinnerformer_jax.training.run_record import check_ingested
 from pinnerformer_jax.training.sharding import make_mesh, replicate
 from pinnerformer_jax.training.state import Tables
 

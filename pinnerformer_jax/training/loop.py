@@ -26,17 +26,11 @@ from pinnerformer_jax.data.windows import Windows, training_batches
 from pinnerformer_jax.objective.targets import Objective
 from pinnerformer_jax.runtime import keep_heap
 from pinnerformer_jax.training import hosts
-from pinnerformer_jax.training.checkpoint import (
-    Checkpoints,
-    RunRecord,
-    check_name,
-    claim,
-    data_digest,
-    read_record,
-)
+from pinnerformer_jax.training.checkpoint import Checkpoints, check_name
 from pinnerformer_jax.training.inputs import open_training_data
 from pinnerformer_jax.training.memory import check_memory, refuse
 from pinnerformer_jax.training.metrics_log import Meter, MetricsLog, NoLog
+from pinnerformer_jax.training.run_record import RunRecord, claim, data_digest, read_record
 from pinnerformer_jax.training.sharding import make_mesh, replicate, shard_batch
 from pinnerformer_jax.training.state import Tables, TrainState, create
 from pinnerformer_jax.training.step import (
