@@ -212,7 +212,7 @@ def measure_scann(
 ) -> ScannResult | NotMeasured:
     """ScaNN beside exact search of the k nearest items, float32 [U, D] and [N, D] vectors."""
     try:
-        index = ScannIndex.build(items, config)
+        index = ScannIndex.build(items, config, users[::4])
     except ImportError as error:
         return NotMeasured(str(error))
     search = against_exact(index, items, users[:RETRIEVAL_QUERIES], min(k, len(items)))

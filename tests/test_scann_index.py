@@ -1,4 +1,5 @@
 import builtins
+import dataclasses
 import json
 
 import numpy as np
@@ -110,8 +111,8 @@ def test_save_and_load_give_the_same_answers(tree, tmp_path):
 def test_more_items_are_an_index_in_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(scann_index, "PART_ITEMS", 1500)
     vectors, queries = clustered(4000), clustered(100, seed=1)
-    index = ScannIndex.build(vectors, IndexConfig(leaves=30))
-    assert (index.settings.parts, index.settings.leaves, index.settings.leaves_searched) == (3, 30, 10)
+    index = ScannIndex.build(vectors, IndexConfig(leaves=30, leaves_searched=25))
+    assert (index.settings.parts, index.settings.leaves, index.settings.leaves_searched) == (3, 30, 25)
     scores, rows = index.search(queries, 20)
     nearest = exact.search(queries, vectors, 20)[1]
     assert recall(rows, nearest, len(vectors)) > 0.97
@@ -130,6 +131,24 @@ def test_more_items_are_an_index_in_parts(tmp_path, monkeypatch):
     (tmp_path / "index" / "00002" / "scann_docids.pkl").write_bytes(b"harm")
     with pytest.raises(ValueError, match=r"foreign files \['00002/scann_docids.pkl'\]"):
         ScannIndex.load(tmp_path / "index")
+
+
+def test_as_many_partitions_are_searched_as_users_need():
+    """Vectors with a large mean in common, as of a trained model; a user is unlike any item."""
+    rng = np.random.default_rng(0)
+    vectors = clustered(4000) + 0.7 * rng.normal(size=(4000, 16)).astype(np.float32) + 1
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    users = rng.normal(size=(600, 16)).astype(np.float32)
+    default, config = ScannIndex.build(vectors, IndexConfig(leaves=100)), IndexConfig(leaves=100)
+    index = ScannIndex.build(vectors, config, users[:256])
+    nearest = exact.search(users[256:], vectors, 50)[1]
+    found = [recall(each.search(users[256:], 50)[1], nearest, 4000) for each in (default, index)]
+    assert default.settings.leaves_searched == 10
+    assert index.settings.leaves_searched > 10
+    assert found[0] < 0.95
+    assert found[1] > 0.97
+    named = ScannIndex.build(vectors, dataclasses.replace(config, leaves_searched=7), users)
+    assert named.settings.leaves_searched == 7
 
 
 def test_more_neighbours_than_a_part_has(monkeypatch):

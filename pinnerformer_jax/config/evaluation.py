@@ -27,9 +27,10 @@ class IndexConfig:
     leaves: int = 0
     """Partitions; 0: about sqrt(items), and brute force below 20,000 items."""
     leaves_searched: int = 0
-    """Partitions a query looks into; 0: a tenth, at least ten."""
+    """Partitions a query looks into; 0: as many as users' vectors need to find 98 % of their nearest items,
+    at least a tenth and ten."""
     reorder: int = 200
-    """Candidates re-scored exactly; at least four times the neighbours wanted, or recall falls."""
+    """Candidates re-scored exactly, at least; four for each neighbour that is wanted, if these are more."""
 
     def __post_init__(self) -> None:
         require_types(self, "index")

@@ -4,10 +4,12 @@
       manifest.json     items, dim, settings, checksum of the item vectors and of every file
       ...               the files that ScaNN writes, with the vectors; of several parts in 00000/, 00001/, ...
 
-The default parameters are measured, on 30,000 and 100,000 clustered unit vectors of 128 numbers
-with queries that are mixtures of items:
+The default parameters are measured, on clustered unit vectors of 64 and 128 numbers with queries that are
+mixtures of items, and on trained models (docs/log.md):
 - brute force up to 20,000 items, where it answers over 10,000 queries a second on two cores;
-- about sqrt(N) partitions of which a tenth is searched: recall@50 0.988 and 0.959;
+- about sqrt(N) partitions, and as many searched as users' vectors need to find 98 % of their nearest items: a
+  tenth is enough for mixtures of items, and four tenths or all for users of a trained model;
+- four candidates re-scored for each neighbour that is wanted;
 - SOAR (each item in a second partition) from 100,000 items: it lifts 0.959 to 0.975, at less
   cost than searching more partitions; for fewer items it only costs speed;
 - partitions and codebooks trained on 256 items a partition, at least 100,000: as good as all items, and with
@@ -27,7 +29,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -48,6 +50,9 @@ TRAINED_A_LEAF, LEAST_TRAINED = 256, 100_000
 """Partitions and codebooks are trained on so many items a partition, and at least on so many."""
 PART_ITEMS = 2**20
 """Of more items an index has parts."""
+LEAST_RECALL, CHOICE_K, CHOICE_QUERIES, REORDERED = 0.98, 50, 256, 4
+"""So many partitions are searched that this share of the nearest CHOICE_K items of so many users is found; so
+many candidates are re-scored for each neighbour that is wanted."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,14 @@ class ScannIndex:
         self.vectors_sha256, self.settings = vectors_sha256, settings
 
     @classmethod
-    def build(cls, vectors: np.ndarray, config: IndexConfig) -> ScannIndex:
+    def build(cls, vectors: np.ndarray, config: IndexConfig, queries: np.ndarray | None = None) -> ScannIndex:
         """Index the rows of `vectors`, float32 [N, D].
+
+        Args:
+            vectors: of the items.
+            config: settings.
+            queries: float32 [Q, D], users' vectors, by which the number of partitions to search is chosen
+                unless the config names it; None: a tenth.
 
         Raises:
             ImportError: ScaNN does not load on this machine.
@@ -118,7 +129,20 @@ class ScannIndex:
                     .reorder(chosen.reorder)
                 )
             searchers.append(builder.build())
-        return cls(searchers, items, dim, checksum(vectors), chosen)
+        index = cls(searchers, items, dim, checksum(vectors), chosen)
+        if chosen.leaves and not config.leaves_searched and queries is not None and len(queries):
+            index._choose_leaves_searched(vectors, queries[:CHOICE_QUERIES])
+        return index
+
+    def _choose_leaves_searched(self, vectors: np.ndarray, queries: np.ndarray) -> None:
+        """Double the partitions that are searched until `LEAST_RECALL` is reached."""
+        k = min(CHOICE_K, self.items)
+        nearest = exact.search(queries, vectors, k)[1]
+        while self.settings.leaves_searched < self.settings.leaves:
+            if recall(self.search(queries, k)[1], nearest, self.items) >= LEAST_RECALL:
+                return
+            more = min(2 * self.settings.leaves_searched, self.settings.leaves)
+            self.settings = replace(self.settings, leaves_searched=more)
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """About the k items of largest inner product with each query, on all cores.
@@ -150,8 +174,10 @@ class ScannIndex:
         self, searcher: Any, queries: np.ndarray, k: int, first: int, items: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """`search` of the part of rows first : first + items."""
-        candidates = max(self.settings.reorder, k) if self.settings.leaves else None
-        rows, scores = searcher.search_batched_parallel(queries, min(k, items), candidates)
+        how = ()  # brute force
+        if self.settings.leaves:
+            how = max(self.settings.reorder, REORDERED * k), self.settings.leaves_searched
+        rows, scores = searcher.search_batched_parallel(queries, min(k, items), *how)
         short = ((0, 0), (0, k - rows.shape[1]))
         found = np.isfinite(scores)  # ScaNN fills up with row 0 and NaN
         rows = np.where(found, rows.astype(np.int32) + np.int32(first), -1)

@@ -48,17 +48,17 @@ def write_index(
     vectors = snapshot.vectors_of(snapshot.read_parquet(folder / "items.parquet", ["embedding"]))
     if len(vectors) == 0:
         raise ValueError("no item of the catalogue has a vector")
+    queries = snapshot.sample_vectors(folder / "users.parquet", RECALL_USERS).astype(np.float32)
     try:
         if linked:
             index = ScannIndex.load(folder / "index", vectors)
         else:
-            index = ScannIndex.build(vectors, config)
+            index = ScannIndex.build(vectors, config, queries[::4])
             index.save(folder / "index", version)
     except ImportError as error:
         shutil.rmtree(folder / "index", ignore_errors=True)
         return IndexReport(error=str(error))
     settings = asdict(index.settings)
-    queries = snapshot.sample_vectors(folder / "users.parquet", RECALL_USERS).astype(np.float32)
     if not len(queries):
         return IndexReport(**settings)
     k = min(RECALL_K, len(vectors))
