@@ -6,14 +6,15 @@ the highest discounted gain win, over all items and over new items alike: a targ
 1 / log2(1 + r). With few users this chooses better than Recall@10, which sees only who passes rank 10
 (docs/log.md). What a user had is hidden where the gain over all targets, those among it missed, is higher so.
 
-Dimensions: N items; C candidates of a row, which is a validation user at a split. [H, A, Q, B] is the grid:
-half-lives and weights of the own counts, then of popularity.
+Dimensions: N items; C candidates of a row, which is a validation user at a split. [A, Q, B] is the grid:
+`OWN`, half-lives and weights of popularity.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from tqdm import tqdm
@@ -25,10 +26,11 @@ from pinnerformer_jax.evaluation.evaluator import Evaluator
 from pinnerformer_jax.retrieval import exact
 from pinnerformer_jax.retrieval.priors import Priors, kept_events
 
-OWN_WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 POPULARITY_WEIGHTS = (0.0, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 OWN_HALF_LIVES = (1.0, 7.0, 30.0, 90.0, 180.0, 360.0, 3600.0)
 """Days; by the last one events hardly age."""
+OWN = [(0, 0.0), *product(range(len(OWN_HALF_LIVES)), (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2))]
+"""Half-life, by its number, and weight of the own counts. Without a weight the half-life says nothing."""
 NEAREST, POPULAR = 500, 200
 """Items beside the user's own that compete: so many nearest, and so many most popular by each half-life."""
 
@@ -78,8 +80,8 @@ def fit_priors(model: Evaluator) -> Fit:
     rows = [row for data in model.data.earlier for row in _rows(model.on(data), half_lives)]
     if not rows:
         return Fit(Priors(), 0, 0, 0, (np.nan, np.nan), (np.nan, np.nan))
-    full = np.zeros((len(OWN_HALF_LIVES), len(OWN_WEIGHTS), len(half_lives), len(POPULARITY_WEIGHTS)))
-    hidden, new, new_rows = np.zeros(full.shape[2:]), np.zeros(full.shape[2:]), 0
+    full = np.zeros((len(OWN), len(half_lives), len(POPULARITY_WEIGHTS)))
+    hidden, new, new_rows = np.zeros(full.shape[1:]), np.zeros(full.shape[1:]), 0
     for row in tqdm(rows, desc="fitting priors", unit="user", leave=False, disable=None):
         of_full, of_new = _gains(row)
         full += of_full / len(rows)
@@ -90,15 +92,16 @@ def fit_priors(model: Evaluator) -> Fit:
     best = tuple(int(k) for k in np.unravel_index((full + new).argmax(), full.shape))
     unseen = tuple(int(k) for k in np.unravel_index((hidden + new).argmax(), new.shape))
     hide_seen = bool((hidden + new)[unseen] > (full + new)[best])
-    own_life, own, popularity_life, popularity = (0, 0, *unseen) if hide_seen else best
+    own, popularity_life, popularity = (0, *unseen) if hide_seen else best
+    own_life, own_weight = OWN[own]
     priors = Priors(
-        OWN_WEIGHTS[own], OWN_HALF_LIVES[own_life],
+        own_weight, OWN_HALF_LIVES[own_life],
         POPULARITY_WEIGHTS[popularity], half_lives[popularity_life], _share(model.data.timelines), hide_seen,
     )  # fmt: skip
     gain = hidden[unseen] if hide_seen else full[best]
     return Fit(
         priors, len(rows), len({row.user for row in rows}), len(model.data.earlier),
-        (float(full[0, 0, 0, 0]), float(gain)),
+        (float(full[0, 0, 0]), float(gain)),
         (float(new[0, 0]), float(new[popularity_life, popularity])),
     )  # fmt: skip
 
@@ -143,15 +146,14 @@ def _rows(model: Evaluator, half_lives: Sequence[float]) -> Iterator[_Row]:
 
 def _gains(row: _Row) -> tuple[np.ndarray, np.ndarray | None]:
     """Discounted gain of the targets among all candidates, and of new ones among the new, for each point of
-    the grid, [H, A, Q, B] and [Q, B]; None if no target is new."""
-    a = np.array(OWN_WEIGHTS, np.float32)
+    the grid, [A, Q, B] and [Q, B]; None if no target is new."""
+    counts, target = row.own.astype(np.float32), row.target
     b = np.array(POPULARITY_WEIGHTS, np.float32)
-    own = a[None, :, None] * row.own[:, None, :].astype(np.float32)  # [H, A, C]
     popular = b[None, :, None] * row.popularity[:, None, :].astype(np.float32)  # [Q, B, C]
     others = row.inner.astype(np.float32) + popular
-    full = np.stack([np.stack([_gain(others + added, row.target) for added in life]) for life in own])
+    full = np.stack([_gain(others + np.float32(weight) * counts[life], target) for life, weight in OWN])
     unseen = ~row.touched
-    wanted = row.target[unseen]
+    wanted = target[unseen]
     return full, _gain(others[..., unseen], wanted) if wanted.any() else None
 
 
