@@ -164,6 +164,13 @@ def test_a_column_named_like_ours_is_not_taken_for_it(connection, tmp_path):
     assert connection.execute("SELECT vector FROM item_vectors").fetchall() == [([3.0, 4.0],)]
 
 
+def test_columns_may_be_called_as_ours_are(connection, tmp_path):
+    text = 'item,vector,given,text\na,"[3, 4]",x,1\nb,"[0, 0]",y,2\nc,,z,3\n'
+    read_items(connection, tmp_path, text, suffix="csv", vector="vector", title="given", text=("text",))
+    assert connection.execute("SELECT item_id, title FROM item_table").fetchall() == [("a", "x")]
+    assert connection.execute("SELECT vector FROM item_vectors").fetchall() == [([3.0, 4.0],)]
+
+
 def test_given_vectors_of_any_size_of_number(connection, tmp_path):
     vectors = [[3e30, 4e30], [3e-30, 4e-30]]
     config = read_items(connection, tmp_path, {"item": ["a", "b"], "v": vectors}, vector="v")

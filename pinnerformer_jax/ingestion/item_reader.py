@@ -78,7 +78,8 @@ def map_item_rows(connection: duckdb.DuckDBPyConnection, items: ItemsConfig, ite
 
     sql, kind = bind(connection, "item_files", "items.id", items.id)
     texts = [column("items.text", expression) for expression in items.text]
-    given = "coalesce(list_sum(list_transform(vector, lambda x: abs(x))) > 0, false)"
+    vector = f"TRY_CAST({_GIVEN} AS FLOAT[])"
+    given = f"coalesce(list_sum(list_transform({vector}, lambda x: abs(x))) > 0, false)"
     connection.execute(
         f"""
         CREATE VIEW item_rows AS SELECT
@@ -88,7 +89,7 @@ def map_item_rows(connection: duckdb.DuckDBPyConnection, items: ItemsConfig, ite
             nullif(trim(CAST({column("items.topic", items.topic)} AS VARCHAR)), '') AS topic,
             concat_ws(' ', {", ".join([*texts, "''"])}) AS text,
             {column("items.vector", items.vector)} AS {_GIVEN},
-            TRY_CAST({_GIVEN} AS FLOAT[]) AS vector,
+            {vector} AS vector,
             {given if items.vector else "true"} AS given
         FROM item_files"""
     )
