@@ -35,8 +35,8 @@ def test_the_tutorial_does_what_it_says(tmp_path):
         printed.append(" ".join(done.stdout.split()))
     made, init, run, evaluated, everybody, one, similar = printed
     assert "orders.csv: 182,702 lines" in made
-    assert "data.columns.item: by its name" in init
-    assert "might as well be" not in init
+    assert "data.columns.item │ sku" in init
+    assert "check these lines" not in init
     assert "EDIT" not in (tmp_path / "configs" / "shop.py").read_text().split('"""')[2]
     assert "verdict: On all items, PinnerFormer, served" in run
     assert "recommendations: runs/shop/recommendations.parquet: 7,209 users, 72,090 recommendations" in run
