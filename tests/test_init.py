@@ -172,6 +172,10 @@ FORMATS = {
         },
         set(),
     ),
+    "names_in_the_table": (
+        {"items.id": "product_id", "items.title": "product", "items.topic": "category"},
+        set(),
+    ),
     "names_in_the_log": (
         {
             "data.columns.user": "customer",

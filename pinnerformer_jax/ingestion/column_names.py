@@ -122,3 +122,9 @@ def named(columns: Sequence[Facts], names: Sequence[str]) -> list[Facts]:
     return sorted(
         (c for c in columns if c.key in names), key=lambda c: (names.index(c.key), c.name.lower() != c.name)
     )
+
+
+def titles(columns: Sequence[Facts]) -> list[Facts]:
+    """The columns that are called like a title; then those that are called like an item, such as 'product',
+    and hold texts of several words."""
+    return named(columns, TITLE) + [column for column in named(columns, ITEM) if column.words]

@@ -293,7 +293,7 @@ def choose_titles(draft: Draft, columns: Sequence[Facts], with_table: bool) -> N
     item = draft.value("data.columns.item")
     items = next((c.distinct for c in columns if c.name == item), 0)
     titles = [  # about one an item: no order numbers
-        c for c in named(columns, column_names.TITLE) + _names_of_items(columns)
+        c for c in column_names.titles(columns)
         if c.text and c.name != item and c.distinct > 1 and (not items or c.distinct <= 3 * items)
     ]  # fmt: skip
     if titles:
@@ -309,11 +309,6 @@ def choose_titles(draft: Draft, columns: Sequence[Facts], with_table: bool) -> N
             "data.columns.topic", topics[0].name,
             f"{topics[0].distinct:,} values in the sample, such as {topics[0].example!r}",
         )  # fmt: skip
-
-
-def _names_of_items(columns: Sequence[Facts]) -> list[Facts]:
-    """Columns that are called like an item, such as 'product', and hold texts of several words."""
-    return [column for column in named(columns, column_names.ITEM) if column.words]
 
 
 def _list(columns: Sequence[Facts]) -> str:

@@ -185,7 +185,7 @@ def _choose_contents(
             left.remove(column)
             break
     texts = [c for c in left if c.text and c.distinct > 1]
-    titles = named(texts, column_names.TITLE)
+    titles = column_names.titles(texts)
     if titles:
         draft.choose("items.title", titles[0].name, f"texts such as {titles[0].example!r}")
         texts.remove(titles[0])
