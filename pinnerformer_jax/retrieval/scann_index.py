@@ -15,7 +15,7 @@ mixtures of items, and on trained models (docs/log.md):
 - partitions and codebooks trained on 256 items a partition, at least 100,000: as good as all items, and with
   sqrt(N) partitions the build grows like N. ScaNN's own sample of 100,000 loses recall beyond it;
 - more than a million items are indexed in equal parts, and each is searched: at four million a tenth of the
-  partitions has a recall@50 of 0.999 instead of 0.946, the build takes 0.8 of the time and 0.65 of the memory,
+  partitions has recall@50 0.999 instead of 0.946, the build takes 0.8 of the time and 0.65 of the memory,
   a search 1.15 of the time.
 
 ScaNN draws at random and has no seed: two builds of the same vectors with partitions differ in their bytes.
