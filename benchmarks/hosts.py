@@ -171,7 +171,7 @@ class Trainings:
         shutil.copytree(self._folder / name, self._folder / new)
 
     def logged(self, name: str, figure: str) -> dict[int, float]:
-        """A figure of the log by step: "loss" or "validation_recall"."""
+        """A figure of the log by step: "loss" or "validation_gain"."""
         text = (self._folder / name / "metrics.jsonl").read_text()
         lines = [json.loads(line) for line in text.splitlines()]
         return {line["step"]: line[figure] for line in lines if figure in line}
@@ -213,7 +213,7 @@ def measure(trainings: Trainings, kind: str) -> dict[str, Any]:
         trainings.run(name, processes, kind)
         notes = trainings.notes(name, processes)
         losses, wanted = trainings.logged(name, "loss"), trainings.logged(one, "loss")
-        recalls = [trainings.logged(of, "validation_recall") for of in (name, one)]
+        recalls = [trainings.logged(of, "validation_gain") for of in (name, one)]
         assert losses.keys() == wanted.keys()
         assert recalls[0].keys() == recalls[1].keys() != set()
         figures["processes"][processes] = {

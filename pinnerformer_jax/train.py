@@ -8,10 +8,11 @@
 
 The log must have been prepared: python -m pinnerformer_jax.ingest with the same config. The workdir keeps
 the config, the last and the best checkpoint, metrics.jsonl and TensorBoard event files. The same command
-resumes a run that was stopped or killed. The best checkpoint is the one of the highest recall@10 on
-validation users at splits before t, or, where that cannot tell, of their lowest loss. When some checkpoints
-were no better than the best, training ends (--training.patience). Ctrl-C and SIGTERM finish the step, save,
-and exit with 0; wrong input exits with 2, a training that cannot go on (a loss that is not finite) with 1.
+resumes a run that was stopped or killed. The best checkpoint is the one whose served score, priors included,
+has the highest discounted gain for validation users at splits before t; that may be step 0, before any
+training. When some checkpoints were no better than the best, training ends (--training.patience). Ctrl-C and
+SIGTERM finish the step, save, and exit with 0; wrong input exits with 2, a training that cannot go on (a loss
+that is not finite) with 1.
 
 --final RUN trains the model to serve, once `evaluate` has measured RUN: on all users, also those whom the
 evaluation held out, and up to the last day of the log. It ingests the log into WORKDIR/prepared, and trains
@@ -43,7 +44,7 @@ from pinnerformer_jax.config_files import differences, to_dict
 from pinnerformer_jax.data.contracts import format_time
 from pinnerformer_jax.data.timelines import MANIFEST, Timelines
 from pinnerformer_jax.data.windows import Windows
-from pinnerformer_jax.evaluation.validation_recall import validation_recall
+from pinnerformer_jax.evaluation.validation_gain import validation_gain
 from pinnerformer_jax.files import folder_lock
 from pinnerformer_jax.ingestion.ingest import prepare
 from pinnerformer_jax.items.prepared_copy import made_by
@@ -270,11 +271,11 @@ def _sole_writer(workdir: Path) -> AbstractContextManager[None]:
 
 def _open(config: Config, workdir: Path, objective: Objective | None = None) -> tuple[Run, TrainState]:
     split = partial(split_over_own, config=config.training)
-    recall = None if config.data.final or not hosts.is_first() else validation_recall(config, split)
-    measured = bool(hosts.of_first(np.array(recall is not None)))
-    opened = open_run(config, workdir, objective, recall or (hosts.left_to_first if measured else None))
-    if recall:
-        recall.timelines.check()  # the run's are the same
+    gain = None if config.data.final or not hosts.is_first() else validation_gain(config, split)
+    measured = bool(hosts.of_first(np.array(gain is not None)))
+    opened = open_run(config, workdir, objective, gain or (hosts.left_to_first if measured else None))
+    if gain:
+        gain.timelines.check()  # the run's are the same
     return opened
 
 

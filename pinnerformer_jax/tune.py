@@ -1,11 +1,12 @@
-"""Search of settings with Optuna, on recall@10 of validation users at earlier splits.
+"""Search of settings with Optuna, on the discounted gain of what is served to validation users
+at earlier splits.
 
     python -m pinnerformer_jax.tune --config configs/yours.py [--workdir runs/tune/yours]
         [--trials 20] [--minutes 120] [--workers 2] [--training.steps 2000]
 
 Searched are learning rate, weight decay, dropout, layers, initial temperature and positions, around those of
 the config, which are the first trial. All other settings are the config's. The evaluation window is never
-looked at: evaluate the best settings with train and evaluate, once. A trial whose recall is below the median
+looked at: evaluate the best settings with train and evaluate, once. A trial whose gain is below the median
 of the earlier ones at the same checkpoint is pruned. The workdir keeps the trials; the same command goes on
 after a stop. The same command started again beside it, on this or another machine that sees the workdir,
 shares the trials; --workers N starts N processes here. tune.json has all trials, the best settings as flags
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     for trial in found["trials"][:5]:
         settings = ", ".join(f"{name} {value:.4g}" for name, value in trial["settings"].items())
-        print(f"  recall@10 {trial['recall@10']:.4f}  trial {trial['number']}: {settings}")
+        print(f"  discounted gain {trial['gain']:.4f}  trial {trial['number']}: {settings}")
     for name, share in found["importances"].items():
         print(f"  {name} explains {share:.0%} of the differences")
     print(f"train with: {found['command']}\nall trials: {workdir / REPORT}")

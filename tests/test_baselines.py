@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from prepared import write_prepared
@@ -11,12 +13,12 @@ from pinnerformer_jax.data.timelines import EVALUATION, TRAIN, VALIDATION, Timel
 from pinnerformer_jax.evaluation import baselines as module
 from pinnerformer_jax.evaluation.baselines import (
     Constants,
+    LastItems,
     baselines,
     choose_constants,
     ease,
     interactions,
     item_knn,
-    last_items_mean,
     neighbours,
     own_most_frequent,
     own_then,
@@ -27,6 +29,7 @@ from pinnerformer_jax.evaluation.baselines import (
 )
 from pinnerformer_jax.evaluation.counts import own_counts, popularity_counts, popularity_half_lives
 from pinnerformer_jax.evaluation.evaluator import EvaluationData
+from pinnerformer_jax.evaluation.fit_priors import fit_priors
 from pinnerformer_jax.evaluation.protocol import History, build_protocol
 
 T = 1_795_000_000
@@ -178,13 +181,45 @@ def test_own_items_come_before_all_that_another_scorer_names():
     assert np.argsort(-scores, axis=1).tolist() == [[1, 0, 2], [2, 0, 1]]
 
 
-def test_last_items_mean_takes_the_newest(monkeypatch):
-    monkeypatch.setattr(module, "LAST_ITEMS", 2)
-    features = np.eye(4, dtype=np.float16)
-    scores = np.asarray(last_items_mean(history([0, 1, 2, 2], [3]), features)(np.array([0, 1])))
+def test_the_mean_of_the_last_items_takes_the_newest(tmp_path):
+    users = {"a": [event(0, -9), event(1, -8), event(2, -7)], "b": [event(3, -1)]}
+    users = {name: [*of, event(0, 1)] for name, of in users.items()}
+    path = write_prepared(tmp_path / "p", users, T, roles=dict.fromkeys("ab", EVALUATION), items=4)
+    data = opened(path)
+    data.catalog = dataclasses.replace(data.catalog, features=np.eye(4, dtype=np.float16))
+    scores = np.asarray(LastItems(data, 1).scorer(np.array([0, 1])))
     np.testing.assert_allclose(scores, [[0, 0, 1, 0], [0, 0, 0, 1]])
-    scores = np.asarray(last_items_mean(history([0, 1, 2]), features)(np.array([0])))
+    scores = np.asarray(LastItems(data, 2).scorer(np.array([0])))
     np.testing.assert_allclose(scores, [[0, 0.5**0.5, 0.5**0.5, 0]], rtol=1e-6)
+
+
+def test_how_many_last_items_is_chosen_on_validation_users(tmp_path):
+    """Each goes on with the item done last, after a week of one that is never done again."""
+    users = {
+        f"{role}{k}": [
+            *(event(20 + k, -40 + d / 10) for d in range(50)),
+            *(event(k, d) for d in (-30, -8, -7, -1, 3)),
+        ]
+        for role in "ve"
+        for k in range(10)
+    }
+    roles = {name: VALIDATION if name[0] == "v" else EVALUATION for name in users}
+    data = opened(write_prepared(tmp_path / "p", users, T, roles=roles, items=40))
+    assert choose_constants(data.earlier).last_items == 8
+
+
+def test_the_mean_is_served_with_priors_of_its_own(tmp_path):
+    """People come back to what they had, which vectors of chance cannot tell."""
+    users = {
+        f"{role}{k}": [event(k % 30, 7 * week - 80) for week in range(13)]
+        for role in "vte"
+        for k in range(30)
+    }
+    roles = {name: {"v": VALIDATION, "e": EVALUATION}.get(name[0], TRAIN) for name in users}
+    data = opened(write_prepared(tmp_path / "p", users, T, roles=roles, items=30))
+    last = LastItems(data, 8)
+    served = baselines(data, Constants(last_items=8))["last_items_served"]
+    np.testing.assert_array_equal(served(np.arange(5)), last.served(fit_priors(last).priors)(np.arange(5)))
 
 
 def test_random_is_a_function_of_seed_user_and_item():
@@ -199,7 +234,7 @@ def test_all_of_them_score_every_item(world):
     found = baselines(opened(timelines.path), Constants())
     assert list(found) == [
         "random", "popularity", "item_knn", "ease", "own_most_frequent", "own_then_knn", "last_items_mean",
-        "pinnersage_mean",
+        "last_items_served", "pinnersage_mean",
     ]  # fmt: skip
     for scorer in found.values():
         scores = np.asarray(scorer(np.array([0, 1, 1])))

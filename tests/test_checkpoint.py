@@ -13,7 +13,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from pinnerformer_jax.config import PositiveRule
 from pinnerformer_jax.data.timelines import read_manifest
+from pinnerformer_jax.files import with_checksum
 from pinnerformer_jax.model.towers import Sizes
+from pinnerformer_jax.training import checkpoint as module
 from pinnerformer_jax.training.checkpoint import Checkpoints, load_for_inference
 from pinnerformer_jax.training.run_record import RunRecord, check_ingested, claim, data_digest, read_record
 from pinnerformer_jax.training.sharding import make_mesh, replicate
@@ -75,21 +77,36 @@ def test_last_and_best_are_kept_and_no_more(tmp_path, state):
 
 
 @pytest.mark.slow
-def test_recall_decides_and_where_it_cannot_tell_the_loss(tmp_path, state):
+def test_the_gain_decides_and_where_it_cannot_tell_the_loss(tmp_path, state):
     best = []
     with Checkpoints(tmp_path) as checkpoints:
-        for step, (loss, recall) in enumerate(
-            [(3.0, 0.10), (2.0, 0.095), (1.0, 0.05), (2.5, 0.099), (4.0, 0.2), (3.9, 0.191)], start=1
+        checkpoints.save(at(state, 0), gain=(0.102, 0.02))  # the start, whose loss is not known
+        for step, (loss, gain) in enumerate(
+            [(3.0, 0.10), (2.0, 0.096), (1.0, 0.05), (2.5, 0.099), (4.0, 0.2), (3.9, 0.196)], start=1
         ):
-            checkpoints.save(at(state, step, loss), loss, (recall, 0.02))
+            checkpoints.save(at(state, step, loss), loss, (gain, 0.02))
             best.append(checkpoints.step("best"))
-    # 2: within half a standard error, of a lower loss. 3: too low. 4: within, of a higher loss. 5: far above.
+    # 1, 2: within a quarter of the standard error, of a lower loss. 3: too low. 4: within, of a higher loss.
     assert best == [1, 2, 2, 2, 5, 6]
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(at(state, 7))  # as a stop signal does
         assert (checkpoints.step("best"), checkpoints.step("last")) == (6, 7)
         checkpoints.save(at(state, 8, 1.0), 1.0, (0.3, 0.02))  # a resumed run goes on comparing
         assert checkpoints.step("best") == 8
+        assert checkpoints.chosen_by() == "gain"
+
+
+@pytest.mark.slow
+def test_a_checkpoint_with_a_gain_is_better_than_those_of_an_older_version(tmp_path, state, monkeypatch):
+    older = {"validation_loss": 1.0, "validation_recall": 0.2, "order": 3.0}
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "with_checksum", lambda metrics: with_checksum(metrics | older))
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(at(state, 1), 1.0)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.chosen_by() == "recall"
+        checkpoints.save(at(state, 2), 2.0, (0.05, 0.02))
+        assert (checkpoints.step("best"), checkpoints.chosen_by()) == (2, "gain")
 
 
 def test_without_validation_the_best_is_the_last(tmp_path, state):

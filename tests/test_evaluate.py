@@ -63,7 +63,7 @@ def test_one_command_evaluates_and_reports(run, capsys):
     methods = {row["method"] for row in results["rows"]}
     assert methods == {
         "pinnerformer", "served", "random", "popularity", "item_knn", "ease", "own_most_frequent",
-        "own_then_knn", "last_items_mean", "pinnersage_mean",
+        "own_then_knn", "last_items_mean", "last_items_served", "pinnersage_mean",
     }  # fmt: skip
     for method in methods:
         own = {(row["protocol"], row["metric"]) for row in results["rows"] if row["method"] == method}

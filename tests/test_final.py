@@ -109,6 +109,7 @@ def test_the_learning_rate_ends_where_the_best_checkpoint_had_it(evaluated, user
     assert scaled.last_step == np.ceil(700 * users / 40)
     before, now = learning_rate(config.training)(700), learning_rate(scaled)(scaled.last_step)
     np.testing.assert_allclose(before, now, rtol=0.01)
+    assert as_many_epochs(config, Origin("", 0, 40, users)).training.last_step == 1  # the start was the best
 
 
 def test_its_priors_are_those_that_were_fitted(evaluated, final):

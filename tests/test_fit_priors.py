@@ -11,10 +11,10 @@ from pinnerformer_jax.config import Config, DataConfig, ModelConfig, PositiveRul
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.data.timelines import EVALUATION, VALIDATION, Timelines
-from pinnerformer_jax.evaluation import validation_recall as module
+from pinnerformer_jax.evaluation import validation_gain as module
 from pinnerformer_jax.evaluation.evaluator import EvaluationData, Evaluator
-from pinnerformer_jax.evaluation.fit_priors import fit_priors
-from pinnerformer_jax.evaluation.validation_recall import validation_recall
+from pinnerformer_jax.evaluation.fit_priors import COARSE, fit_priors
+from pinnerformer_jax.evaluation.validation_gain import validation_gain
 from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.model.pinnerformer import PinnerFormer
 from pinnerformer_jax.model.towers import Sizes
@@ -196,49 +196,61 @@ def test_priors_are_kept_in_the_run(tmp_path):
     assert read_priors(tmp_path, 200) == (hiding, hiding.formula)
 
 
-def recalls(model, embedder):
-    """Mean recall@10 of the validation users, one by one: of all items, and of what they did not have."""
-    shown, hidden = [], []
+def served_gain(model, priors):
+    """Discounted gain of what is served to the validation users, one by one: of all targets, of new ones."""
+    full, new = [], []
     for data in model.data.earlier:
-        scores = np.asarray(Evaluator(data, embedder, 8).scorer(np.arange(len(data.protocol.users))))
+        scores = np.asarray(model.on(data).served(priors)(np.arange(len(data.protocol.users))))
         for place, row in enumerate(np.where(data.protocol.reachable, scores, -np.inf)):
             _, number = data.protocol.targets.of(np.array([place]))
             _, events = data.protocol.history.of(np.array([place]))
-            wanted, best = data.protocol.targets.item[number], np.argsort(-row)
-            unseen = best[~np.isin(best, data.protocol.history.item[events])]
-            shown.append(np.isin(wanted, best[:10]).mean())
-            hidden.append(np.isin(wanted, unseen[:10]).mean())
-    return np.mean(shown), np.mean(hidden)
+            wanted, had = data.protocol.targets.item[number], data.protocol.history.item[events]
+            for found, kept in ((full, wanted), (new, np.setdiff1d(wanted, had))):
+                rivals = row if found is full else np.delete(row, had)
+                above = (rivals[None] > row[kept][:, None]).sum(axis=1)
+                if len(kept):
+                    found.append(
+                        np.where(np.isfinite(row[kept]) & (above < 50), 1 / np.log2(above + 2), 0).mean()
+                    )
+    return (np.mean(full) + np.mean(new)) / 2
 
 
-def test_recall_that_chooses_checkpoints_is_of_validation_users(tmp_path, capsys):
+def test_the_gain_that_chooses_checkpoints_is_of_what_is_served_to_validation_users(tmp_path, capsys):
     model = evaluator(write(tmp_path / "p", *habits(validation=30, days=60)))
     config = dataclasses.replace(
         model.data.config,
         model=ModelConfig(layers=1, width=16, heads=2, max_length=8, output_dim=8, item_hidden=16),
     )
-    measure = validation_recall(config)
+    measure = validation_gain(config)
     assert measure is not None
     assert measure.users == 30 * len(model.data.earlier)
     graphdef, params = PinnerFormer(config, Sizes(8, 3, 3)).split()
-    embedder = Embedder(graphdef, params, model.data.catalog.features)
-    shown, hidden = recalls(model, embedder)
-    assert 0 < hidden < shown  # people come back
-    assert measure(graphdef, params)[0] == pytest.approx(shown)
+    trained = Evaluator(model.data, Embedder(graphdef, params, model.data.catalog.features), 8)
+    fit = fit_priors(trained, COARSE)
+    assert fit.priors.own_weight > 0  # people come back
+    for _ in range(2):  # what is counted once serves all checkpoints
+        assert measure(graphdef, params)[0] == pytest.approx(served_gain(trained, fit.priors))
+    assert measure(graphdef, params)[0] > served_gain(trained, Priors()) + 0.05
+    assert measure(graphdef, params)[0] <= fit_priors(trained).served_gain + 1e-9
     few = write(tmp_path / "few", *habits(validation=5))
-    assert validation_recall(evaluator(few).data.config) is None
-    said = "recall@10 needs 100 users at earlier splits, each counted once a split, and there are 30"
+    assert validation_gain(evaluator(few).data.config) is None
+    said = (
+        "the discounted gain needs 100 users at earlier splits, each counted once a split, and there are 30"
+    )
     assert said in capsys.readouterr().out
 
 
-def test_recall_that_chooses_checkpoints_hides_what_users_had_where_nobody_comes_back(tmp_path, monkeypatch):
+def test_the_gain_that_chooses_checkpoints_hides_what_users_had_where_nobody_comes_back(
+    tmp_path, monkeypatch
+):
     model = evaluator(write(tmp_path / "p", *walks(30)), Nearest())
     monkeypatch.setattr(module, "Embedder", lambda *_: Nearest())
-    measure = validation_recall(model.data.config)
-    shown, hidden = recalls(model, Nearest())
-    assert hidden > shown + 0.1
+    measure = validation_gain(model.data.config)
     graphdef, params = PinnerFormer(model.data.config, Sizes(8, 3, 3)).split()  # `Nearest` stands in for it
-    assert measure(graphdef, params)[0] == pytest.approx(hidden)
+    hiding = fit_priors(model, COARSE).priors
+    assert hiding.hide_seen
+    assert measure(graphdef, params)[0] == pytest.approx(served_gain(model, hiding))
+    assert measure(graphdef, params)[0] > served_gain(model, dataclasses.replace(hiding, hide_seen=False))
 
 
 def test_items_that_do_not_exist_yet_do_not_compete_at_an_earlier_split(tmp_path):

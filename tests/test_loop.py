@@ -241,34 +241,45 @@ def test_what_does_not_fit_is_said_before_anything_is_written(prepared, tmp_path
     assert not (tmp_path / "run").exists()
 
 
-def recalls(*values):
-    """Stands for the recall of validation users: these values, one at each checkpoint."""
+def gains(*values):
+    """Stands for the gain of validation users: these values, at the start and at each checkpoint."""
     left = list(values)
     return lambda graphdef, params: (left.pop(0), 0.02)
 
 
-def test_the_best_checkpoint_has_the_highest_recall_and_not_the_lowest_loss(prepared, tmp_path):
+def test_the_best_checkpoint_has_the_highest_gain_and_not_the_lowest_loss(prepared, tmp_path):
     config = small_run.config(prepared)
-    train(*open_run(config, tmp_path / "run", recall=recalls(0.1, 0.3, 0.2)))
+    train(*open_run(config, tmp_path / "run", gain=gains(0.05, 0.1, 0.3, 0.2)))
     with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
         assert (checkpoints.step("best"), checkpoints.step("last")) == (8, 12)
-        assert checkpoints.chosen_by() == "recall"
-    validated = [line for line in lines_of(tmp_path / "run") if "validation_loss" in line]
-    assert [line["validation_recall"] for line in validated] == [0.1, 0.3, 0.2]
+        assert checkpoints.chosen_by() == "gain"
+    validated = [line for line in lines_of(tmp_path / "run") if "validation_gain" in line]
+    assert [line["validation_gain"] for line in validated] == [0.05, 0.1, 0.3, 0.2]
+    assert ["validation_loss" in line for line in validated] == [False, True, True, True]
 
 
-def test_training_ends_when_recall_no_longer_rises_and_says_so(prepared, tmp_path, capsys):
+def test_where_training_gains_nothing_the_start_is_kept(prepared, tmp_path, capsys):
     config = small_run.config(prepared, steps=40, patience=2)
-    state = train(*open_run(config, tmp_path / "run", recall=recalls(0.1, 0.3, 0.2, 0.25)))
+    train(*open_run(config, tmp_path / "run", gain=gains(0.3, 0.1, 0.2)))
+    assert "has not risen for 2 checkpoints, since step 0, which is kept" in capsys.readouterr().out
+    run, state = open_run(config, tmp_path / "other")
+    assert_equal(jax.device_get(load_for_inference(tmp_path / "run")[2]), jax.device_get(state.params))
+    assert run.gain is None
+
+
+def test_training_ends_when_the_gain_no_longer_rises_and_says_so(prepared, tmp_path, capsys):
+    config = small_run.config(prepared, steps=40, patience=2)
+    state = train(*open_run(config, tmp_path / "run", gain=gains(0.05, 0.1, 0.3, 0.2, 0.25)))
     assert int(state.step) == 16
-    assert "ends after step 16: recall@10 of validation users has not risen for 2" in capsys.readouterr().out
-    state = train(*open_run(config, tmp_path / "run", recall=recalls()))
+    said = "ends after step 16: the discounted gain of validation users has not risen for 2"
+    assert said in capsys.readouterr().out
+    state = train(*open_run(config, tmp_path / "run", gain=gains()))
     assert int(state.step) == 16
     assert "nothing is left to do" in capsys.readouterr().out
     with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
         assert (checkpoints.step("best"), checkpoints.step("last")) == (8, 16)
     patient = small_run.config(prepared, steps=40, patience=0)
-    state = train(*open_run(patient, tmp_path / "run", recall=recalls(*[0.0] * 6)))
+    state = train(*open_run(patient, tmp_path / "run", gain=gains(*[0.0] * 6)))
     assert int(state.step) == 40
 
 

@@ -53,7 +53,7 @@ def test_a_search_goes_on_after_a_kill(config, tmp_path, monkeypatch):
     assert len(trained) == 4
     assert found == json.loads((tmp_path / "tune" / REPORT).read_text())
     assert (len(found["trials"]), found["pruned"], found["failed"]) == (3, 0, 1)
-    values = [trial["recall@10"] for trial in found["trials"]]
+    values = [trial["gain"] for trial in found["trials"]]
     assert values == sorted(values, reverse=True)
     assert tune(config, tmp_path / "tune", 3, 60) == found  # nothing is left to do
     other = dataclasses.replace(config, model=dataclasses.replace(config.model, width=32))
@@ -99,10 +99,10 @@ def test_workers_are_processes(config, tmp_path, capfd):
 @pytest.mark.slow
 def test_a_trial_below_the_others_is_pruned(config, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BEFORE_PRUNING", 1)
-    recalls = iter([0.5, 0.6, 0.1])
-    monkeypatch.setattr(module.ValidationRecall, "__call__", lambda *_: (next(recalls), 0.01))
+    gains = iter([0.4, 0.5, 0.6, 0.1])
+    monkeypatch.setattr(module.ValidationGain, "__call__", lambda *_: (next(gains), 0.01))
     found = tune(config, tmp_path / "tune", 2, 60)
-    assert [trial["recall@10"] for trial in found["trials"]] == [0.6]
+    assert [trial["gain"] for trial in found["trials"]] == [0.6]
     assert found["pruned"] == 1
 
 

@@ -136,8 +136,8 @@ class TrainingConfig:
     log_every: int = 50
     """Steps between lines of metrics."""
     checkpoint_every: int = 500
-    """Steps between checkpoints; what chooses the best is measured then: recall@10 of validation users at
-    earlier splits, or, if they are too few, their loss."""
+    """Steps between checkpoints; what chooses the best is measured then: the discounted gain of what is
+    served to validation users at earlier splits, or, if they are too few, their loss."""
     patience: int = 5
     """Training ends early when so many checkpoints were no better than the best; 0: never."""
     validation_batches: int = 8

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,7 +25,6 @@ from pinnerformer_jax.data.timelines import TRAIN, Timelines
 from pinnerformer_jax.evaluation.comparison import (
     CHOICE_K,
     Scorer,
-    inner_products,
     of_full_catalogue,
     unseen_alone,
 )
@@ -36,7 +35,8 @@ from pinnerformer_jax.evaluation.counts import (
     sum_matrix,
     training_histories,
 )
-from pinnerformer_jax.evaluation.evaluator import EvaluationData
+from pinnerformer_jax.evaluation.evaluator import EvaluationData, InnerProduct
+from pinnerformer_jax.evaluation.fit_priors import fit_priors
 from pinnerformer_jax.evaluation.pinnersage import cluster_users, weighted_mean
 from pinnerformer_jax.evaluation.protocol import History, Protocol
 from pinnerformer_jax.retrieval.priors import decay
@@ -57,12 +57,13 @@ EASE_ITEMS = 10_000
 """EASE inverts a dense matrix over the items that most training users touched, at most so many."""
 EASE_ITEMS_TUNED = 2_000
 """Likewise where its penalty is chosen, which takes an inverse for each."""
-LAST_ITEMS = 30
 MAX_PAIRS = 1 << 24
 """Co-occurrences item-kNN counts at a time."""
 
 OWN_HALF_LIVES = (7.0, 30.0, 60.0, 120.0, 240.0, np.inf)
 """Days; infinity: events do not age."""
+LAST_ITEMS = (8, 30, 128)
+"""Newest events whose items' vectors are averaged."""
 EASE_PENALTIES = (10.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0, 100_000.0)
 
 
@@ -74,6 +75,7 @@ class Constants(NamedTuple):
     ease_penalty: float = 300.0
     popularity_hides_seen: bool = False  # leaves out what the user had
     ease_hides_seen: bool = False  # likewise EASE and item-kNN
+    last_items: int = 30  # newest events whose items' vectors are averaged
 
 
 def choose_constants(splits: Sequence[EvaluationData]) -> Constants:
@@ -122,9 +124,15 @@ def choose_constants(splits: Sequence[EvaluationData]) -> Constants:
         used = profile(data.protocol, len(popularity))
         return (ease(used, touched, penalty, popularity, EASE_ITEMS_TUNED) for penalty in EASE_PENALTIES)
 
+    def by_last_items(data: EvaluationData) -> Iterator[Scorer]:
+        return (LastItems(data, count).scorer for count in LAST_ITEMS)
+
     own_half_life = OWN_HALF_LIVES[int(gains(by_own)[0].argmax())]
     ease_penalty, ease_hides = best(gains(by_ease), EASE_PENALTIES)
-    return Constants(popularity_half_life, own_half_life, ease_penalty, popularity_hides, ease_hides)
+    last_items, _ = best(gains(by_last_items), LAST_ITEMS)
+    return Constants(
+        popularity_half_life, own_half_life, ease_penalty, popularity_hides, ease_hides, last_items
+    )
 
 
 def baselines(data: EvaluationData, constants: Constants) -> dict[str, Scorer]:
@@ -142,6 +150,7 @@ def baselines(data: EvaluationData, constants: Constants) -> dict[str, Scorer]:
         print(f"item-kNN and EASE are fitted on one training user in {step}", file=sys.stderr)
     touched, used = interactions(data.timelines, _positives(data), items), profile(protocol, items)
     knn = item_knn(used, neighbours(touched), popularity)
+    last = LastItems(data, constants.last_items)
     found = {
         "random": random_scores(items, data.config.evaluation.seed),
         "popularity": same_for_all(popularity),
@@ -149,7 +158,8 @@ def baselines(data: EvaluationData, constants: Constants) -> dict[str, Scorer]:
         "ease": ease(used, touched, constants.ease_penalty, popularity),
         "own_most_frequent": own_most_frequent(own, popularity),
         "own_then_knn": own_then(own, popularity, knn),
-        "last_items_mean": last_items_mean(protocol.history, features),
+        "last_items_mean": last.scorer,
+        "last_items_served": last.served(fit_priors(last).priors),
         "pinnersage_mean": weighted_mean(cluster_users(protocol, features), features),
     }
     hides = {"popularity": constants.popularity_hides_seen}
@@ -306,16 +316,39 @@ def own_then(own: csr_matrix, popularity: np.ndarray, other: Scorer) -> Scorer:
     return score
 
 
-def last_items_mean(history: History, features: np.ndarray) -> Scorer:
-    """Inner product with the mean vector of the last 30 events' items."""
-    owner, place = _places_from_end(history)
-    last = place < LAST_ITEMS
-    profile = sum_matrix(
-        owner[last], history.item[last], np.ones(last.sum()), len(history.length), len(features)
-    )
-    vectors = np.asarray(features, np.float32)
-    means = profile @ vectors
-    return inner_products(means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-9), vectors)
+class LastItems(InnerProduct):
+    """A user's vector is the mean of the vectors of the items of the newest events. With priors, fitted as
+    those of the model, this is what is served without any training.
+
+    Args:
+        data: of the prepared folder.
+        count: of the events.
+    """
+
+    def __init__(self, data: EvaluationData, count: int) -> None:
+        super().__init__(data, data.config.model.max_length)
+        self.count = count
+
+    @cached_property
+    def user_vectors(self) -> np.ndarray:
+        """float32 [U, D]: unit rows, or zero."""
+        history = self.data.protocol.history
+        owner, place = _places_from_end(history)
+        last = place < self.count
+        of_each = sum_matrix(
+            owner[last], history.item[last], np.ones(last.sum()), len(history.length), len(self.item_vectors)
+        )
+        means = of_each @ self.item_vectors
+        return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-9)
+
+    @cached_property
+    def item_vectors(self) -> np.ndarray:
+        """float32 [N, D]: as they were given or built."""
+        return np.asarray(self.data.catalog.features, np.float32)
+
+    def on(self, data: EvaluationData) -> LastItems:
+        """The same on other data of the same catalogue."""
+        return LastItems(data, self.count)
 
 
 def _positives(data: EvaluationData) -> np.ndarray:

@@ -1,9 +1,13 @@
-"""The evaluation of a trained model: the data that all models of a folder share, and one model on them."""
+"""The evaluation of a trained model: the data that all models of a folder share, and one model on them.
+
+Dimensions: U evaluated users, N items, D numbers of an embedding.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
 
@@ -99,7 +103,57 @@ class EvaluationData:
         return item_topics(self.catalog, self.config.evaluation)
 
 
-class Evaluator:
+class InnerProduct(ABC):
+    """What scores by the inner product of a user's and an item's vector, and serves that with priors.
+
+    Args:
+        data: of the prepared folder.
+        max_length: T, events of a history that the model reads; decides how many the priors count.
+    """
+
+    def __init__(self, data: EvaluationData, max_length: int) -> None:
+        self.data, self.max_length = data, max_length
+
+    @property
+    @abstractmethod
+    def user_vectors(self) -> np.ndarray:
+        """float32 [U, D]: the protocol's users as of t."""
+
+    @property
+    @abstractmethod
+    def item_vectors(self) -> np.ndarray:
+        """float32 [N, D]."""
+
+    @abstractmethod
+    def on(self, data: EvaluationData) -> InnerProduct:
+        """The same on other data of the same catalogue, whose items have the same vectors."""
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """Inner product of a user's and an item's vector."""
+        return inner_products(self.user_vectors, self.item_vectors)
+
+    def served(self, priors: Priors) -> Scorer:
+        """The score that is served: the inner product and the priors; -inf for what they hide."""
+        data, items = self.data, len(self.item_vectors)
+        if priors.none:
+            return self.scorer
+        rules, kept = data.config.data.positives, kept_events(self.max_length)
+        (popularity,) = popularity_counts(
+            data.timelines, rules, items, [priors.popularity_half_life_days], kept
+        )
+        protocol = data.protocol
+        history = protocol.history.newest(kept)
+        (own,) = own_counts(history, items, protocol.split_time, [priors.own_half_life_days])
+
+        def score(places: np.ndarray) -> np.ndarray:
+            added = priors.add(own[places].toarray(), popularity)
+            return np.asarray(self.scorer(places)) + added.astype(np.float32)
+
+        return unseen_alone(score, history) if priors.hide_seen else score
+
+
+class Evaluator(InnerProduct):
     """One model on the evaluation data.
 
     Args:
@@ -109,7 +163,8 @@ class Evaluator:
     """
 
     def __init__(self, data: EvaluationData, embedder: Embedder, max_length: int) -> None:
-        self.data, self.embedder, self.max_length = data, embedder, max_length
+        super().__init__(data, max_length)
+        self.embedder = embedder
 
     @cached_property
     def user_vectors(self) -> np.ndarray:
@@ -131,25 +186,6 @@ class Evaluator:
         other = Evaluator(data, self.embedder, self.max_length)
         vars(other)["item_vectors"] = self.item_vectors
         return other
-
-    def served(self, priors: Priors) -> Scorer:
-        """The score that is served: the inner product and the priors; -inf for what they hide."""
-        data, items = self.data, len(self.item_vectors)
-        if priors.none:
-            return self.scorer
-        rules, kept = data.config.data.positives, kept_events(self.max_length)
-        (popularity,) = popularity_counts(
-            data.timelines, rules, items, [priors.popularity_half_life_days], kept
-        )
-        protocol = data.protocol
-        history = protocol.history.newest(kept)
-        (own,) = own_counts(history, items, protocol.split_time, [priors.own_half_life_days])
-
-        def score(places: np.ndarray) -> np.ndarray:
-            added = priors.add(own[places].toarray(), popularity)
-            return np.asarray(self.scorer(places)) + added.astype(np.float32)
-
-        return unseen_alone(score, history) if priors.hide_seen else score
 
     def embed_users(self, users: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
         """float32 [U, D]: users, by their numbers in the timelines, int64 [U]; as of t, or after their first

@@ -21,7 +21,7 @@ FEWEST_USERS = 10
 _WORDS = {
     "loss": "training loss",
     "validation_loss": "validation loss",
-    "validation_recall": "recall@10 of validation users",
+    "validation_gain": "discounted gain of validation users",
 }
 
 # Placeholders that `_svg` replaces by the page's CSS variables, which differ in light and dark mode.
@@ -44,19 +44,21 @@ def label(method: str) -> str:
         "item_knn": "Item-kNN",
         "ease": "EASE",
         "own_then_knn": "Own most frequent, then item-kNN",
+        "last_items_mean": "Mean of the last items' vectors",
+        "last_items_served": "Mean of the last items' vectors, served",
         "pinnersage_mean": "PinnerSage, weighted mean",
     }.get(method, method.replace("_", " ").capitalize())
 
 
 def loss_curve(lines: Sequence[Mapping[str, float]]) -> str | None:
-    """Training and validation loss by step, and beside them recall@10 of validation users if it was measured;
-    None: nothing was logged."""
-    measured = any("validation_recall" in line for line in lines)
+    """Training and validation loss by step, and beside them the discounted gain of validation users if it was
+    measured; None: nothing was logged."""
+    measured = any("validation_gain" in line for line in lines)
     figure, panels = _figure(1 + measured, 5.8, 3.2)
     for axis, name, colour, title, style in (
         (0, "loss", MUTED, "training", "-"),
         (0, "validation_loss", ACCENT, "validation", "o-"),
-        (1, "validation_recall", ACCENT, None, "o-"),
+        (1, "validation_gain", ACCENT, None, "o-"),
     ):
         points = [(line["step"], line[name]) for line in lines if name in line]
         if points:
@@ -66,7 +68,7 @@ def loss_curve(lines: Sequence[Mapping[str, float]]) -> str | None:
             _tips(panels[axis], points, lambda x, y, name=name: f"step {x:,.0f}: {_WORDS[name]} {y:.4f}")
     if not panels[0].lines:
         return None
-    for panel, title in zip(panels, ("loss", "recall@10, validation"), strict=False):
+    for panel, title in zip(panels, ("loss", "discounted gain, validation"), strict=False):
         panel.set_xlabel("step")
         panel.set_ylabel(title)
     _legend(figure)
@@ -188,24 +190,24 @@ def spread(
     return _svg(figure, salt)
 
 
-def recall_by_setting(setting: str, trials: Sequence[tuple[int, float, float]], *, logarithmic: bool) -> str:
-    """Recall@10 of trials by the value of a setting; the first trial, the config's own, has the model's
+def gain_by_setting(setting: str, trials: Sequence[tuple[int, float, float]], *, logarithmic: bool) -> str:
+    """Discounted gain of trials by the value of a setting; the first trial, the config's own, has the model's
     colour.
 
     Args:
         setting: its name.
-        trials: number, value and recall of each.
+        trials: number, value and gain of each.
         logarithmic: whether the axis is.
     """
     figure, (axes,) = _figure(1, 3.6, 2.4)
-    for number, value, recall in trials:
+    for number, value, gain in trials:
         colour = ACCENT if number == 0 else BAR
-        axes.plot([value], [recall], "o", color=colour, markersize=6, zorder=3 if number == 0 else 2)
-        words = f"trial {number}: {setting} {value:.4g}, recall@10 {recall:.4f}"
-        _tips(axes, [(value, recall)], lambda x, y, words=words: words)
+        axes.plot([value], [gain], "o", color=colour, markersize=6, zorder=3 if number == 0 else 2)
+        words = f"trial {number}: {setting} {value:.4g}, gain {gain:.4f}"
+        _tips(axes, [(value, gain)], lambda x, y, words=words: words)
     if logarithmic:
         axes.set_xscale("log")
-    axes.set_ylabel("recall@10")
+    axes.set_ylabel("discounted gain")
     return _svg(figure, setting)
 
 

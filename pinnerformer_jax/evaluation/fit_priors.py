@@ -7,7 +7,7 @@ the highest discounted gain win, over all items and over new items alike: a targ
 (docs/log.md). What a user had is hidden where the gain over all targets, those among it missed, is higher so.
 
 Dimensions: N items; C candidates of a row, which is a validation user at a split. [A, Q, B] is the grid:
-`OWN`, half-lives and weights of popularity.
+half-lives and weights of the own counts; half-lives of popularity; its weights.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -22,15 +23,37 @@ from tqdm import tqdm
 from pinnerformer_jax.data.timelines import TRAIN, Timelines
 from pinnerformer_jax.evaluation.comparison import CHOICE_K
 from pinnerformer_jax.evaluation.counts import own_counts, popularity_counts, popularity_half_lives
-from pinnerformer_jax.evaluation.evaluator import Evaluator
+from pinnerformer_jax.evaluation.evaluator import EvaluationData, InnerProduct
 from pinnerformer_jax.retrieval import exact
 from pinnerformer_jax.retrieval.priors import Priors, kept_events
 
-POPULARITY_WEIGHTS = (0.0, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
-OWN_HALF_LIVES = (1.0, 7.0, 30.0, 90.0, 180.0, 360.0, 3600.0)
-"""Days; by the last one events hardly age."""
-OWN = [(0, 0.0), *product(range(len(OWN_HALF_LIVES)), (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2))]
-"""Half-life, by its number, and weight of the own counts. Without a weight the half-life says nothing."""
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+
+class Grid(NamedTuple):
+    """What is tried; a weight of zero beside these."""
+
+    own_half_lives: tuple[float, ...]  # days
+    own_weights: tuple[float, ...]
+    popularity_weights: tuple[float, ...]
+    popularity_half_lives: slice  # of `popularity_half_lives`
+
+    @property
+    def own(self) -> list[tuple[int, float]]:
+        """Half-life, by its number, and weight; without a weight the half-life says nothing."""
+        return [(0, 0.0), *product(range(len(self.own_half_lives)), self.own_weights)]
+
+    def popularity(self, data: EvaluationData) -> list[float]:
+        """Half-lives of popularity, in days."""
+        return popularity_half_lives(data.window_days)[self.popularity_half_lives]
+
+
+_DOUBLING = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+# By the longest half-life events hardly age.
+FINE = Grid((1.0, 7.0, 30.0, 90.0, 180.0, 360.0, 3600.0), (*_DOUBLING, 3.2), (0.025, *_DOUBLING), slice(None))
+COARSE = Grid((90.0,), (0.2, 0.8, 3.2), (0.05, 0.2, 0.8), slice(1, 2))
+"""Enough to compare the checkpoints of a training."""
 NEAREST, POPULAR = 500, 200
 """Items beside the user's own that compete: so many nearest, and so many most popular by each half-life."""
 
@@ -45,6 +68,12 @@ class Fit:
     splits: int
     gain: tuple[float, float]  # over all items, of the inner product alone and with priors
     new_gain: tuple[float, float]  # likewise over new items
+    error: float = np.nan  # standard error of the gain over all items, with priors
+
+    @property
+    def served_gain(self) -> float:
+        """The mean of both, with priors: by it they were chosen."""
+        return (self.gain[1] + self.new_gain[1]) / 2
 
     @property
     def sentence(self) -> str:
@@ -70,39 +99,69 @@ class _Row:
     touched: np.ndarray  # bool [C]
 
 
-def fit_priors(model: Evaluator) -> Fit:
-    """Fit the priors of a model.
+class Counts(NamedTuple):
+    """What the priors of one split add up, which is the same for every model."""
+
+    own: list[csr_matrix]  # [U, N] of each half-life
+    popularity: np.ndarray  # [popularity half-lives, N], log(1 + count)
+
+
+def counts_at(data: EvaluationData, grid: Grid, max_length: int) -> Counts:
+    """The counts of a split.
+
+    Args:
+        data: at the split.
+        grid: whose half-lives are used.
+        max_length: T, events of a history that the model reads.
+    """
+    protocol, kept = data.protocol, kept_events(max_length)
+    items, half_lives = len(protocol.reachable), grid.popularity(data)
+    popular = popularity_counts(data.timelines, data.config.data.positives, items, half_lives, kept)
+    own = own_counts(protocol.history.newest(kept), items, protocol.split_time, grid.own_half_lives)
+    return Counts(own, np.log1p(popular))
+
+
+def fit_priors(model: InnerProduct, grid: Grid = FINE, counts: Sequence[Counts] | None = None) -> Fit:
+    """Fit the priors of a model, or of what else has a vector of each user and item.
 
     Args:
         model: on the evaluation data of the prepared folder; only its validation users are read.
+        grid: of which the best point is taken.
+        counts: of each earlier split, from `counts_at`; None: they are counted.
     """
-    half_lives = popularity_half_lives(model.data.window_days)
-    rows = [row for data in model.data.earlier for row in _rows(model.on(data), half_lives)]
+    own_grid, weights, half_lives = grid.own, (0.0, *grid.popularity_weights), grid.popularity(model.data)
+    splits = model.data.earlier
+    counts = counts or [counts_at(data, grid, model.max_length) for data in splits]
+    rows = [row for data, of in zip(splits, counts, strict=True) for row in _rows(model.on(data), of)]
     if not rows:
         return Fit(Priors(), 0, 0, 0, (np.nan, np.nan), (np.nan, np.nan))
-    full = np.zeros((len(OWN), len(half_lives), len(POPULARITY_WEIGHTS)))
-    hidden, new, new_rows = np.zeros(full.shape[1:]), np.zeros(full.shape[1:]), 0
+    full, squares = np.zeros((2, len(own_grid), len(half_lives), len(weights)))
+    hidden, hidden_squares, new, new_rows = *np.zeros((3, *full.shape[1:])), 0
     for row in tqdm(rows, desc="fitting priors", unit="user", leave=False, disable=None):
-        of_full, of_new = _gains(row)
+        of_full, of_new = _gains(row, own_grid, weights)
         full += of_full / len(rows)
+        squares += of_full**2 / len(rows)
         if of_new is not None:
             new, new_rows = new + of_new, new_rows + 1
-            hidden += of_new * (row.target & ~row.touched).sum() / row.target.sum() / len(rows)
+            of_all = of_new * (row.target & ~row.touched).sum() / row.target.sum()
+            hidden += of_all / len(rows)
+            hidden_squares += of_all**2 / len(rows)
     new /= max(new_rows, 1)
     best = tuple(int(k) for k in np.unravel_index((full + new).argmax(), full.shape))
     unseen = tuple(int(k) for k in np.unravel_index((hidden + new).argmax(), new.shape))
     hide_seen = bool((hidden + new)[unseen] > (full + new)[best])
     own, popularity_life, popularity = (0, *unseen) if hide_seen else best
-    own_life, own_weight = OWN[own]
+    own_life, own_weight = own_grid[own]
     priors = Priors(
-        own_weight, OWN_HALF_LIVES[own_life],
-        POPULARITY_WEIGHTS[popularity], half_lives[popularity_life], _share(model.data.timelines), hide_seen,
+        own_weight, grid.own_half_lives[own_life],
+        weights[popularity], half_lives[popularity_life], _share(model.data.timelines), hide_seen,
     )  # fmt: skip
-    gain = hidden[unseen] if hide_seen else full[best]
+    gain, square = (hidden[unseen], hidden_squares[unseen]) if hide_seen else (full[best], squares[best])
     return Fit(
         priors, len(rows), len({row.user for row in rows}), len(model.data.earlier),
         (float(full[0, 0, 0]), float(gain)),
         (float(new[0, 0]), float(new[popularity_life, popularity])),
+        float(np.sqrt(max(square - gain**2, 0) / len(rows))),
     )  # fmt: skip
 
 
@@ -112,18 +171,12 @@ def _share(timelines: Timelines) -> float:
     return training / sum(shard.users for shard in timelines.shards)
 
 
-def _rows(model: Evaluator, half_lives: Sequence[float]) -> Iterator[_Row]:
+def _rows(model: InnerProduct, counts: Counts) -> Iterator[_Row]:
     """The rows of one split."""
-    data, users, items = model.data, model.user_vectors, model.item_vectors
-    protocol = data.protocol
+    users, items, protocol = model.user_vectors, model.item_vectors, model.data.protocol
     reachable = np.flatnonzero(protocol.reachable)
-    kept = kept_events(model.max_length)
-    popularity = np.log1p(
-        popularity_counts(data.timelines, data.config.data.positives, len(items), half_lives, kept)
-    )
-    popular = np.unique(np.argsort(-popularity[:, reachable], axis=1)[:, :POPULAR])
+    popular = np.unique(np.argsort(-counts.popularity[:, reachable], axis=1)[:, :POPULAR])
     _, nearest = exact.search(users, items[reachable], min(NEAREST, len(reachable)))
-    pairs = own_counts(protocol.history.newest(kept), len(items), protocol.split_time, OWN_HALF_LIVES)
     for place in range(len(users)):
         _, event = protocol.history.of(np.array([place]))
         touched = np.unique(protocol.history.item[event])
@@ -133,25 +186,27 @@ def _rows(model: Evaluator, half_lives: Sequence[float]) -> Iterator[_Row]:
             np.concatenate([reachable[nearest[place]], reachable[popular], touched, targets])
         )
         candidates = candidates[protocol.reachable[candidates]]
-        own = np.stack([matrix[place, candidates].toarray()[0] for matrix in pairs])
+        own = np.stack([matrix[place, candidates].toarray()[0] for matrix in counts.own])
         yield _Row(
             items[candidates] @ users[place],
             np.log1p(own),
-            popularity[:, candidates],
+            counts.popularity[:, candidates],
             int(protocol.users[place]),
             np.isin(candidates, targets),
             np.isin(candidates, touched),
         )
 
 
-def _gains(row: _Row) -> tuple[np.ndarray, np.ndarray | None]:
+def _gains(
+    row: _Row, own_grid: Sequence[tuple[int, float]], weights: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Discounted gain of the targets among all candidates, and of new ones among the new, for each point of
     the grid, [A, Q, B] and [Q, B]; None if no target is new."""
     counts, target = row.own.astype(np.float32), row.target
-    b = np.array(POPULARITY_WEIGHTS, np.float32)
+    b = np.array(weights, np.float32)
     popular = b[None, :, None] * row.popularity[:, None, :].astype(np.float32)  # [Q, B, C]
     others = row.inner.astype(np.float32) + popular
-    full = np.stack([_gain(others + np.float32(weight) * counts[life], target) for life, weight in OWN])
+    full = np.stack([_gain(others + np.float32(weight) * counts[life], target) for life, weight in own_grid])
     unseen = ~row.touched
     wanted = target[unseen]
     return full, _gain(others[..., unseen], wanted) if wanted.any() else None

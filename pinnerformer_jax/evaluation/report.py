@@ -209,7 +209,11 @@ def tables(rows: Sequence[MetricRow]) -> list[ProtocolTable]:
 
 def checkpoint_sentence(made: Provenance) -> str:
     """Which checkpoint was evaluated, in words."""
-    best = {"recall": "highest recall@10 of validation users", "loss": "lowest validation loss"}
+    best = {
+        "gain": "highest discounted gain of validation users",
+        "recall": "highest recall@10 of validation users",
+        "loss": "lowest validation loss",
+    }
     which = "last" if made.checkpoint == "last" else best[made.chosen_by]
     return (
         f"Checkpoint: step {made.step:,} ({which}); evaluated {made.date} with version {made.version}. It "

@@ -158,7 +158,7 @@ class Provenance:
     date: str  # UTC, ISO
     version: str  # of this package
     checkpoint: Literal["best", "last"]
-    chosen_by: Literal["recall", "loss"]  # what makes a checkpoint of this run the best
+    chosen_by: Literal["gain", "recall", "loss"]  # what makes a checkpoint of this run the best
     step: int  # of the checkpoint: training steps done
     data: str  # digest of the prepared folder
     config_digest: str
@@ -170,7 +170,7 @@ class Provenance:
         cls,
         package: str,
         checkpoint: Literal["best", "last"],
-        chosen_by: Literal["recall", "loss"],
+        chosen_by: Literal["gain", "recall", "loss"],
         step: int,
         data: str,
         config: Config,

@@ -1,7 +1,8 @@
-"""Search of settings with Optuna, on recall@10 of validation users at earlier splits.
+"""Search of settings with Optuna, on the discounted gain of what is served to validation users
+at earlier splits.
 
 The evaluation window is never looked at. A trial is a training below WORKDIR/trials, in a folder named after
-its settings, so that a stopped search goes on where it was. A trial whose recall is below the median of the
+its settings, so that a stopped search goes on where it was. A trial whose gain is below the median of the
 earlier ones at the same step is pruned. Several processes may search in one workdir: they share the trials,
 and each holds the lock of the folder that it trains in.
 """
@@ -23,7 +24,7 @@ from flax import nnx
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.catalog import Catalog
 from pinnerformer_jax.data.timelines import Timelines
-from pinnerformer_jax.evaluation.validation_recall import FEWEST, ValidationRecall
+from pinnerformer_jax.evaluation.validation_gain import FEWEST, ValidationGain
 from pinnerformer_jax.files import checked_lines, folder_lock, write_json, write_text
 from pinnerformer_jax.studies.cells import Stopped
 from pinnerformer_jax.studies.tune_report import tune_page
@@ -95,10 +96,10 @@ def tune(config: Config, workdir: Path, trials: int, minutes: float) -> dict[str
     config = sized_by_log(config)
     timelines = Timelines.open(config.data.prepared)
     split = partial(split_over_own, config=config.training)
-    recall = ValidationRecall(config, timelines, Catalog.of(timelines), split)
-    if recall.users < FEWEST:
+    gain = ValidationGain(config, timelines, Catalog.of(timelines), split)
+    if gain.users < FEWEST:
         raise ValueError(
-            f"tune needs {FEWEST} validation users at earlier splits, and there are {recall.users:,}; a "
+            f"tune needs {FEWEST} validation users at earlier splits, and there are {gain.users:,}; a "
             "larger data.validation_share has more"
         )
     study, until = _open(config, workdir), time.monotonic() + minutes * 60
@@ -109,7 +110,7 @@ def tune(config: Config, workdir: Path, trials: int, minutes: float) -> dict[str
                 break
             try:
                 best = _train(
-                    with_settings(config, trial.params), _folder(workdir, trial.params), recall, trial
+                    with_settings(config, trial.params), _folder(workdir, trial.params), gain, trial
                 )
             except TrainingError as error:
                 print(f"trial {trial.number}: {error}")
@@ -118,7 +119,9 @@ def tune(config: Config, workdir: Path, trials: int, minutes: float) -> dict[str
                 print(f"trial {trial.number}: pruned")
                 study.tell(trial, state=optuna.trial.TrialState.PRUNED)
             else:
-                print(f"trial {trial.number}: recall@10 {best:.4f}, best so far {_best(study, best):.4f}")
+                print(
+                    f"trial {trial.number}: discounted gain {best:.4f}, best so far {_best(study, best):.4f}"
+                )
                 study.tell(trial, best)
             finally:
                 jax.clear_caches()  # later trials run other programs
@@ -136,7 +139,7 @@ def write_report(config: Config, study: optuna.Study, workdir: Path) -> dict[str
 
 
 def report(study: optuna.Study) -> dict[str, Any]:
-    """Finished trials from the best on; the share of the differences in recall that each setting explains
+    """Finished trials from the best on; the share of the differences in gain that each setting explains
     (fANOVA), from the third finished trial on."""
     import optuna
 
@@ -147,7 +150,7 @@ def report(study: optuna.Study) -> dict[str, Any]:
         importances = optuna.importance.get_param_importances(study)
     states = [trial.state.name for trial in study.trials]
     return {
-        "trials": [{"number": t.number, "recall@10": t.value, "settings": t.params} for t in done],
+        "trials": [{"number": t.number, "gain": t.value, "settings": t.params} for t in done],
         "pruned": states.count("PRUNED"),
         "failed": states.count("FAIL"),
         "importances": importances,
@@ -235,8 +238,8 @@ def _best(study: optuna.Study, value: float) -> float:
     )
 
 
-def _train(config: Config, folder: Path, recall: ValidationRecall, trial: optuna.Trial) -> float:
-    """Train to the end; the best recall@10 of its checkpoints.
+def _train(config: Config, folder: Path, gain: ValidationGain, trial: optuna.Trial) -> float:
+    """Train to the end; the best gain of its checkpoints.
 
     Raises:
         Stopped: by a signal.
@@ -248,7 +251,7 @@ def _train(config: Config, folder: Path, recall: ValidationRecall, trial: optuna
 
     def watched(graphdef: nnx.GraphDef, params: Any) -> tuple[float, float]:
         nonlocal measured
-        found = recall(graphdef, params)
+        found = gain(graphdef, params)
         trial.report(found[0], measured)
         measured += 1
         if trial.should_prune():
@@ -260,7 +263,7 @@ def _train(config: Config, folder: Path, recall: ValidationRecall, trial: optuna
         (folder / "log.txt").open("a", encoding="utf-8", buffering=1) as log,
         contextlib.redirect_stdout(log),
     ):
-        train(*open_run(config, folder, recall=watched))
+        train(*open_run(config, folder, gain=watched))
     if not is_finished(folder):
         raise Stopped
     return max(_curve(folder))
@@ -268,4 +271,4 @@ def _train(config: Config, folder: Path, recall: ValidationRecall, trial: optuna
 
 def _curve(folder: Path) -> list[float]:
     lines = [values for _, values in checked_lines(folder / "metrics.jsonl") if values]
-    return [values["validation_recall"] for values in lines if "validation_recall" in values]
+    return [values["validation_gain"] for values in lines if "validation_gain" in values]

@@ -25,20 +25,20 @@ def tune_page(name: str, found: dict[str, Any], logarithmic: set[str]) -> str:
         name=name,
         verdict=_verdict(trials),
         lead=f"{len(trials)} trials were trained to their end, {found['pruned']} were pruned, "
-        f"{found['failed']} failed or were cut off. Recall@10 is that of validation users at splits before "
-        "t, which chose these settings and therefore flatters the best of them. The evaluation window was "
-        "not looked at.",
-        mattered="The share of the differences in recall that a setting explains (fANOVA over the trials), "
-        "and each trial's recall by its value."
+        f"{found['failed']} failed or were cut off. The discounted gain is that of what is served to "
+        "validation users at splits before t, which chose these settings and therefore flatters the best of "
+        "them. The evaluation window was not looked at.",
+        mattered="The share of the differences in gain that a setting explains (fANOVA over the trials), "
+        "and each trial's gain by its value."
         if shares
         else "From the third finished trial on, this says how much each setting explains.",
         settings=[
             (
                 setting,
                 shares.get(setting),
-                figures.recall_by_setting(
+                figures.gain_by_setting(
                     setting,
-                    [(t["number"], t["settings"][setting], t["recall@10"]) for t in trials],
+                    [(t["number"], t["settings"][setting], t["gain"]) for t in trials],
                     logarithmic=setting in logarithmic,
                 ),
             )
@@ -53,10 +53,10 @@ def _verdict(trials: list[dict[str, Any]]) -> str:
         return "No trial has been trained to its end yet."
     best, own = trials[0], next((trial for trial in trials if trial["number"] == 0), None)
     if own is None:
-        return f"Trial {best['number']} is the best: recall@10 {best['recall@10']:.4f}."
+        return f"Trial {best['number']} is the best: gain {best['gain']:.4f}."
     if best is own:
-        return f"No trial was better than the config's own settings: recall@10 {own['recall@10']:.4f}."
+        return f"No trial was better than the config's own settings: gain {own['gain']:.4f}."
     return (
-        f"Trial {best['number']} has recall@10 {best['recall@10']:.4f}, the config's own settings have "
-        f"{own['recall@10']:.4f}."
+        f"Trial {best['number']} has gain {best['gain']:.4f}, the config's own settings have "
+        f"{own['gain']:.4f}."
     )

@@ -29,6 +29,12 @@ from pinnerformer_jax.training.checksums import check_metrics, checksum
 from pinnerformer_jax.training.run_record import data_digest, read_record, read_record_file
 from pinnerformer_jax.training.state import TrainState
 
+ChosenBy = Literal["gain", "recall", "loss"]
+"""What makes a checkpoint of a run the best."""
+_RECALL = "validation_recall"  # which chose in older versions
+_ORDERS = 1e6
+"""Where the order of checkpoints begins that have a gain; older versions began at 0."""
+
 
 def check_name(workdir: Path, *, read_only: bool = False) -> None:
     """Check that checkpoints can be written, or read, below a folder of this name.
@@ -48,9 +54,9 @@ def check_name(workdir: Path, *, read_only: bool = False) -> None:
 class Checkpoints:
     """The checkpoints of a run: the last and the best.
 
-    A checkpoint is better than the best so far if its validation recall is higher by half of the standard
-    error, or not lower by as much and its validation loss is lower. (Half, as both are of the same users.) In
-    a run that does not measure recall, the loss alone decides.
+    A checkpoint is better than the best so far if the discounted gain of validation users is higher by a
+    quarter of its standard error, or not lower by as much and the validation loss is lower. (A quarter, as
+    both are of the same users.) In a run that does not measure the gain, the loss alone decides.
     """
 
     def __init__(self, workdir: Path, *, read_only: bool = False) -> None:
@@ -85,9 +91,12 @@ class Checkpoints:
         """Steps done at a checkpoint; None: there is none."""
         return self._manager.best_step() if which == "best" else self._manager.latest_step()
 
-    def chosen_by(self) -> Literal["recall", "loss"]:
+    def chosen_by(self) -> ChosenBy:
         """What the best checkpoint is the best by."""
-        return "recall" if "validation_recall" in self._metrics_of(self.step("best")) else "loss"
+        metrics = self._metrics_of(self.step("best"))
+        if "validation_gain" in metrics:
+            return "gain"
+        return "recall" if _RECALL in metrics else "loss"
 
     def _metrics_of(self, step: int | None) -> dict[str, float]:
         if step is None:
@@ -95,7 +104,7 @@ class Checkpoints:
         return self._measured.get(step) or self._manager.metrics(step) or {}
 
     def save(
-        self, state: TrainState, validation_loss: float = math.inf, recall: tuple[float, float] | None = None
+        self, state: TrainState, validation_loss: float = math.inf, gain: tuple[float, float] | None = None
     ) -> None:
         """Copy the state to the host, then write it in the background. A step that is already saved is
         skipped. What was saved before is read back first.
@@ -103,7 +112,7 @@ class Checkpoints:
         Args:
             state: of the run.
             validation_loss: infinity: not known; such a checkpoint is the best only while all are.
-            recall: of validation users, and its standard error; None: not measured.
+            gain: discounted, of validation users, and its standard error; None: not measured.
 
         Raises:
             OSError: the checkpoint before could not be written, such as on a full disk.
@@ -115,8 +124,8 @@ class Checkpoints:
             return
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
         metrics: dict[str, Any] = {"validation_loss": validation_loss}
-        if recall is not None:
-            metrics |= {"validation_recall": recall[0], "order": self._order_of(validation_loss, *recall)}
+        if gain is not None:
+            metrics |= {"validation_gain": gain[0], "order": self._order_of(validation_loss, *gain)}
         # The training loop forbids implicit transfers; Orbax may need some.
         with jax.transfer_guard_device_to_host("allow"):
             metrics |= {f"{name}_sha256": checksum(tree) for name, tree in _items(state).items()}
@@ -142,14 +151,13 @@ class Checkpoints:
         with jax.transfer_guard("allow"):
             self._restore(step, jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes))
 
-    def _order_of(self, loss: float, recall: float, error: float) -> float:
+    def _order_of(self, loss: float, gain: float, error: float) -> float:
         """A number above that of the best checkpoint if this one is better, else below it."""
-        step = self.step("best")
-        best = self._metrics_of(step)
-        if "order" not in best:
-            return 0.0  # above those without a recall, whose order is the negative loss
-        gain, margin = recall - best["validation_recall"], error / 2
-        better = gain > margin or (gain > -margin and loss < best["validation_loss"])
+        best = self._metrics_of(self.step("best"))
+        if "validation_gain" not in best:
+            return _ORDERS  # above those without a gain
+        higher, margin = gain - best["validation_gain"], error / 4
+        better = higher > margin or (higher > -margin and loss < best["validation_loss"])
         return best["order"] + (1 if better else -1)
 
     def restore(self, abstract: TrainState, sharding: Sharding) -> TrainState:
@@ -250,7 +258,7 @@ class Checkpoint(NamedTuple):
     graphdef: nnx.GraphDef
     params: Any  # a nested dict of float32 arrays, on the first device
     step: int  # training steps done
-    chosen_by: Literal["recall", "loss"]  # what makes a checkpoint of this run the best
+    chosen_by: ChosenBy  # what makes a checkpoint of this run the best
 
 
 def load_for_inference(

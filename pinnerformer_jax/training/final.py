@@ -46,7 +46,7 @@ def on_everything(config: Config, prepared: str | Path) -> Config:
 
 def as_many_epochs(config: Config, origin: Origin) -> Config:
     """The config with the schedule of the evaluated run and the end of its best checkpoint, both scaled by
-    the number of users and rounded up.
+    the number of users and rounded up; one step, of the warm-up, where that was the start.
 
     Args:
         config: with the steps of the evaluated run.
@@ -57,7 +57,7 @@ def as_many_epochs(config: Config, origin: Origin) -> Config:
         return -(-steps * origin.final_users // origin.users)
 
     training = dataclasses.replace(
-        config.training, steps=scaled(config.training.steps), stop_after=scaled(origin.step)
+        config.training, steps=scaled(config.training.steps), stop_after=max(scaled(origin.step), 1)
     )
     return dataclasses.replace(config, training=training)
 

@@ -106,7 +106,7 @@ def of_first(values: Any) -> Any:
 
 
 def left_to_first(graphdef: Any, params: Any) -> tuple[float, float]:
-    """The recall that processes other than the first measure: none, as `of_first` gives them that of the
+    """The gain that processes other than the first measure: none, as `of_first` gives them that of the
     first, which alone reads the histories and holds the catalogue for it."""
     return 0.0, 0.0
 

@@ -42,8 +42,8 @@ from pinnerformer_jax.training.step import (
 from pinnerformer_jax.training.trackers import Trackers
 
 Step = Callable[[TrainState, Batch, Tables], tuple[TrainState, Metrics]]
-Recall = Callable[[nnx.GraphDef, Any], tuple[float, float]]
-"""Recall@10 of validation users and its standard error, of a model by its structure and parameters."""
+Gain = Callable[[nnx.GraphDef, Any], tuple[float, float]]
+"""Discounted gain of validation users and its standard error, of a model by its structure and parameters."""
 Validate = Callable[[TrainState], float | None]
 
 _SAMPLED_BATCHES = 64
@@ -74,11 +74,11 @@ class Run:
     tables: Tables
     graphdef: nnx.GraphDef
     objective: Objective | None = None  # None: the one that the config names
-    recall: Recall | None = None  # chooses the best checkpoint; None: the validation loss does
+    gain: Gain | None = None  # chooses the best checkpoint; None: the validation loss does
 
 
 def open_run(
-    config: Config, workdir: Path, objective: Objective | None = None, recall: Recall | None = None
+    config: Config, workdir: Path, objective: Objective | None = None, gain: Gain | None = None
 ) -> tuple[Run, TrainState]:
     """Check that data, config and workdir fit each other; then make the state or restore the last one.
 
@@ -87,7 +87,7 @@ def open_run(
         workdir: folder of the run.
         objective: chooses the pairs instead of the function that `config.objective.name` names, see
             `objective.targets.Objective`.
-        recall: measured at each checkpoint to choose the best; None: the validation loss chooses.
+        gain: measured at each checkpoint to choose the best; None: the validation loss chooses.
 
     Raises:
         FileNotFoundError: the data were never prepared.
@@ -115,7 +115,7 @@ def open_run(
             state = made(tables.seed)
         else:
             state = checkpoints.restore(abstract, replicated)
-    return Run(config, workdir, mesh, timelines, catalog.trained, tables, graphdef, objective, recall), state
+    return Run(config, workdir, mesh, timelines, catalog.trained, tables, graphdef, objective, gain), state
 
 
 def train(run: Run, state: TrainState) -> TrainState:
@@ -158,6 +158,10 @@ def train(run: Run, state: TrainState) -> TrainState:
         batch = shard_batch(run.mesh, host_batch)
         program, validate = _compile(run, state, batch)
         hosts.meet()
+        if run.gain and checkpoints.step() is None:  # what training must beat
+            gain = _gain(run, state)
+            log.write_validation(step, None, gain and gain[0])
+            checkpoints.save(state, gain=gain)
         meter = Meter(config.batch_size, step)
 
         def check() -> None:
@@ -199,9 +203,9 @@ def train(run: Run, state: TrainState) -> TrainState:
                 if loss is None:
                     checkpoints.save(state)
                 elif math.isfinite(loss):
-                    recall = _recall(run, state)
-                    log.write_validation(step, loss, recall and recall[0])
-                    checkpoints.save(state, loss, recall)
+                    gain = _gain(run, state)
+                    log.write_validation(step, loss, gain and gain[0])
+                    checkpoints.save(state, loss, gain)
                 else:
                     raise _not_finite(step, "the validation loss", checkpoints)
                 log.flush()
@@ -217,16 +221,16 @@ def train(run: Run, state: TrainState) -> TrainState:
     return state
 
 
-def _recall(run: Run, state: TrainState) -> tuple[float, float] | None:
-    if run.recall is None:
+def _gain(run: Run, state: TrainState) -> tuple[float, float] | None:
+    if run.gain is None:
         return None
     with jax.transfer_guard("allow"):
-        found = run.recall(run.graphdef, jax.device_get(state.params))
+        found = run.gain(run.graphdef, jax.device_get(state.params))
         if not hosts.several():
             return found
         # Another machine may round otherwise, and all must choose the same checkpoint.
-        recall, error = np.asarray(hosts.of_first(np.array(found, np.float32))).tolist()
-        return recall, error
+        gain, error = np.asarray(hosts.of_first(np.array(found, np.float32))).tolist()
+        return gain, error
 
 
 def is_finished(workdir: Path) -> bool:
@@ -246,8 +250,8 @@ def _no_longer_better(config: TrainingConfig, checkpoints: Checkpoints) -> bool:
 
 def _ended(run: Run, checkpoints: Checkpoints) -> str:
     measure = "the loss of validation users has not fallen"
-    if run.recall:
-        measure = "recall@10 of validation users has not risen"
+    if run.gain:
+        measure = "the discounted gain of validation users has not risen"
     return (
         f"{measure} for {run.config.training.patience} checkpoints, since step {checkpoints.step('best')}, "
         "which is kept; --training.patience 0 trains to the last step"

@@ -166,12 +166,13 @@ class MetricsLog:
         else:
             self._bar.set_postfix_str(self._pace(step, metrics))
 
-    def write_validation(self, step: int, loss: float, recall: float | None) -> None:
-        """Log the validation loss, and recall@10 if it is measured, after `step` steps."""
-        measured = {} if recall is None else {"validation_recall": recall}
-        self._record(step, {"validation_loss": loss, **measured})
-        shown = "" if recall is None else f", recall@10 {recall:.4f}"
-        self.say(f"step {step}: validation loss {loss:.4f}{shown}")
+    def write_validation(self, step: int, loss: float | None, gain: float | None) -> None:
+        """Log the validation loss and the discounted gain after `step` steps; None: not measured."""
+        found = {"validation_loss": loss, "validation_gain": gain}
+        self._record(step, {name: value for name, value in found.items() if value is not None})
+        shown = [] if loss is None else [f"validation loss {loss:.4f}"]
+        shown += [] if gain is None else [f"discounted gain {gain:.4f}"]
+        self.say(f"step {step}: {', '.join(shown)}")
 
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""
@@ -213,7 +214,7 @@ class NoLog:
     def write(self, step: int, metrics: StepMetrics | None) -> None:
         """Nothing to log."""
 
-    def write_validation(self, step: int, loss: float, recall: float | None) -> None:
+    def write_validation(self, step: int, loss: float | None, gain: float | None) -> None:
         """Nothing to log."""
 
     def say(self, text: str) -> None:
