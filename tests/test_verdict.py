@@ -48,6 +48,18 @@ def test_a_loss_is_followed_by_what_to_do():
     sentences = verdict(methods(-0.03, -0.01, new=(-0.2, -0.1)), PROTOCOL, Priors(0.1))
     assert any("Do not serve this model for all items and new items" in line for line in sentences)
     assert not any("Do not serve" in line for line in verdict(methods(0.01, 0.03), PROTOCOL, Priors(0.1)))
+    assert not any("--training.stop-after" in line for line in sentences)
+
+
+@pytest.mark.parametrize(("low", "high", "said"), [(-0.05, -0.01, True), (-0.05, 0.01, False)])
+def test_where_the_untrained_mean_leads_training_may_be_left_out(low, high, said):
+    found = methods(0.01, 0.03)
+    untrained = Difference("served", "last_items_served", "new_items", -0.03, low, high)
+    rows = [MetricRow("last_items_served", "new_items", "recall@10", 0.23, 10)]
+    found = dataclasses.replace(found, rows=[*found.rows, *rows], differences=[*found.differences, untrained])
+    sentences = verdict(found, PROTOCOL, Priors(0.1))
+    assert "Mean of the last items' vectors, served 0.230" in sentences[1]
+    assert any("--training.stop-after 1" in line for line in sentences) == said
 
 
 def test_priors_that_help_are_named_and_so_is_their_absence():

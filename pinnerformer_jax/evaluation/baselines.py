@@ -62,6 +62,8 @@ MAX_PAIRS = 1 << 24
 
 OWN_HALF_LIVES = (7.0, 30.0, 60.0, 120.0, 240.0, np.inf)
 """Days; infinity: events do not age."""
+UNTRAINED = "last_items_served"
+"""The baseline of the served score: the same without training."""
 LAST_ITEMS = (8, 30, 128)
 """Newest events whose items' vectors are averaged."""
 EASE_PENALTIES = (10.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0, 100_000.0)
@@ -129,7 +131,7 @@ def choose_constants(splits: Sequence[EvaluationData]) -> Constants:
 
     own_half_life = OWN_HALF_LIVES[int(gains(by_own)[0].argmax())]
     ease_penalty, ease_hides = best(gains(by_ease), EASE_PENALTIES)
-    last_items, _ = best(gains(by_last_items), LAST_ITEMS)
+    last_items = LAST_ITEMS[int(gains(by_last_items).max(axis=0).argmax())]
     return Constants(
         popularity_half_life, own_half_life, ease_penalty, popularity_hides, ease_hides, last_items
     )
@@ -159,7 +161,7 @@ def baselines(data: EvaluationData, constants: Constants) -> dict[str, Scorer]:
         "own_most_frequent": own_most_frequent(own, popularity),
         "own_then_knn": own_then(own, popularity, knn),
         "last_items_mean": last.scorer,
-        "last_items_served": last.served(fit_priors(last).priors),
+        UNTRAINED: last.served(fit_priors(last).priors),
         "pinnersage_mean": weighted_mean(cluster_users(protocol, features), features),
     }
     hides = {"popularity": constants.popularity_hides_seen}

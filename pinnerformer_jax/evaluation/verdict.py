@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pinnerformer_jax.evaluation.baselines import UNTRAINED
 from pinnerformer_jax.evaluation.comparison import MODEL, SERVED
 from pinnerformer_jax.evaluation.figures import label
 from pinnerformer_jax.evaluation.results import Difference, MethodResults, ProtocolSummary
@@ -106,6 +107,12 @@ def _advice(methods: MethodResults, priors: Priors) -> Iterator[str]:
         yield (
             f"Do not serve this model for {where}: the baseline is better. More users, better item vectors "
             "(docs/items.md) or other settings (docs/your-log.md) may change that."
+        )
+    if any(each.high < 0 for name in lost for each in _baselines(methods, name) if each.other == UNTRAINED):
+        yield (
+            "The mean of the last items' vectors needs no training: with model.aligned_start, "
+            "--training.stop-after 1 keeps a model that starts as about that mean, to be served with priors "
+            "of its own."
         )
 
 

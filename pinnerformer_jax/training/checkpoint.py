@@ -54,9 +54,9 @@ def check_name(workdir: Path, *, read_only: bool = False) -> None:
 class Checkpoints:
     """The checkpoints of a run: the last and the best.
 
-    A checkpoint is better than the best so far if the discounted gain of validation users is higher by a
-    quarter of its standard error, or not lower by as much and the validation loss is lower. (A quarter, as
-    both are of the same users.) In a run that does not measure the gain, the loss alone decides.
+    A checkpoint is better than the best so far if the discounted gain of validation users is higher by half
+    of its standard error, or not lower by as much and the validation loss is lower. (Half, as both are of the
+    same users.) In a run that does not measure the gain, the loss alone decides.
     """
 
     def __init__(self, workdir: Path, *, read_only: bool = False) -> None:
@@ -156,7 +156,7 @@ class Checkpoints:
         best = self._metrics_of(self.step("best"))
         if "validation_gain" not in best:
             return _ORDERS  # above those without a gain
-        higher, margin = gain - best["validation_gain"], error / 4
+        higher, margin = gain - best["validation_gain"], error / 2
         better = higher > margin or (higher > -margin and loss < best["validation_loss"])
         return best["order"] + (1 if better else -1)
 
