@@ -13,7 +13,7 @@ from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.data.timelines import EVALUATION, VALIDATION, Timelines
 from pinnerformer_jax.evaluation import validation_gain as module
 from pinnerformer_jax.evaluation.evaluator import EvaluationData, Evaluator
-from pinnerformer_jax.evaluation.fit_priors import COARSE, fit_priors
+from pinnerformer_jax.evaluation.fit_priors import COARSE, FINE, fit_priors
 from pinnerformer_jax.evaluation.validation_gain import validation_gain
 from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.model.pinnerformer import PinnerFormer
@@ -251,6 +251,13 @@ def test_the_gain_that_chooses_checkpoints_hides_what_users_had_where_nobody_com
     assert hiding.hide_seen
     assert measure(graphdef, params)[0] == pytest.approx(served_gain(model, hiding))
     assert measure(graphdef, params)[0] > served_gain(model, dataclasses.replace(hiding, hide_seen=False))
+
+
+def test_the_coarse_grid_has_a_half_life_of_popularity_for_every_window(tmp_path, monkeypatch):
+    data = evaluator(write(tmp_path / "p", *habits())).data
+    assert COARSE.popularity(data) == [3.0]
+    monkeypatch.setattr(EvaluationData, "window_days", 400.0)
+    assert COARSE.popularity(data) == FINE.popularity(data) == [56.0]
 
 
 def test_items_that_do_not_exist_yet_do_not_compete_at_an_earlier_split(tmp_path):

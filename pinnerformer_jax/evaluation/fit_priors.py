@@ -46,7 +46,8 @@ class Grid(NamedTuple):
 
     def popularity(self, data: EvaluationData) -> list[float]:
         """Half-lives of popularity, in days."""
-        return popularity_half_lives(data.window_days)[self.popularity_half_lives]
+        found = popularity_half_lives(data.window_days)
+        return found[self.popularity_half_lives] or found[:1]  # a long window has one
 
 
 _DOUBLING = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)

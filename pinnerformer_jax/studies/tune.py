@@ -174,7 +174,10 @@ def _open(config: Config, workdir: Path) -> optuna.Study:
     )
     meant = _meant(config)
     if study.user_attrs.setdefault("config", meant) != meant:
-        raise ValueError(f"{workdir} has the search of another config: name another --workdir")
+        raise ValueError(
+            f"{workdir} has the search of another config, or of a version that chose by recall: name another "
+            "--workdir"
+        )
     study.set_user_attr("config", meant)
     return study
 
@@ -213,7 +216,8 @@ def _ask(
 
 
 def _meant(config: Config) -> str:
-    return hashlib.sha256(repr(config).encode()).hexdigest()[:16]
+    """A digest of the config, and of the measure: older versions chose by recall."""
+    return hashlib.sha256(f"gain {config!r}".encode()).hexdigest()[:16]
 
 
 def _suggest(trial: optuna.Trial, name: str, low: Any, high: Any, kind: str) -> None:
