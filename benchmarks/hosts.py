@@ -3,7 +3,7 @@
     python -m benchmarks.hosts OUT.json [--folder DIR]
 
 The processes meet as on several machines (`--hosts ADDRESS:PORT`), and a CPU simulates the devices. Measured
-for a whole and a sharded item table: how far losses, recall and final parameters are from those of one
+for a whole and a sharded item table: how far losses, gains and final parameters are from those of one
 process; what each process reads; the collectives of a step; what a SIGTERM to one of two processes does, and
 a SIGKILL to it, or to it and its parent, as when a machine is lost; and the parameters of a run that two
 processes began and one, two or four ended. The data are made up.
@@ -213,13 +213,13 @@ def measure(trainings: Trainings, kind: str) -> dict[str, Any]:
         trainings.run(name, processes, kind)
         notes = trainings.notes(name, processes)
         losses, wanted = trainings.logged(name, "loss"), trainings.logged(one, "loss")
-        recalls = [trainings.logged(of, "validation_gain") for of in (name, one)]
+        gains = [trainings.logged(of, "validation_gain") for of in (name, one)]
         assert losses.keys() == wanted.keys()
-        assert recalls[0].keys() == recalls[1].keys() != set()
+        assert gains[0].keys() == gains[1].keys() != set()
         figures["processes"][processes] = {
             "losses": len(losses),
             "loss_difference": max(abs(losses[step] - wanted[step]) for step in wanted),
-            "recall_difference": max(abs(recalls[0][step] - recalls[1][step]) for step in recalls[1]),
+            "gain_difference": max(abs(gains[0][step] - gains[1][step]) for step in gains[1]),
             "parameter_difference": _difference(trainings, name, one),
             "rows_a_step": [int(np.unique(note["rows"]).item()) for note in notes],
             "event_bytes_a_step": [round(float(np.mean(note["bytes"]))) for note in notes],
