@@ -193,31 +193,41 @@ def test_the_mean_of_the_last_items_takes_the_newest(tmp_path):
     np.testing.assert_allclose(scores, [[0, 0.5**0.5, 0.5**0.5, 0]], rtol=1e-6)
 
 
-def test_how_many_last_items_is_chosen_on_validation_users(tmp_path):
-    """Each goes on with the item done last, after a week of one that is never done again."""
+@pytest.mark.parametrize(("before", "after", "count"), [(40, 0, 8), (0, 10, 30)])
+def test_how_many_last_items_is_chosen_on_validation_users(tmp_path, before, after, count):
+    """People do one item each week; another many times, long before all others, or each week after it."""
     users = {
         f"{role}{k}": [
-            *(event(20 + k, -40 + d / 10) for d in range(50)),
-            *(event(k, d) for d in (-30, -8, -7, -1, 3)),
+            *(event(20 + k, -90 + place / 100) for place in range(before)),
+            *(event(item, 7 * week - 40 + place / 100)
+              for week in range(7) for place, item in enumerate([k, *[20 + k] * after])),
         ]
         for role in "ve"
         for k in range(10)
-    }
+    }  # fmt: skip
     roles = {name: VALIDATION if name[0] == "v" else EVALUATION for name in users}
     data = opened(write_prepared(tmp_path / "p", users, T, roles=roles, items=40))
-    assert choose_constants(data.earlier).last_items == 8
+    data.catalog = dataclasses.replace(data.catalog, features=np.eye(40, dtype=np.float16))
+    assert choose_constants(data.earlier).last_items == count
 
 
 def test_the_mean_is_served_with_priors_of_its_own(tmp_path):
-    """People come back to what they had, which vectors of chance cannot tell."""
+    """People come back to one item each week, and do seven others once in between, which the mean is of."""
+    rng = np.random.default_rng(0)
     users = {
-        f"{role}{k}": [event(k % 30, 7 * week - 80) for week in range(13)]
+        f"{role}{k}": [
+            event(item, 7 * week - 80 + place / 10)
+            for week in range(13)
+            for place, item in enumerate([k, *rng.choice(np.arange(30, 60), 7, replace=False).tolist()])
+        ]
         for role in "vte"
         for k in range(30)
     }
     roles = {name: {"v": VALIDATION, "e": EVALUATION}.get(name[0], TRAIN) for name in users}
-    data = opened(write_prepared(tmp_path / "p", users, T, roles=roles, items=30))
+    data = opened(write_prepared(tmp_path / "p", users, T, roles=roles, items=60))
+    data.catalog = dataclasses.replace(data.catalog, features=rng.normal(size=(60, 8)).astype(np.float16))
     last = LastItems(data, 8)
+    assert fit_priors(last).priors.own_weight > 0
     served = baselines(data, Constants(last_items=8))["last_items_served"]
     np.testing.assert_array_equal(served(np.arange(5)), last.served(fit_priors(last).priors)(np.arange(5)))
 

@@ -31,7 +31,6 @@ from pinnerformer_jax.training.state import TrainState
 
 ChosenBy = Literal["gain", "recall", "loss"]
 """What makes a checkpoint of a run the best."""
-_RECALL = "validation_recall"  # which chose in older versions
 _ORDERS = 1e6
 """Where the order of checkpoints begins that have a gain; older versions began at 0."""
 
@@ -96,7 +95,7 @@ class Checkpoints:
         metrics = self._metrics_of(self.step("best"))
         if "validation_gain" in metrics:
             return "gain"
-        return "recall" if _RECALL in metrics else "loss"
+        return "recall" if "validation_recall" in metrics else "loss"  # it chose in older versions
 
     def _metrics_of(self, step: int | None) -> dict[str, float]:
         if step is None:
