@@ -62,7 +62,11 @@ config = Config(
         layers=2, width=256, heads=4, max_length=128, output_dim=256, item_hidden=512, dropout=0.3
     ),
     objective=ObjectiveConfig(
-        positions=16, random_negatives=2048, in_batch_negatives=1024, initial_temperature=0.06
+        positions=16,
+        random_negatives=2048,
+        in_batch_negatives=1024,
+        initial_temperature=0.06,
+        popularity_half_life_days=7.0,
     ),
     training=TrainingConfig(
         batch_size=64,

@@ -19,6 +19,11 @@ FEW_USERS = 100_000
 FEW_EVENTS = 1_000_000
 """With fewer events of training users it gets small steps."""
 
+LONG_DAYS = 90
+"""A log at least so long before t tells how popular items were through most of it. So popularity is left to
+the priors, with counts of this half-life: POPULARITY_DAYS."""
+POPULARITY_DAYS = 7.0
+
 SHARES = ("evaluation_share", "validation_share")
 """Settings of the section data that ingest fills in."""
 
@@ -30,6 +35,7 @@ class LogSize(NamedTuple):
     events: int  # of these users, up to t
     items: int  # of the training period
     item_dim: int  # numbers of an item's vector
+    days: float = 0.0  # from the first event to t
 
 
 def shares_by_log(users: int) -> dict[str, float]:
@@ -79,6 +85,7 @@ def settings_by_log(log: LogSize) -> dict[str, dict[str, Any]]:
             "random_negatives": random,
             "in_batch_negatives": min(random // 2, 5000),
             "initial_temperature": 0.06 if few else 0.1,
+            "popularity_half_life_days": POPULARITY_DAYS if few and log.days >= LONG_DAYS else 0.0,
         },
         "training": {
             "batch_size": batch,

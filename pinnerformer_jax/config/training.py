@@ -39,6 +39,11 @@ class ObjectiveConfig:
     """Subtract log Q, the expected number of times an item is in the pool."""
     refined_logq: bool = False
     """Subtract it from the negatives only, as the positive is there with certainty (arXiv 2507.09331)."""
+    popularity_half_life_days: float = 0.0
+    """Adds to the logits how popular each item was at the pair's time, by counts with this half-life
+    (data/popularity.py), as priors add it to the served score. So the vectors learn what popularity does not
+    tell: better for what is served where popularity changes, worse for the vectors alone. 0: as in the
+    paper."""
     new_item_share: float = 0.1
     """Share of the items that a step takes for new ones: their vector is the one that their text alone gives
     (data/text_map.py), so that the scores of items that come later are learned too. It acts where ingest
@@ -66,6 +71,15 @@ class ObjectiveConfig:
         require(
             0 <= self.new_item_share < 1,
             "objective.new_item_share", self.new_item_share, "a share in [0, 1)",
+        )  # fmt: skip
+        half_life = self.popularity_half_life_days
+        require(
+            half_life == 0 or 1 / 24 <= half_life <= 36_500,
+            "objective.popularity_half_life_days", half_life, "an hour at least, at most 36,500 days; or 0",
+        )  # fmt: skip
+        require(
+            half_life == 0 or self.loss == "sampled_softmax",
+            "objective.popularity_half_life_days", half_life, "needs objective.loss = sampled_softmax",
         )  # fmt: skip
         require(self.positions >= 1, "objective.positions", self.positions, "must be >= 1")
         most = 2**24

@@ -28,6 +28,7 @@ class Rows(NamedTuple):
     user: jax.Array  # int32 [R], the user's number, as in the pool
     weight: jax.Array  # float32 [R], 0 where there is no pair
     log_q: jax.Array  # float32 [R], log Q of the positive
+    moment: jax.Array | None = None  # int32 [R], which of M; None: log Q does not depend on the time
 
 
 def sampled_softmax(
@@ -37,7 +38,7 @@ def sampled_softmax(
     temperature: Float[Array, ""],
     rows: Rows,
     pool: Pool,
-    pool_log_q: Float[Array, " n"],
+    pool_log_q: Float[Array, "*m n"],
 ) -> Float[Array, ""]:
     """Weighted sum of the rows' losses, float32. All logits [R, N] are in memory at once.
 
@@ -51,11 +52,13 @@ def sampled_softmax(
         temperature: tau.
         rows: the pairs.
         pool: the negatives.
-        pool_log_q: log Q of the negatives; zeros (like rows.log_q) for no correction.
+        pool_log_q: log Q of the negatives, [N], or [M, N] if the rows have a moment; zeros (like rows.log_q)
+            for no correction.
     """
     scaled = user_embedding / temperature  # divides R x D numbers; dividing the logits would be R x N
     positive = jnp.sum(scaled * positive_embedding, axis=-1) - rows.log_q
-    logits = scaled @ pool_embedding.T - pool_log_q[None, :]  # [R, N]
+    correction = pool_log_q[None, :] if rows.moment is None else pool_log_q[rows.moment]
+    logits = scaled @ pool_embedding.T - correction  # [R, N]
     logits = jnp.where(_negative(rows, pool), logits, -jnp.inf)
     # log-sum-exp over the positive and the logits, without a copy of the logits beside the positive
     largest = jax.lax.stop_gradient(jnp.maximum(jnp.max(logits, axis=1), positive))
@@ -71,7 +74,7 @@ def chunked_sampled_softmax(
     temperature: Float[Array, ""],
     rows: Rows,
     pool: Pool,
-    pool_log_q: Float[Array, " n"],
+    pool_log_q: Float[Array, "*m n"],
 ) -> Float[Array, ""]:
     """`sampled_softmax`, by chunks of rows: memory grows with row_chunk() x N, not with R x N.
 

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.catalog import Catalog
+from pinnerformer_jax.data.popularity import popularity_over_time
 from pinnerformer_jax.data.positives import only_actions, positive_table
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.model.towers import Sizes
@@ -59,5 +60,8 @@ def open_training_data(config: Config, mesh: Mesh | None = None) -> TrainingData
         mesh, training = make_mesh(1), dataclasses.replace(training, shard_items=False)
     features = place(mesh, catalog.features, training)
     text_map = catalog.text_arrays.get("map") if config.objective.new_item_share else None
-    tables = Tables(features, *replicate(mesh, (table, np.uint32(training.seed), text_map)))
+    popularity = None
+    if half_life := config.objective.popularity_half_life_days:
+        popularity = popularity_over_time(timelines, table, catalog.items, half_life)
+    tables = Tables(features, *replicate(mesh, (table, np.uint32(training.seed), text_map, popularity)))
     return TrainingData(timelines, catalog, sizes, tables)

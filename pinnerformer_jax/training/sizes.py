@@ -9,6 +9,7 @@ import jax
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.config.by_log import SHARES, LogSize, fill, settings_by_log
 from pinnerformer_jax.data.catalog import Catalog
+from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.data.timelines import TRAIN, Timelines
 
 
@@ -26,7 +27,7 @@ def sized_by_log(config: Config) -> Config:
     log = log_size(timelines, catalog)
     print(
         f"sizes by the log: {log.users:,} training users with {log.events:,} events, {log.items:,} items "
-        f"with vectors of {log.item_dim} numbers"
+        f"with vectors of {log.item_dim} numbers, {log.days:,.0f} days"
     )
     ingested = {name: timelines.manifest.config["data"][name] for name in SHARES}
     found = {"data": ingested, **settings_by_log(log)}
@@ -37,9 +38,12 @@ def sized_by_log(config: Config) -> Config:
 def log_size(timelines: Timelines, catalog: Catalog) -> LogSize:
     """The size of a prepared log."""
     events = [shard.cut[shard.role == TRAIN] for shard in timelines.shards]
+    split = timelines.manifest.split_time
+    first = min((int(shard.time.min()) for shard in timelines.shards if len(shard.time)), default=split)
     return LogSize(
         users=sum(map(len, events)),
         events=sum(int(of.sum()) for of in events),
         items=catalog.trained,
         item_dim=catalog.features.shape[1],
+        days=(split - first) / DAY,
     )

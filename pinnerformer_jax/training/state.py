@@ -10,6 +10,7 @@ import optax
 from flax import nnx
 
 from pinnerformer_jax.config import Config
+from pinnerformer_jax.data.popularity import PopularityOverTime
 from pinnerformer_jax.model.pinnerformer import PinnerFormer
 from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.objective import frequency
@@ -35,6 +36,7 @@ class Tables(NamedTuple):
     positive_table: jax.Array  # float32 [A, S], see positives.positive_table
     seed: jax.Array  # uint32 [] of the run; an argument of the step, so that all seeds share one program
     text_map: jax.Array | None = None  # float32 [K + 1, D_item - K], see text_map.vectors_from_text
+    popularity: PopularityOverTime | None = None
 
 
 def create(

@@ -177,7 +177,7 @@ def make_validation_step(
 
 def _map(function: Callable, mesh: Mesh, config: TrainingConfig, *, donate: bool) -> Wrapped:
     whole, split = PartitionSpec(), PartitionSpec(AXIS)
-    specs: tuple[Any, ...] = (split if config.shard_items else whole, whole, whole, whole)
+    specs: tuple[Any, ...] = (split if config.shard_items else whole, whole, whole, whole, whole)
     mapped = jax.shard_map(
         function,
         mesh=mesh,
