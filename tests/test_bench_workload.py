@@ -11,6 +11,7 @@ from pinnerformer_jax.config import TrainingConfig
 from pinnerformer_jax.data.contracts import NO_TIME
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.data.windows import Windows
+from pinnerformer_jax.training.sharding import make_mesh
 
 
 def test_lengths(tmp_path):
@@ -25,6 +26,14 @@ def test_lengths(tmp_path):
     np.testing.assert_array_equal(workload.lengths(str(prepared), config), wanted)
     with pytest.raises(FileNotFoundError, match="no prepared data here"):
         workload.lengths(str(tmp_path / "nothing"), config)
+
+
+def test_popularity_is_in_the_tables_where_the_config_has_it():
+    config, mesh = small.config(), make_mesh(1)
+    assert workload.make_tables(config, mesh, 30).popularity is None
+    objective = dataclasses.replace(config.objective, popularity_half_life_days=7.0)
+    tables = workload.make_tables(dataclasses.replace(config, objective=objective), mesh, 30)
+    assert tables.popularity.log_share.shape == (128, 30)
 
 
 def test_batch_is_padded_and_sorted():

@@ -11,7 +11,14 @@ import small_study
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from pinnerformer_jax import study as verb
-from pinnerformer_jax.config import DataConfig, EmbeddingConfig, EvaluationConfig, IndexConfig, PinSageConfig
+from pinnerformer_jax.config import (
+    DataConfig,
+    EmbeddingConfig,
+    EvaluationConfig,
+    IndexConfig,
+    ObjectiveConfig,
+    PinSageConfig,
+)
 from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.studies import cells, study
 from pinnerformer_jax.studies.study_table import BASE, RECALL, Line, StudyTable, Variant
@@ -45,6 +52,11 @@ def test_a_variant_of_several_tables_is_one_cell_that_is_measured_for_all(tmp_pa
     assert made[0].parts == {"retrieval"}
     assert [cell.config.training.seed for cell in made] == [0, 0, 0, 1, 1, 1]
     assert len({cell.folder for cell in made}) == 6
+
+
+def test_a_study_has_the_papers_loss():
+    config = study.Config(objective=ObjectiveConfig(popularity_half_life_days=7.0, positions=3))
+    assert study.as_in_the_paper(config) == study.Config(objective=ObjectiveConfig(positions=3))
 
 
 def test_what_decides_a_training_decides_its_cell():

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from pinnerformer_jax.bench.timing import temporary_bytes
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.data.contracts import DAY, NO_TIME, Batch, Events, computed_lengths, longest_in_parts
+from pinnerformer_jax.data.popularity import PopularityOverTime, moments_of
 from pinnerformer_jax.data.timelines import Timelines
 from pinnerformer_jax.data.windows import Windows, training_batches
 from pinnerformer_jax.model.towers import Sizes
@@ -87,10 +88,16 @@ def make_features(items: int) -> np.ndarray:
 
 
 def make_tables(config: Config, mesh: Mesh, items: int) -> Tables:
-    """The tables that the step reads, stored as the config says; every event is a positive."""
+    """The tables that the step reads, stored as the config says; every event is a positive, and all items are
+    equally popular."""
     positive_table = np.zeros((SIZES.actions, SIZES.surfaces), np.float32)
     features = place(mesh, make_features(items), config.training)
-    return Tables(features, *replicate(mesh, (positive_table, np.uint32(config.training.seed))))
+    popularity = None
+    if config.objective.popularity_half_life_days:
+        log_share = np.zeros((moments_of(items), items), np.float32)
+        popularity = PopularityOverTime(log_share, np.int32(0), np.int32(DAY))
+    whole = positive_table, np.uint32(config.training.seed), None, popularity
+    return Tables(features, *replicate(mesh, whole))
 
 
 @dataclass

@@ -33,6 +33,11 @@ class PopularityOverTime(NamedTuple):
         return ((time - self.start) // self.step).clip(0, self.log_share.shape[0] - 1)
 
 
+def moments_of(items: int) -> int:
+    """M, how many moments so many items have."""
+    return min(MOST_MOMENTS, MOST_NUMBERS // max(items, 1))
+
+
 def popularity_over_time(
     timelines: Timelines, table: np.ndarray, items: int, half_life_days: float
 ) -> PopularityOverTime:
@@ -55,7 +60,7 @@ def popularity_over_time(
         )
     split = timelines.manifest.split_time
     first = min((int(time.min()) for _, time in _positives(timelines, table) if len(time)), default=split)
-    moments = min(MOST_MOMENTS, MOST_NUMBERS // max(items, 1))
+    moments = moments_of(items)
     step = max(-((first - split) // (moments - 1)), 1)
     start = split - step * (moments - 1)
     count, half_life = np.zeros((moments, items)), half_life_days * DAY

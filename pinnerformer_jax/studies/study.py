@@ -59,6 +59,14 @@ def load_tables(path: str, only: Sequence[str] | None = None) -> tuple[StudyTabl
     return tuple(table for table in tables if only is None or table.name in only)
 
 
+def as_in_the_paper(config: Config) -> Config:
+    """The config with the paper's loss: nothing is added to the logits for the sake of the served score,
+    which a study does not measure."""
+    return dataclasses.replace(
+        config, objective=dataclasses.replace(config.objective, popularity_half_life_days=0.0)
+    )
+
+
 def run(study: Study, workdir: Path) -> dict[str, str]:
     """Train and measure the cells that the workdir lacks, then write study.json, report.html and report.md.
 
@@ -72,7 +80,7 @@ def run(study: Study, workdir: Path) -> dict[str, str]:
     if study.seeds < 1:
         raise ValueError(f"--seeds {study.seeds}: must be at least 1")
     check_name(workdir)
-    study = dataclasses.replace(study, base=sized_by_log(study.base))
+    study = dataclasses.replace(study, base=as_in_the_paper(sized_by_log(study.base)))
     data = StudyData.open(study.base)
     check_ingested(data.timelines.manifest, study.base)
     cells = make_cells(study, workdir, data_digest(data.timelines.manifest))
