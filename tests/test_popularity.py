@@ -13,9 +13,9 @@ from test_training_loss import own_gradient, with_objective
 from pinnerformer_jax.config import ObjectiveConfig, PositiveRule
 from pinnerformer_jax.data import popularity as module
 from pinnerformer_jax.data.contracts import DAY, EPOCH, to_device_time
-from pinnerformer_jax.data.popularity import PopularityOverTime, popularity_over_time
+from pinnerformer_jax.data.popularity import PopularityOverTime, popularity_drift, popularity_over_time
 from pinnerformer_jax.data.positives import positive_table
-from pinnerformer_jax.data.timelines import EVALUATION, VALIDATION, Timelines
+from pinnerformer_jax.data.timelines import EVALUATION, TRAIN, VALIDATION, Timelines
 from pinnerformer_jax.objective.loss import Rows, sampled_softmax
 from pinnerformer_jax.objective.negatives import NO_USER, Pool
 from pinnerformer_jax.training.training_loss import with_popularity
@@ -91,6 +91,19 @@ def test_a_log_without_positives_has_equal_items(world):
     timelines, _, table = world
     found = popularity_over_time(timelines, np.full_like(table, np.inf), ITEMS, 7.0)
     assert not found.log_share.any()
+    assert np.isnan(popularity_drift(timelines, np.full_like(table, np.inf), ITEMS))
+
+
+@pytest.mark.parametrize(("changes", "low", "high"), [(False, -0.2, 0.1), (True, 0.5, 3.0)])
+def test_the_drift_is_large_where_other_items_are_popular_now(tmp_path, changes, low, high):
+    rng = np.random.default_rng(0)
+    age = np.sort(rng.uniform(0, 200, 2_000))
+    favourite = np.where(changes & (age < 30), 1, 0)
+    item = np.where(rng.random(2_000) < 0.8, favourite, rng.integers(0, ITEMS, 2_000))
+    users = {"a": [(int(i), LIKE, 1, int(SPLIT - a * DAY), 1.0) for i, a in zip(item, age, strict=True)]}
+    timelines = Timelines.open(write_prepared(tmp_path, users, SPLIT, roles={"a": TRAIN}, items=ITEMS))
+    table = positive_table(LIKES, timelines.manifest.actions, timelines.manifest.surfaces)
+    assert low < popularity_drift(timelines, table, ITEMS) < high
 
 
 def example():

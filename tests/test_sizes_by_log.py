@@ -45,9 +45,12 @@ def test_a_small_log_has_a_small_model_and_a_short_training():
     assert shares_by_log(1_000)["validation_share"] > DataConfig().validation_share
 
 
-@pytest.mark.parametrize(("days", "users", "half_life"), [(90, 700, 7.0), (62, 700, 0.0), (700, 10**6, 0.0)])
-def test_popularity_is_left_to_the_priors_where_a_small_log_is_long(days, users, half_life):
-    sized = config_of(SHOP._replace(days=days, users=users))
+@pytest.mark.parametrize(
+    ("drift", "users", "half_life"),
+    [(0.33, 700, 7.0), (0.06, 700, 0.0), (np.nan, 700, 0.0), (0.33, 10**6, 0.0)],
+)
+def test_popularity_is_left_to_the_priors_where_it_drifts(drift, users, half_life):
+    sized = config_of(SHOP._replace(popularity_drift=drift, users=users))
     assert sized.objective.popularity_half_life_days == half_life
 
 

@@ -1,5 +1,5 @@
-"""How popular each item was in the course of the training period. The loss adds the popularity at a pair's
-time to its logits (training/training_loss.py)."""
+"""How popular each item was in the course of the training period, and how much that changed. The loss adds
+the popularity at a pair's time to its logits (training/training_loss.py)."""
 
 from __future__ import annotations
 
@@ -74,6 +74,36 @@ def popularity_over_time(
     return PopularityOverTime(
         np.log1p(share).astype(np.float32), to_device_time(np.array([start]))[0], np.int32(step)
     )
+
+
+def popularity_drift(timelines: Timelines, table: np.ndarray, items: int) -> float:
+    """How much better the positives of the last evaluation window before t are foretold by the popularity of
+    the window before it than by that of all time before it, in nats each.
+
+    It is a difference of two cross entropies, with shares in which every item has a mean item's count more.
+    0 or less: what is popular does not change. NaN: one of the two windows has no positive.
+
+    Args:
+        timelines: a prepared folder.
+        table: float32 [A, S], what a positive is, see `positives.positive_table`.
+        items: N.
+    """
+    split, end = timelines.manifest.split_time, timelines.manifest.evaluation_end
+    window = end - split
+    last, previous, before = np.zeros((3, items))
+    for item, time in _positives(timelines, table):
+        late = time > split - window
+        last += np.bincount(item[late], minlength=items)
+        before += np.bincount(item[~late], minlength=items)
+        previous += np.bincount(item[~late & (time > split - 2 * window)], minlength=items)
+    if not last.any() or not previous.any():
+        return float("nan")
+
+    def cross_entropy(count: np.ndarray) -> float:
+        share = (count + count.mean()) / (2 * count.sum())
+        return float(-(last @ np.log(share)) / last.sum())
+
+    return cross_entropy(before) - cross_entropy(previous)
 
 
 def _positives(timelines: Timelines, table: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
