@@ -56,7 +56,7 @@ def test_a_variant_of_several_tables_is_one_cell_that_is_measured_for_all(tmp_pa
 
 def test_a_study_has_the_papers_loss():
     config = study.Config(objective=ObjectiveConfig(popularity_half_life_days=7.0, positions=3))
-    assert study.as_in_the_paper(config) == study.Config(objective=ObjectiveConfig(positions=3))
+    assert cells.as_in_the_paper(config) == study.Config(objective=ObjectiveConfig(positions=3))
 
 
 def test_what_decides_a_training_decides_its_cell():

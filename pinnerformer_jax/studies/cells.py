@@ -66,6 +66,13 @@ class Stopped(Exception):
     """The user or the system asked the study to stop."""
 
 
+def as_in_the_paper(config: Config) -> Config:
+    """The config with the paper's loss: nothing is added to the logits for the sake of the served score,
+    which a study does not measure."""
+    objective = dataclasses.replace(config.objective, popularity_half_life_days=0.0)
+    return dataclasses.replace(config, objective=objective)
+
+
 def cell_key(config: Config, data: str) -> str:
     """Twelve hex digits of the settings that decide a training. Paths, trackers, evaluation and the making of
     item vectors are not among them; the vectors are part of the data. Settings with their default value are

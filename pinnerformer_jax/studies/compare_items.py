@@ -22,7 +22,7 @@ from pinnerformer_jax.files import write_json, write_text
 from pinnerformer_jax.items.item_to_item import CUTOFF, evaluate_vectors
 from pinnerformer_jax.items.methods import Method, Sources, make_vectors, open_sources
 from pinnerformer_jax.items.prepared_copy import made_by, provenance, write_copy
-from pinnerformer_jax.studies.cells import Cell, cell_key, finish, missing, read_cell
+from pinnerformer_jax.studies.cells import Cell, as_in_the_paper, cell_key, finish, missing, read_cell
 from pinnerformer_jax.studies.measure import StudyData
 from pinnerformer_jax.studies.study_summary import spread
 from pinnerformer_jax.training.run_record import check_ingested, data_digest
@@ -49,7 +49,7 @@ def compare_methods(
         ValueError: they are not those of the config.
         Stopped: by a signal during a training.
     """
-    config = sized_by_log(config)
+    config = as_in_the_paper(sized_by_log(config))
     timelines = Timelines.open(config.data.prepared)
     check_ingested(timelines.manifest, config)
     numbers: Numbers = {}

@@ -21,7 +21,15 @@ from tqdm import tqdm
 from pinnerformer_jax.config import Config
 from pinnerformer_jax.config_files import run_file
 from pinnerformer_jax.evaluation.comparison import MODEL
-from pinnerformer_jax.studies.cells import Cell, Stopped, cell_key, finish, missing, read_cell
+from pinnerformer_jax.studies.cells import (
+    Cell,
+    Stopped,
+    as_in_the_paper,
+    cell_key,
+    finish,
+    missing,
+    read_cell,
+)
 from pinnerformer_jax.studies.measure import Numbers, StudyData
 from pinnerformer_jax.studies.study_report import write_study
 from pinnerformer_jax.studies.study_summary import Outcomes, StudySummary, summarise_table
@@ -57,14 +65,6 @@ def load_tables(path: str, only: Sequence[str] | None = None) -> tuple[StudyTabl
     if unknown := set(only or ()) - set(names):
         raise ValueError(f"--only {sorted(unknown)[0]}: no such table in {path}; it has {names}")
     return tuple(table for table in tables if only is None or table.name in only)
-
-
-def as_in_the_paper(config: Config) -> Config:
-    """The config with the paper's loss: nothing is added to the logits for the sake of the served score,
-    which a study does not measure."""
-    return dataclasses.replace(
-        config, objective=dataclasses.replace(config.objective, popularity_half_life_days=0.0)
-    )
 
 
 def run(study: Study, workdir: Path) -> dict[str, str]:
