@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
+import small_run
 from prepared import write_prepared
-from test_training_loss import own_gradient, with_objective
+from test_training_loss import CORPUS, own_gradient, with_objective
 
 from pinnerformer_jax.config import ObjectiveConfig, PositiveRule
 from pinnerformer_jax.data import popularity as module
@@ -18,6 +19,10 @@ from pinnerformer_jax.data.positives import positive_table
 from pinnerformer_jax.data.timelines import EVALUATION, TRAIN, VALIDATION, Timelines
 from pinnerformer_jax.objective.loss import Rows, sampled_softmax
 from pinnerformer_jax.objective.negatives import NO_USER, Pool
+from pinnerformer_jax.training.inputs import open_training_data
+from pinnerformer_jax.training.sharding import make_mesh, replicate, shard_batch
+from pinnerformer_jax.training.state import create
+from pinnerformer_jax.training.step import make_gradient
 from pinnerformer_jax.training.training_loss import with_popularity
 
 SPLIT, ITEMS = 1_700_000_000, 6
@@ -152,6 +157,30 @@ def test_a_step_adds_the_popularity_of_the_pairs_time_and_no_later_one():
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), found, plain_gradient
         )
     assert abs(float(gradient(now)[0]) - float(plain)) > 0.01
+
+
+@pytest.mark.slow
+def test_many_devices_have_the_loss_and_gradient_of_one():
+    config, mesh = with_objective(), make_mesh(8)
+    log_share = np.random.default_rng(0).normal(size=(8, small.ITEMS)).astype(np.float32)
+    popularity = PopularityOverTime(log_share, np.int32(small.NOW - 40 * DAY), np.int32(5 * DAY))
+    tables = small.tables()._replace(popularity=popularity)
+    (own_loss, _), own = own_gradient(config, tables=jax.tree.map(jnp.asarray, tables))
+    graphdef, state = create(config, small.SIZES)
+    state, tables = replicate(mesh, (state, tables))
+    batch = shard_batch(mesh, small.batch())
+    loss, gradient = make_gradient(config, graphdef, mesh, CORPUS)(state, batch, tables)
+    np.testing.assert_allclose(own_loss, loss, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), own, gradient)
+
+
+def test_training_opens_with_the_popularity_of_its_log(tmp_path):
+    config = small_run.config(small_run.write_data(tmp_path / "data"))
+    assert open_training_data(config).tables.popularity is None
+    objective = dataclasses.replace(config.objective, popularity_half_life_days=7.0)
+    found = open_training_data(dataclasses.replace(config, objective=objective)).tables.popularity
+    assert found.log_share.shape == (128, 50)
+    assert found.log_share[-1].std() > 0.1
 
 
 def test_what_the_config_refuses():
