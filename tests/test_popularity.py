@@ -176,17 +176,22 @@ def test_many_devices_have_the_loss_and_gradient_of_one():
 
 def test_training_opens_with_the_popularity_of_its_log(tmp_path):
     config = small_run.config(small_run.write_data(tmp_path / "data"))
-    assert open_training_data(config).tables.popularity is None
-    objective = dataclasses.replace(config.objective, popularity_half_life_days=7.0)
-    found = open_training_data(dataclasses.replace(config, objective=objective)).tables.popularity
+
+    def opened(half_life):
+        objective = dataclasses.replace(config.objective, popularity_half_life_days=half_life)
+        return open_training_data(dataclasses.replace(config, objective=objective)).tables.popularity
+
+    assert opened(0.0) is None
+    assert opened(-1.0) is None
+    found = opened(7.0)
     assert found.log_share.shape == (128, 50)
     assert found.log_share[-1].std() > 0.1
 
 
 def test_what_the_config_refuses():
     assert ObjectiveConfig(popularity_half_life_days=7.0).popularity_half_life_days == 7.0
-    for wrong in (-1.0, 0.01, 40_000.0):
-        with pytest.raises(ValueError, match=r"objective.popularity_half_life_days .* an hour at least"):
+    for wrong in (-7.0, 0.01, 40_000.0):
+        with pytest.raises(ValueError, match=r"objective.popularity_half_life_days .* an hour to"):
             ObjectiveConfig(popularity_half_life_days=wrong)
     with pytest.raises(ValueError, match=r"objective.popularity_half_life_days .* needs objective.loss"):
         dataclasses.replace(ObjectiveConfig(popularity_half_life_days=7.0), loss="binary_cross_entropy")

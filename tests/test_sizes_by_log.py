@@ -9,6 +9,7 @@ from pinnerformer_jax import ingest, train
 from pinnerformer_jax.config import Config, DataConfig, ItemsConfig, ModelConfig, TrainingConfig
 from pinnerformer_jax.config.by_log import LogSize, fill, settings_by_log, shares_by_log
 from pinnerformer_jax.data.timelines import read_manifest
+from pinnerformer_jax.training import sizes
 from pinnerformer_jax.training.inputs import open_training_data
 from pinnerformer_jax.training.run_record import check_ingested, read_record
 from pinnerformer_jax.training.sizes import sized_by_log
@@ -72,6 +73,22 @@ def test_the_sizes_are_those_of_the_prepared_log(tmp_path, capsys):
     assert "sizes by the log: 32 training users with" in capsys.readouterr().out
     assert sized.model == dataclasses.replace(small.model, dropout=0.3)
     assert sized_by_log(sized) is sized
+
+
+def test_popularity_that_drifts_stays_out_of_a_loss_without_logits_and_where_it_is_not_wanted(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sizes, "popularity_drift", lambda *_: 0.33)
+    _, asked = small_and_asking(tmp_path)
+
+    def half_life(**changes):
+        changed = dataclasses.replace(asked, objective=dataclasses.replace(asked.objective, **changes))
+        return sized_by_log(changed).objective.popularity_half_life_days
+
+    assert half_life() == 7.0
+    assert half_life(popularity_half_life_days=3.0) == 3.0
+    assert half_life(popularity_half_life_days=-1.0) == -1.0
+    assert half_life(loss="binary_cross_entropy") == 0.0
 
 
 @pytest.mark.slow
