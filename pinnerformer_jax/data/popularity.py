@@ -34,7 +34,16 @@ class PopularityOverTime(NamedTuple):
 
 
 def moments_of(items: int) -> int:
-    """M, how many moments so many items have."""
+    """M, how many moments so many items have.
+
+    Raises:
+        ValueError: there are too many items.
+    """
+    if items > MOST_ITEMS:
+        raise ValueError(
+            f"objective.popularity_half_life_days: the popularity of at most {MOST_ITEMS:,} items can be "
+            f"followed, and there are {items:,}; set it to 0"
+        )
     return min(MOST_MOMENTS, MOST_NUMBERS // max(items, 1))
 
 
@@ -53,14 +62,9 @@ def popularity_over_time(
     Raises:
         ValueError: there are too many items.
     """
-    if items > MOST_ITEMS:
-        raise ValueError(
-            f"objective.popularity_half_life_days = {half_life_days}: the popularity of at most "
-            f"{MOST_ITEMS:,} items can be followed, and there are {items:,}; set it to 0"
-        )
+    moments = moments_of(items)
     split = timelines.manifest.split_time
     first = min((int(time.min()) for _, time in _positives(timelines, table) if len(time)), default=split)
-    moments = moments_of(items)
     step = max(-((first - split) // (moments - 1)), 1)
     start = split - step * (moments - 1)
     count, half_life = np.zeros((moments, items)), half_life_days * DAY
