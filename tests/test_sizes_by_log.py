@@ -75,9 +75,7 @@ def test_the_sizes_are_those_of_the_prepared_log(tmp_path, capsys):
     assert sized_by_log(sized) is sized
 
 
-def test_popularity_that_drifts_stays_out_of_a_loss_without_logits_and_where_it_is_not_wanted(
-    tmp_path, monkeypatch
-):
+def test_popularity_that_drifts_stays_out_of_a_loss_without_a_softmax(tmp_path, monkeypatch):
     monkeypatch.setattr(sizes, "popularity_drift", lambda *_: 0.33)
     _, asked = small_and_asking(tmp_path)
 
@@ -87,7 +85,6 @@ def test_popularity_that_drifts_stays_out_of_a_loss_without_logits_and_where_it_
 
     assert half_life() == 7.0
     assert half_life(popularity_half_life_days=3.0) == 3.0
-    assert half_life(popularity_half_life_days=-1.0) == -1.0
     assert half_life(loss="binary_cross_entropy") == 0.0
 
 

@@ -93,7 +93,7 @@ def make_tables(config: Config, mesh: Mesh, items: int) -> Tables:
     positive_table = np.zeros((SIZES.actions, SIZES.surfaces), np.float32)
     features = place(mesh, make_features(items), config.training)
     popularity = None
-    if config.objective.popularity_half_life_days > 0:
+    if config.objective.popularity_half_life_days:
         log_share = np.zeros((moments_of(items), items), np.float32)
         popularity = PopularityOverTime(log_share, np.int32(0), np.int32(DAY))
     whole = positive_table, np.uint32(config.training.seed), None, popularity

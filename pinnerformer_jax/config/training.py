@@ -43,7 +43,7 @@ class ObjectiveConfig:
     """Adds to the logits how popular each item was at the pair's time, by counts with this half-life
     (data/popularity.py), as priors add it to the served score. So the vectors learn what popularity does not
     tell: better for what is served where popularity changes, worse for the vectors alone. 0: nothing, as in
-    the paper, unless `sizes_by_log` decides otherwise; -1: nothing in any case."""
+    the paper."""
     new_item_share: float = 0.1
     """Share of the items that a step takes for new ones: their vector is the one that their text alone gives
     (data/text_map.py), so that the scores of items that come later are learned too. It acts where ingest
@@ -74,11 +74,11 @@ class ObjectiveConfig:
         )  # fmt: skip
         half_life = self.popularity_half_life_days
         require(
-            half_life in (-1, 0) or 1 / 24 <= half_life <= 36_500,
-            "objective.popularity_half_life_days", half_life, "an hour to 36,500 days, 0 or -1",
+            half_life == 0 or 1 / 24 <= half_life <= 36_500,
+            "objective.popularity_half_life_days", half_life, "an hour to 36,500 days, or 0",
         )  # fmt: skip
         require(
-            half_life <= 0 or self.loss == "sampled_softmax",
+            half_life == 0 or self.loss == "sampled_softmax",
             "objective.popularity_half_life_days", half_life, "needs objective.loss = sampled_softmax",
         )  # fmt: skip
         require(self.positions >= 1, "objective.positions", self.positions, "must be >= 1")

@@ -61,7 +61,7 @@ def open_training_data(config: Config, mesh: Mesh | None = None) -> TrainingData
     features = place(mesh, catalog.features, training)
     text_map = catalog.text_arrays.get("map") if config.objective.new_item_share else None
     popularity = None
-    if (half_life := config.objective.popularity_half_life_days) > 0:
+    if half_life := config.objective.popularity_half_life_days:
         popularity = popularity_over_time(timelines, table, catalog.items, half_life)
     tables = Tables(features, *replicate(mesh, (table, np.uint32(training.seed), text_map, popularity)))
     return TrainingData(timelines, catalog, sizes, tables)

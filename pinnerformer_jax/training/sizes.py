@@ -33,7 +33,7 @@ def sized_by_log(config: Config) -> Config:
     )
     ingested = {name: timelines.manifest.config["data"][name] for name in SHARES}
     found = {"data": ingested, **settings_by_log(log)}
-    if config.objective.loss != "sampled_softmax":  # has no logits to add popularity to
+    if config.objective.loss != "sampled_softmax":  # has no softmax to add popularity to
         found["objective"].pop("popularity_half_life_days")
     sections = {name: fill(getattr(config, name), values) for name, values in found.items()}
     return dataclasses.replace(config, sizes_by_log=False, **sections)
