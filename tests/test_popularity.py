@@ -13,7 +13,7 @@ from test_training_loss import CORPUS, own_gradient, with_objective
 
 from pinnerformer_jax.config import ObjectiveConfig, PositiveRule
 from pinnerformer_jax.data import popularity as module
-from pinnerformer_jax.data.contracts import DAY, EPOCH, to_device_time
+from pinnerformer_jax.data.contracts import DAY, EPOCH
 from pinnerformer_jax.data.popularity import PopularityOverTime, popularity_drift, popularity_over_time
 from pinnerformer_jax.data.positives import positive_table
 from pinnerformer_jax.data.timelines import EVALUATION, TRAIN, VALIDATION, Timelines
@@ -23,11 +23,11 @@ from pinnerformer_jax.training.inputs import open_training_data
 from pinnerformer_jax.training.sharding import make_mesh, replicate, shard_batch
 from pinnerformer_jax.training.state import create
 from pinnerformer_jax.training.step import make_gradient
-from pinnerformer_jax.training.training_loss import with_popularity
+from pinnerformer_jax.training.training_loss import Contrast, with_popularity
 
 SPLIT, ITEMS = 1_700_000_000, 6
 LIKES = (PositiveRule(action="like"),)
-LIKE, VIEW = 2, 1
+LIKE = 2
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,7 @@ def test_a_moment_counts_the_positives_of_training_users_up_to_it_and_nothing_la
         event for k in range(3) for event in users[f"user-{k}"] if event[1] == LIKE and event[3] <= SPLIT
     ]
     moments = found.start + found.step * np.arange(len(found.log_share)) + EPOCH
+    assert found.start.dtype == found.step.dtype == np.int32
     assert moments[-1] == SPLIT
     assert moments[0] <= min(event[3] for event in events) <= moments[1]
     for moment, row in zip(moments, found.log_share, strict=True):
@@ -124,8 +125,8 @@ def test_the_loss_is_the_softmax_of_score_and_popularity_at_the_time():
     (user, items), rows, pool, popularity = example()
     time = jnp.asarray([100, 109, 110, 125, 500], jnp.int32)
     moment = [0, 0, 1, 2, 2]
-    adjusted, log_q = with_popularity(popularity, rows, time, pool, jnp.zeros(ITEMS))
-    found = sampled_softmax(user, items[rows.item], items, jnp.float32(0.5), adjusted, pool, log_q)
+    contrast = with_popularity(popularity, time, Contrast(rows, pool, jnp.zeros(ITEMS)))
+    found = sampled_softmax(user, items[rows.item], items, jnp.float32(0.5), *contrast)
     logits = np.asarray(user) @ np.asarray(items).T / 0.5 + np.asarray(popularity.log_share)[moment]
     likelihood = jax.nn.log_softmax(logits)[np.arange(5), rows.item]
     np.testing.assert_allclose(found, -likelihood.mean(), rtol=1e-5)
@@ -192,9 +193,3 @@ def test_what_the_config_refuses():
             ObjectiveConfig(popularity_half_life_days=wrong)
     with pytest.raises(ValueError, match=r"objective.popularity_half_life_days .* needs objective.loss"):
         dataclasses.replace(ObjectiveConfig(popularity_half_life_days=7.0), loss="binary_cross_entropy")
-
-
-def test_the_first_moment_is_device_time(world):
-    found = popularity_over_time(world[0], world[2], ITEMS, 7.0)
-    assert found.start.dtype == np.int32
-    assert to_device_time(np.array([SPLIT]))[0] == found.start + found.step * (len(found.log_share) - 1)

@@ -151,6 +151,8 @@ def numbers(workdir):
 @pytest.mark.usefixtures("compiled_once")
 def test_a_study_stopped_and_resumed_ends_as_one_that_was_not(tmp_path, monkeypatch, capsys):
     config = small_study.prepared(tmp_path, steps=6, checkpoint_every=3)
+    objective = dataclasses.replace(config.objective, popularity_half_life_days=7.0)  # no study has it
+    config = dataclasses.replace(config, objective=objective)
     (tmp_path / "x.py").write_text(small_study.STUDY)
     (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
 
@@ -161,6 +163,9 @@ def test_a_study_stopped_and_resumed_ends_as_one_that_was_not(tmp_path, monkeypa
 
     whole = run("whole")
     assert "4 cells of 6 steps, 0 of them done" in whole
+    trained = [json.loads(file.read_text()) for file in (tmp_path / "whole").rglob("config.json")]
+    assert trained
+    assert all(str(cell).count("'popularity_half_life_days': 0.0") == 1 for cell in trained)
     assert "objectives: dense, seed 1: recall@10 " in whole
 
     advance, calls = loop.MetricsLog.advance, 0

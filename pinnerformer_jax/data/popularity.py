@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from pinnerformer_jax.data.contracts import DAY, to_device_time
+from pinnerformer_jax.data.ragged import flat_ranges
 from pinnerformer_jax.data.timelines import TRAIN, Timelines
 
 Array: TypeAlias = Any  # of NumPy or of JAX
@@ -113,8 +114,7 @@ def popularity_drift(timelines: Timelines, table: np.ndarray, items: int) -> flo
 def _positives(timelines: Timelines, table: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Items and times, int64 seconds since 1970, of the training users' positives up to t, shard by shard."""
     for shard in timelines.shards:
-        events = np.diff(shard.offsets)
-        number = np.arange(len(shard.time)) - np.repeat(shard.offsets[:-1], events)
-        event = np.flatnonzero(number < np.repeat(np.where(shard.role == TRAIN, shard.cut, 0), events))
+        users = np.flatnonzero(shard.role == TRAIN)
+        _, event = flat_ranges(shard.offsets[users], shard.cut[users])
         event = event[shard.is_positive(event, table)]
         yield shard.item[event], shard.time[event]

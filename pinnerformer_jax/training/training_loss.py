@@ -123,14 +123,12 @@ def training_loss(
         rows = Rows(item, user, weights, jnp.zeros(item.shape))
         with jax.named_scope("negatives"):
             contrasts = draw_contrasts(settings, pool_key, rows, positives, sketch, corpus)
+            if tables.popularity is not None:
+                time = jnp.take_along_axis(batch.history.time, targets.position, axis=1).reshape(-1)
+                contrasts = [with_popularity(tables.popularity, time, contrast) for contrast in contrasts]
         negatives = sum(jnp.sum(contrast.pool.valid) for contrast in contrasts)
         losses = []
         for rows, pool, pool_log_q in contrasts:
-            if tables.popularity is not None:
-                time = jnp.take_along_axis(batch.history.time, targets.position, axis=1)
-                rows, pool_log_q = with_popularity(
-                    tables.popularity, rows, time.reshape(-1), pool, pool_log_q
-                )
             against = embed_items(tables.item_features.common(pool.item), pool.item)
             with jax.named_scope("loss"):
                 losses.append(
@@ -139,34 +137,6 @@ def training_loss(
         loss = sum(losses[1:], losses[0])
     metrics = {"users": with_pairs, "pairs": pairs, "tokens": tokens, "negatives": negatives}
     return loss, (sketch, metrics)
-
-
-def with_popularity(
-    popularity: PopularityOverTime,
-    rows: Rows,
-    time: Int[Array, " r"],
-    pool: Pool,
-    pool_log_q: Float[Array, " n"],
-) -> tuple[Rows, Float[Array, "m n"]]:
-    """The rows and log Q of their pool, less the log of each item's popularity at the row's time. So it is
-    added to the logits, as priors add it to the served score (our choice; logit adjustment, Menon et al.
-    2021).
-
-    With log Q alone the vectors learn how popular items were on average over the training period. Where that
-    is not what is popular now, no prior can take it back.
-
-    Args:
-        popularity: of all items at M moments.
-        rows: with log Q of the positives.
-        time: of the events after which the positives come, int32 device time.
-        pool: of negatives.
-        pool_log_q: of the pool.
-    """
-    moment = popularity.moment(time)
-    return (
-        rows._replace(log_q=rows.log_q - popularity.log_share[moment, rows.item], moment=moment),
-        pool_log_q[None, :] - popularity.log_share[:, pool.item],
-    )
 
 
 def some_as_new(
@@ -199,7 +169,27 @@ class Contrast(NamedTuple):
 
     rows: Rows
     pool: Pool
-    pool_log_q: jax.Array
+    pool_log_q: jax.Array  # [N]; with popularity [M, N]
+
+
+def with_popularity(popularity: PopularityOverTime, time: Int[Array, " r"], contrast: Contrast) -> Contrast:
+    """The softmax with log Q less the log of each item's popularity at the pair's time. So popularity is
+    added to the logits, as priors add it to the served score (our choice; logit adjustment, Menon et al.
+    2021).
+
+    With log Q alone the vectors learn how popular items were on average over the training period. Where that
+    is not what is popular now, no prior can take it back.
+
+    Args:
+        popularity: of all items at M moments.
+        time: of the events after which the positives come, int32 device time.
+        contrast: without a moment.
+    """
+    rows, pool, pool_log_q = contrast
+    moment = popularity.moment(time)
+    log_q = rows.log_q - popularity.log_share[moment, rows.item]
+    at_moments = pool_log_q[None, :] - popularity.log_share[:, pool.item]  # [M, N]
+    return Contrast(rows._replace(log_q=log_q, moment=moment), pool, at_moments)
 
 
 def draw_contrasts(
