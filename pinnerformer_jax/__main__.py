@@ -26,6 +26,7 @@ VERBS = (
     "export",
     "recommend",
     "similar",
+    "vectors",
     "explore",
     "run",
     "replay",

@@ -5,11 +5,12 @@
         [--evaluation.cutoffs 10 50] [--index.leaves 500] [--embedding.batch-size 256]
 
 Prints a verdict and tables, and writes results.json and report.html into the workdir. The method
-"pinnerformer" is the inner product alone; "served" adds what the user did before and what is popular now. The
-weights of these priors are fitted on validation users at earlier splits and kept in priors.json, from which
-the daily job and the verb recommend serve them. --staleness also embeds the users daily and before every
-event, to measure what a daily batch loses (paper, Table 2). --block, --allow and --at-most are rules of a
-shop, as `recommend` takes them: what they cost is measured, and how often lists without them would break
+"pinnerformer" is the inner product alone; "served" adds what the user did before and what is popular now;
+"vectors" is the inner product of longer vectors that hold the same, for a vector database (the verb vectors).
+The weights of these priors are fitted on validation users at earlier splits and kept in priors.json, from
+which the daily job and the verb recommend serve them. --staleness also embeds the users daily and before
+every event, to measure what a daily batch loses (paper, Table 2). --block, --allow and --at-most are rules of
+a shop, as `recommend` takes them: what they cost is measured, and how often lists without them would break
 them. If the run's prepared folder was moved, name it with --data.prepared. Wrong input exits with 2.
 """
 
@@ -33,10 +34,11 @@ from pinnerformer_jax import __version__
 from pinnerformer_jax.command_line import errors_as_messages
 from pinnerformer_jax.config import Config, EmbeddingConfig, EvaluationConfig, IndexConfig
 from pinnerformer_jax.evaluation.baselines import baselines, choose_constants
-from pinnerformer_jax.evaluation.comparison import SERVED
+from pinnerformer_jax.evaluation.comparison import SERVED, VECTORS
 from pinnerformer_jax.evaluation.evaluator import EvaluationData, Evaluator
 from pinnerformer_jax.evaluation.examples import examples, missed
 from pinnerformer_jax.evaluation.fit_priors import fit_priors
+from pinnerformer_jax.evaluation.prior_vectors import by_vectors, fit_own_weight
 from pinnerformer_jax.evaluation.reasons import score_drops
 from pinnerformer_jax.evaluation.report import print_results, write_page, write_results
 from pinnerformer_jax.evaluation.results import NotMeasured, Provenance, Results, ScannResult
@@ -162,13 +164,15 @@ def evaluate_run(
 
     with console.status("fitting the priors on validation users"):
         fit = fit_priors(model)
+        priors = fit_own_weight(model, fit.priors, config.embedding.own_dim)
     timelines.check()
-    write_priors(workdir, fit.priors, step, fit.sentence)
+    write_priors(workdir, priors, step, fit.sentence)
     with console.status("fitting the baselines"):
         constants = choose_constants(data.earlier)
         others = baselines(data, constants)
-    served = model.served(fit.priors)
-    methods = model.metrics({SERVED: served, **others})
+    served = model.served(priors)
+    by_priors = {VECTORS: by_vectors(model, priors)} if priors.used else {}
+    methods = model.metrics({SERVED: served, **by_priors, **others})
     with console.status("building and searching the ScaNN index"):
         candidates = model.item_vectors[catalog.reachable]
         scann = measure_scann(model.user_vectors, candidates, max(settings.cutoffs), config.index)
@@ -189,15 +193,15 @@ def evaluate_run(
         topics=data.topics[1],
         scann=scann,
         config=config,
-        verdict=verdict(methods, protocol.summary, fit.priors),
-        priors=fit.priors,
+        verdict=verdict(methods, protocol.summary, priors),
+        priors=priors,
         priors_fit=fit.sentence,
         constants=constants._asdict(),
         staleness=stale,
         rules=within,
     )
 
-    drops = partial(score_drops, model, fit.priors)
+    drops = partial(score_drops, model, priors)
     where = served, drops, protocol, timelines, catalog, settings
     drawn, not_served = examples(*where), missed(*where)
     timelines.check()

@@ -190,7 +190,7 @@ def test_priors_are_kept_in_the_run(tmp_path):
     assert written == {
         "step": 200, "own_weight": 0.5, "own_half_life_days": 30.0, "popularity_weight": 0.25,
         "popularity_half_life_days": 7.0, "popularity_share": 1.0, "hide_seen": False,
-        "note": "fitted somehow",
+        "vectors_own_weight": 0.0, "vectors_own_dim": 0, "note": "fitted somehow",
     }  # fmt: skip
     write_priors(tmp_path, hiding := Priors(hide_seen=True), 200, "")
     assert read_priors(tmp_path, 200) == (hiding, hiding.formula)

@@ -13,11 +13,15 @@ class EmbeddingConfig:
 
     batch_size: int = 256
     """Users embedded at a time."""
+    own_dim: int = 256
+    """K, numbers that hold a user's own counts in vectors that hold the priors (the verb vectors), if they
+    help there; 0: none."""
 
     def __post_init__(self) -> None:
         require_types(self, "embedding")
         require(self.batch_size >= 1, "embedding.batch_size", self.batch_size, "must be >= 1")
-        require_at_most(self, "embedding", batch_size=2**20)
+        require(self.own_dim >= 0, "embedding.own_dim", self.own_dim, "must be >= 0")
+        require_at_most(self, "embedding", batch_size=2**20, own_dim=65_536)
 
 
 @dataclass(frozen=True)

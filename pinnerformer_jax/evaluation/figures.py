@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pinnerformer_jax.evaluation.comparison import MODEL, SERVED
+from pinnerformer_jax.evaluation.comparison import MODEL, OWN, SERVED, VECTORS
 from pinnerformer_jax.evaluation.results import LengthRow, MetricRow
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def label(method: str) -> str:
     return {
         MODEL: "PinnerFormer",
         SERVED: "PinnerFormer, served",
+        VECTORS: "PinnerFormer, priors in the vectors",
         "item_knn": "Item-kNN",
         "ease": "EASE",
         "own_then_knn": "Own most frequent, then item-kNN",
@@ -76,7 +77,7 @@ def loss_curve(lines: Sequence[Mapping[str, float]]) -> str | None:
 
 
 def recall_bars(title: str, rows: Sequence[MetricRow]) -> str:
-    """Bars with intervals, the highest first. The model's two rows have its colour.
+    """Bars with intervals, the highest first. The model's rows have its colour.
 
     Args:
         title: of the protocol.
@@ -86,10 +87,14 @@ def recall_bars(title: str, rows: Sequence[MetricRow]) -> str:
     rows = sorted(rows, key=lambda row: row.value)
     high = max([row.high or 0.0 for row in rows] + [1e-9])
     for k, row in enumerate(rows):
-        own = row.method in (MODEL, SERVED)
+        own = row.method in OWN
         between = "" if row.low is None else f", 95 % interval {row.low:.4f} to {row.high:.4f}"
         (bar,) = axes.barh(
-            k, row.value, 0.66, color=ACCENT if own else BAR, alpha=0.5 if row.method == MODEL else 1
+            k,
+            row.value,
+            0.66,
+            color=ACCENT if own else BAR,
+            alpha=0.5 if row.method in (VECTORS, MODEL) else 1,
         )
         bar.set_gid(f"{TIP}{label(row.method)}: {row.value:.4f}{between}; {row.n_users:,} users")
         axes.hlines(k, row.low, row.high, color=INK, linewidth=1)
@@ -241,7 +246,7 @@ def _ticks(count: int) -> Any:
 
 def _colours(methods: Sequence[str]) -> list[tuple[str, str]]:
     """Colours by method: baselines first, so that the model's lines are drawn on top."""
-    others = [method for method in dict.fromkeys(methods) if method not in (MODEL, SERVED)]
+    others = [method for method in dict.fromkeys(methods) if method not in OWN]
     own = [(method, ACCENT) for method in (MODEL, SERVED) if method in methods]
     return [(method, LINES[k % len(LINES)]) for k, method in enumerate(others)] + own
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.evaluation import figures
-from pinnerformer_jax.evaluation.comparison import MODEL, SERVED
+from pinnerformer_jax.evaluation.comparison import MODEL, OWN, SERVED, VECTORS
 from pinnerformer_jax.evaluation.examples import Example
 from pinnerformer_jax.evaluation.results import (
     DEFINITIONS,
@@ -46,7 +46,7 @@ HIDING = {
 
 
 def _order(method: str) -> int:
-    return {SERVED: 0, MODEL: 1}.get(method, 2)
+    return OWN.index(method) if method in OWN else len(OWN)
 
 
 class Cell(NamedTuple):
@@ -93,7 +93,7 @@ def print_results(results: Results, console: Console) -> None:
             for metric, cell in zip(table.metrics, line.cells, strict=True):
                 text = cell.value + (cell.interval if metric == "recall@10" else "")
                 cells.append(f"[bold]{text}[/bold]" if cell.best else text)
-            shown.add_row(escape(line.name), *cells, style="cyan" if line.method in (SERVED, MODEL) else "")
+            shown.add_row(escape(line.name), *cells, style="cyan" if line.method in OWN else "")
         console.print(shown)
     console.print()
     for sentence in (
@@ -134,7 +134,7 @@ def write_page(
     page = render(
         Path(__file__).with_name("report.html"),
         name=results.config.name,
-        own={MODEL, SERVED},
+        own=OWN,
         cards=list(_cards(rows)),
         bars=[figures.recall_bars(title, panel) for title, panel in bars if panel],
         loss=figures.loss_curve(read_losses(workdir / "metrics.jsonl")),
@@ -243,7 +243,9 @@ def priors_sentence(results: Results) -> str:
     """The priors of the served score, how they were fitted, and which baselines hide what a user had."""
     hiding = [name for of, name in HIDING.items() if results.constants.get(of)]
     baselines = f" Of the baselines, {', '.join(hiding)} leave out what a user had, chosen likewise."
-    return f"Served score: {results.priors.formula}; {results.priors_fit}." + (baselines if hiding else "")
+    vectors = f" Score by vectors: {results.priors.vectors_formula}." if results.priors.used else ""
+    served = f"Served score: {results.priors.formula}; {results.priors_fit}."
+    return served + vectors + (baselines if hiding else "")
 
 
 def scann_sentence(scann: ScannResult | NotMeasured) -> str:
@@ -309,6 +311,7 @@ def _cards(rows: Sequence[MetricRow]) -> Iterator[dict[str, str]]:
         by_method = {row.method: row for row in rows if row.is_metric(protocol, metric)}
         alone = by_method.pop(MODEL, None)
         own = by_method.pop(SERVED, alone)
+        by_method.pop(VECTORS, None)
         if own is None:
             continue
         note = "nats" if "entropy" in metric else ""

@@ -26,6 +26,7 @@ DEFINITIONS = {
     "differences": "recall@10 of the method less the other's, paired by user",
     "pinnerformer": "the inner product of the user's and the item's vector",
     "served": "the inner product, the user's own items and recent popularity, see priors",
+    "vectors": "the inner product of vectors that hold the priors, as the verb vectors writes them",
 }
 
 

@@ -46,6 +46,11 @@ class Priors:
     """Share of the users whose events were counted in the fit. A count of all users is multiplied by it."""
     hide_seen: bool = False
     """Whether the items of the user's newest `kept_events` events are left out."""
+    vectors_own_weight: float = 0.0
+    """Of the own counts in vectors that hold the priors (`retrieval.prior_vectors`), in place of
+    `own_weight`."""
+    vectors_own_dim: int = 0
+    """Numbers of such a vector that hold them."""
 
     @property
     def none(self) -> bool:
@@ -53,18 +58,37 @@ class Priors:
         return self.own_weight == 0 and self.popularity_weight == 0 and not self.hide_seen
 
     @property
+    def used(self) -> bool:
+        """Whether anything that is served, or its vectors, takes more than the inner product."""
+        return not self.none or self.vectors_own_weight != 0
+
+    @property
     def formula(self) -> str:
         """The served score, for people."""
-        terms = [
-            f"{weight:g} x log(1 + {whose} count, half-life {days:g} days)"
-            for weight, whose, days in (
-                (self.own_weight, "own", self.own_half_life_days),
-                (self.popularity_weight, "everybody's", self.popularity_half_life_days),
-            )
-            if weight
-        ]
-        hidden = ", of items that the user did not have" if self.hide_seen else ""
-        return " + ".join(["inner product", *terms]) + hidden
+        terms = []
+        if self.own_weight:
+            terms.append(_term(self.own_weight, "own", self.own_half_life_days))
+        if self.popularity_weight:
+            terms.append(self._popularity_term)
+        return " + ".join(["inner product", *terms]) + self._hidden
+
+    @property
+    def vectors_formula(self) -> str:
+        """The score by vectors that hold the priors, for people."""
+        terms = []
+        if self.vectors_own_weight:
+            terms.append(f"{self.vectors_own_weight:g} x own counts in {self.vectors_own_dim} numbers")
+        if self.popularity_weight:
+            terms.append(self._popularity_term)
+        return " + ".join(["inner product", *terms]) + self._hidden
+
+    @property
+    def _popularity_term(self) -> str:
+        return _term(self.popularity_weight, "everybody's", self.popularity_half_life_days)
+
+    @property
+    def _hidden(self) -> str:
+        return ", of items that the user did not have" if self.hide_seen else ""
 
     def add(self, own: np.ndarray, popularity: np.ndarray) -> np.ndarray:
         """What is added to the inner products.
@@ -87,6 +111,10 @@ class Priors:
         """
         count = counted.sum(axis=1, keepdims=True)
         return self.own_weight * (np.log1p(count) - np.log1p(np.maximum(count - counted, 0)))
+
+
+def _term(weight: float, whose: str, days: float) -> str:
+    return f"{weight:g} x log(1 + {whose} count, half-life {days:g} days)"
 
 
 def decay(time: np.ndarray, now: int, half_life_days: float) -> np.ndarray:

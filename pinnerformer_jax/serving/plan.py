@@ -153,7 +153,7 @@ def make_plan(job: Job, model: TrainedModel) -> Plan:
             )
         add_tombstones(root, listed)
     inputs |= {f"tombstones {file.stem}": file.stem for file in tombstone_files(root)}
-    if not model.priors.none:
+    if model.priors.used:
         inputs["priors"] = json.dumps(dataclasses.asdict(model.priors))
     previous = verify_state(root, base) if base else None
     facts = [FORMAT, base, date, model.version, job.dtype, inputs]

@@ -63,7 +63,7 @@ class TrainedModel:
         """Newest events of each user that serving needs: those that the model reads, and those that the
         priors count."""
         length = self.config.model.max_length
-        return length if self.priors.none else kept_events(length)
+        return kept_events(length) if self.priors.used else length
 
     @cached_property
     def data(self) -> str:
