@@ -210,10 +210,13 @@ def test_files_give_the_score_by_their_inner_product(published, tmp_path, capsys
     assert vectors.main(["--snapshots", str(snapshots), "--out", str(out)]) == 0
     assert products(out) == pytest.approx(expected(snapshots, TRAINED), abs=2e-4)
     about, said = json.loads((out / "vectors.json").read_text()), capsys.readouterr().out
-    assert about["numbers"] == {"all": 15, "model": 8, "own_counts": 6, "popularity": 1}
+    assert about["numbers"] == {"all": 16, "model": 8, "own_counts": 6, "popularity": 1, "equal_length": 1}
     assert about["users"] == len(users_of(snapshots)[0])
     assert "0.7 x own counts in 6 numbers + 0.2 x log(1 + everybody's count, half-life 5 days)" in said
-    assert "15 numbers each: 8 of the model, 6 of own counts, 1 of popularity" in said
+    assert "16 numbers each: 8 of the model, 6 of own counts, 1 of popularity, 1 for equal length" in said
+    items = snapshot.vectors_of(pq.read_table(out / "items.parquet"))
+    lengths = np.linalg.norm(items, axis=1)
+    np.testing.assert_allclose(lengths, lengths.max(), rtol=1e-5)
     assert pq.read_schema(out / "users.parquet").metadata[b"state"].decode() == about["state"]
 
 
@@ -224,6 +227,17 @@ def test_deleted_users_are_left_out_and_an_older_folder_is_replaced(published, t
     add_tombstones(snapshots, pa.array([user]))
     assert write_vectors(snapshots, out)["users"] == len(users_of(snapshots)[0]) - 1
     assert user not in pq.read_table(out / "users.parquet")["user_id"].to_pylist()
+
+
+def test_without_users_the_items_are_written(published, tmp_path):
+    workdir, snapshots = published
+    everybody = list(users_of(snapshots)[0])
+    (tmp_path / "gone.txt").write_text("\n".join(everybody))
+    publish(workdir, snapshots, date=day(TRAINED - 1), tombstones=tmp_path / "gone.txt")
+    assert not len(users_of(snapshots)[1])
+    about = write_vectors(snapshots, tmp_path / "out")
+    assert (about["users"], about["items"]) == (0, ITEMS)
+    assert pq.read_table(tmp_path / "out" / "users.parquet")["user_id"].to_pylist() == []
 
 
 def test_another_folder_is_not_touched(published, tmp_path, capsys):
@@ -244,7 +258,7 @@ def test_a_state_whose_priors_are_not_in_the_vectors_says_so(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "run evaluate again, then embed" in said
     assert "leave out what the user had" in said
-    assert json.loads((tmp_path / "out" / "vectors.json").read_text())["numbers"]["all"] == 8
+    assert json.loads((tmp_path / "out" / "vectors.json").read_text())["numbers"]["all"] == 9
 
 
 def test_they_follow_the_state(published, tmp_path):

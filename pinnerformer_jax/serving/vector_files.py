@@ -5,8 +5,9 @@
     vectors.json     the state, the score in words, how many numbers hold what, and how to search
 
 The inner product of a user's and an item's embedding is the method "vectors" of the evaluation
-(`retrieval.prior_vectors`). Both files are of one call: the directions of the own counts are found anew in
-each, so that users of one and items of another do not go together.
+(`retrieval.prior_vectors`). All items have the same length, so that cosine and distance give the same order.
+Both files are of one call: the directions of the own counts are found anew in each, so that users of one and
+items of another do not go together.
 
 Dimensions: U users, N items.
 """
@@ -22,6 +23,7 @@ import numpy as np
 from pinnerformer_jax.files import atomic_folder, write_json
 from pinnerformer_jax.retrieval.prior_vectors import (
     items_with_priors,
+    of_equal_length,
     own_basis,
     users_with_priors,
 )
@@ -59,30 +61,31 @@ def write_vectors(snapshots: str | Path, out: str | Path) -> dict[str, Any]:
     state = recommender.refresh()
     users, priors = state.users, state.priors
     assert isinstance(users, snapshot.SnapshotVectors)  # no feature store was named
-    basis = np.zeros((len(state.vectors), 0), np.float32)
-    own_ids, own = _own_counts(state) if priors.vectors_own_weight else (users.user_ids[:0], None)
-    if own is not None:
-        basis = own_basis(own, priors.vectors_own_dim)
+    own_ids, own = _own_counts(state)
+    basis = own_basis(own, priors.vectors_own_dim)
     items = items_with_priors(state.vectors, basis, state.popularity, priors)
     about = {
         "state": state.name,
         "model_version": state.model_version,
         "date": state.manifest.date,
         "score": priors.vectors_formula,
-        "search": "by inner product; the vectors are not of unit length",
+        "search": "by inner product; cosine and Euclidean distance give the same order",
         "leave_out_what_a_user_had": priors.hide_seen,
         "numbers": {
-            "all": items.shape[1],
+            "all": items.shape[1] + 1,
             "model": state.vectors.shape[1],
             "own_counts": basis.shape[1],
             "popularity": items.shape[1] - state.vectors.shape[1] - basis.shape[1],
+            "equal_length": 1,
         },
         "priors": dataclasses.asdict(priors),
         "items": len(items),
     }
     gone = recommender.deleted_users()
     with atomic_folder(out) as folder:
-        table = state.items.select(["item_id", "title"]).append_column("embedding", snapshot.lists(items))
+        table = state.items.select(["item_id", "title"]).append_column(
+            "embedding", snapshot.lists(of_equal_length(items))
+        )
         snapshot.write_parquet(_named(table, state), folder / "items.parquet")
         about["users"] = _write_users(state, users, own_ids, own, basis, gone, folder / "users.parquet")
         write_json(folder / ABOUT, about)
@@ -90,19 +93,21 @@ def write_vectors(snapshots: str | Path, out: str | Path) -> dict[str, Any]:
 
 
 def _own_counts(state: LoadedState) -> tuple[pa.Array, csr_matrix]:
-    """Users with events, and float32 [U, N], log(1 + decayed count) of their items."""
+    """Ids of users with events, and float32 [U, N], log(1 + decayed count) of their items."""
     from scipy.sparse import csr_matrix
 
     own = OwnItems.read(state.events, state.items["item_id"].combine_chunks(), state.counting)
     shape = len(own.user_ids), len(state.vectors)
-    return own.user_ids, csr_matrix((np.log1p(own.counts), own.rows, own.offsets), shape=shape)
+    return own.user_ids.cast(state.user_type), csr_matrix(
+        (np.log1p(own.counts), own.rows, own.offsets), shape=shape
+    )
 
 
 def _write_users(
     state: LoadedState,
     users: snapshot.SnapshotVectors,
     own_ids: pa.Array,
-    own: csr_matrix | None,
+    own: csr_matrix,
     basis: np.ndarray,
     gone: set[Any],
     file: Path,
@@ -113,7 +118,7 @@ def _write_users(
         state: that is written.
         users: of it.
         own_ids: users of `own`.
-        own: see `_own_counts`; None: own counts have no weight.
+        own: see `_own_counts`.
         basis: float32 [N, K].
         gone: ids of users who are left out, as they were deleted after the state was made.
         file: to write.
@@ -121,7 +126,6 @@ def _write_users(
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
-    from scipy.sparse import csr_matrix
     from tqdm import tqdm
 
     written, writer = 0, None
@@ -131,11 +135,8 @@ def _write_users(
             ids = users.user_ids.slice(first, USERS_AT_ONCE)
             kept = np.flatnonzero(~pc.is_in(ids, deleted).to_numpy(zero_copy_only=False))
             vectors, mine = users.vectors[first : first + len(ids)][kept], ids.take(pa.array(kept))
-            counts = csr_matrix((len(kept), len(basis)), dtype=np.float32)
-            if own is not None:
-                place = pc.index_in(mine, own_ids.cast(mine.type))  # who has a vector has events
-                counts = own[place.to_numpy(zero_copy_only=False)]
-            joined = users_with_priors(vectors, counts, basis, state.priors)
+            counts = own[pc.index_in(mine, own_ids).to_numpy()]  # who has a vector has events
+            joined = np.pad(users_with_priors(vectors, counts, basis, state.priors), ((0, 0), (0, 1)))
             table = _named(pa.table({"user_id": mine, "embedding": snapshot.lists(joined)}), state)
             writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd", use_dictionary=False)
             writer.write_table(table)
