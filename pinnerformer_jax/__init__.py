@@ -8,6 +8,7 @@
     pf.evaluate_run("runs/demo")                             # results.json, report.html
     vectors = pf.embed_events("runs/demo", events)           # of a pandas, polars or Arrow table
     pf.Recommender.open("snapshots").recommend(user, k=10)   # from what the daily job published
+    pf.write_vectors("snapshots", "vectors")                 # the same for a vector database
 
 For a training loop of your own (examples/own_loop.py): `open_training_data` opens a prepared folder,
 `Windows` gives batches, `PinnerFormer` is the model, and `training_loss` is the whole loss, to take the
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from pinnerformer_jax.retrieval.scann_index import ScannIndex as ScannIndex
     from pinnerformer_jax.serving.embed_events import embed_events as embed_events
     from pinnerformer_jax.serving.recommender import Recommender as Recommender
+    from pinnerformer_jax.serving.vector_files import write_vectors as write_vectors
     from pinnerformer_jax.train import fit as fit
     from pinnerformer_jax.training.checkpoint import load_for_inference as load_for_inference
     from pinnerformer_jax.training.inputs import open_training_data as open_training_data
@@ -83,6 +85,7 @@ __all__ = [
     "sasrec",
     "search",
     "training_loss",
+    "write_vectors",
 ]
 
 _MODULE_OF = {
@@ -113,6 +116,7 @@ _MODULE_OF = {
     "sasrec": "objective.targets",
     "search": "retrieval.exact",
     "training_loss": "training.training_loss",
+    "write_vectors": "serving.vector_files",
 }
 
 
