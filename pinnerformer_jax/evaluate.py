@@ -171,8 +171,8 @@ def evaluate_run(
         constants = choose_constants(data.earlier)
         others = baselines(data, constants)
     served = model.served(priors)
-    by_priors = {VECTORS: by_vectors(model, priors)} if priors.used else {}
-    methods = model.metrics({SERVED: served, **by_priors, **others})
+    with_vectors = {VECTORS: by_vectors(model, priors)} if priors.used else {}
+    methods = model.metrics({SERVED: served, **with_vectors, **others})
     with console.status("building and searching the ScaNN index"):
         candidates = model.item_vectors[catalog.reachable]
         scann = measure_scann(model.user_vectors, candidates, max(settings.cutoffs), config.index)

@@ -40,8 +40,8 @@ SERVED = "served"
 """The name of the score that is served: the inner product and the priors."""
 VECTORS = "vectors"
 """The name of the inner product of vectors that hold the priors."""
-OWN = (SERVED, VECTORS, MODEL)
-"""The methods that are the model's; all others are baselines."""
+OF_MODEL = (SERVED, VECTORS, MODEL)
+"""The methods that are of the model; all others are baselines."""
 PAPER_K = 10
 """k of the paper's recall and coverage."""
 ENTROPY_K = 50

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pinnerformer_jax.evaluation.comparison import MODEL, OWN, SERVED, VECTORS
+from pinnerformer_jax.evaluation.comparison import MODEL, OF_MODEL, SERVED, VECTORS
 from pinnerformer_jax.evaluation.results import LengthRow, MetricRow
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def recall_bars(title: str, rows: Sequence[MetricRow]) -> str:
     rows = sorted(rows, key=lambda row: row.value)
     high = max([row.high or 0.0 for row in rows] + [1e-9])
     for k, row in enumerate(rows):
-        own = row.method in OWN
+        own = row.method in OF_MODEL
         between = "" if row.low is None else f", 95 % interval {row.low:.4f} to {row.high:.4f}"
         (bar,) = axes.barh(
             k,
@@ -246,7 +246,7 @@ def _ticks(count: int) -> Any:
 
 def _colours(methods: Sequence[str]) -> list[tuple[str, str]]:
     """Colours by method: baselines first, so that the model's lines are drawn on top."""
-    others = [method for method in dict.fromkeys(methods) if method not in OWN]
+    others = [method for method in dict.fromkeys(methods) if method not in OF_MODEL]
     own = [(method, ACCENT) for method in (MODEL, SERVED) if method in methods]
     return [(method, LINES[k % len(LINES)]) for k, method in enumerate(others)] + own
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from pinnerformer_jax.config_files import to_dict
 from pinnerformer_jax.evaluation import figures
-from pinnerformer_jax.evaluation.comparison import MODEL, OWN, SERVED, VECTORS
+from pinnerformer_jax.evaluation.comparison import MODEL, OF_MODEL, SERVED, VECTORS
 from pinnerformer_jax.evaluation.examples import Example
 from pinnerformer_jax.evaluation.results import (
     DEFINITIONS,
@@ -46,7 +46,7 @@ HIDING = {
 
 
 def _order(method: str) -> int:
-    return OWN.index(method) if method in OWN else len(OWN)
+    return OF_MODEL.index(method) if method in OF_MODEL else len(OF_MODEL)
 
 
 class Cell(NamedTuple):
@@ -93,7 +93,7 @@ def print_results(results: Results, console: Console) -> None:
             for metric, cell in zip(table.metrics, line.cells, strict=True):
                 text = cell.value + (cell.interval if metric == "recall@10" else "")
                 cells.append(f"[bold]{text}[/bold]" if cell.best else text)
-            shown.add_row(escape(line.name), *cells, style="cyan" if line.method in OWN else "")
+            shown.add_row(escape(line.name), *cells, style="cyan" if line.method in OF_MODEL else "")
         console.print(shown)
     console.print()
     for sentence in (
@@ -134,7 +134,7 @@ def write_page(
     page = render(
         Path(__file__).with_name("report.html"),
         name=results.config.name,
-        own=OWN,
+        own=OF_MODEL,
         cards=list(_cards(rows)),
         bars=[figures.recall_bars(title, panel) for title, panel in bars if panel],
         loss=figures.loss_curve(read_losses(workdir / "metrics.jsonl")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pinnerformer_jax.evaluation.baselines import UNTRAINED
-from pinnerformer_jax.evaluation.comparison import MODEL, OWN, VECTORS
+from pinnerformer_jax.evaluation.comparison import MODEL, OF_MODEL, VECTORS
 from pinnerformer_jax.evaluation.figures import label
 from pinnerformer_jax.evaluation.results import Difference, MethodResults, ProtocolSummary
 from pinnerformer_jax.retrieval.priors import Priors
@@ -58,7 +58,7 @@ def _chance(methods: MethodResults) -> Iterator[str]:
 
 
 def _baselines(methods: MethodResults, protocol: str) -> list[Difference]:
-    return [each for each in methods.differences if each.protocol == protocol and each.other not in OWN]
+    return [each for each in methods.differences if each.protocol == protocol and each.other not in OF_MODEL]
 
 
 def _closest(methods: MethodResults, protocol: str) -> Difference:
