@@ -54,8 +54,8 @@ def test_vectors_that_hold_the_priors_are_no_baseline():
     told, before = (verdict(each, PROTOCOL, Priors(0.1)) for each in (with_vectors, found))
     (added,) = set(told) - set(before)
     assert added == (
-        "In a vector database, which adds no priors, the vectors of the verb vectors reach 0.300 on all "
-        "items, 0.300 on new items."
+        "In a vector database, which adds no priors, the vectors that the verb vectors writes reach 0.300 on "
+        "all items, 0.300 on new items."
     )
     assert [sentence for sentence in told if sentence != added] == before
 
