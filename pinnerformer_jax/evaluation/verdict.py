@@ -121,7 +121,10 @@ def _by_vectors(methods: MethodResults) -> Iterator[str]:
     }
     if recall:
         reached = ", ".join(f"{recall[name]:.3f} on {NAMES[name]}" for name in NAMES if name in recall)
-        yield f"In a vector database, which adds no priors, the vectors that the verb vectors writes reach {reached}."
+        yield (
+            "In a vector database, which adds no priors, the vectors that the verb vectors writes reach "
+            f"{reached}."
+        )
 
 
 def _resolution(methods: MethodResults, protocol: ProtocolSummary) -> Iterator[str]:
