@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(
         f"{values.out}: {about['users']:,} users, {about['items']:,} items, {numbers['all']} numbers each: "
         f"{numbers['model']} of the model, {numbers['own_counts']} of own counts, "
-        f"{numbers['popularity']} of popularity, 1 for equal length; search by inner product or cosine"
+        f"{numbers['popularity']} of popularity; search by inner product, not by cosine"
     )
     return 0
 

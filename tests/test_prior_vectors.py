@@ -210,13 +210,12 @@ def test_files_give_the_score_by_their_inner_product(published, tmp_path, capsys
     assert vectors.main(["--snapshots", str(snapshots), "--out", str(out)]) == 0
     assert products(out) == pytest.approx(expected(snapshots, TRAINED), abs=2e-4)
     about, said = json.loads((out / "vectors.json").read_text()), capsys.readouterr().out
-    assert about["numbers"] == {"all": 16, "model": 8, "own_counts": 6, "popularity": 1, "equal_length": 1}
+    assert about["numbers"] == {"all": 15, "model": 8, "own_counts": 6, "popularity": 1}
     assert about["users"] == len(users_of(snapshots)[0])
     assert "0.7 x own counts in 6 numbers + 0.2 x log(1 + everybody's count, half-life 5 days)" in said
-    assert "16 numbers each: 8 of the model, 6 of own counts, 1 of popularity, 1 for equal length" in said
-    items = snapshot.vectors_of(pq.read_table(out / "items.parquet"))
-    lengths = np.linalg.norm(items, axis=1)
-    np.testing.assert_allclose(lengths, lengths.max(), rtol=1e-5)
+    assert (
+        "15 numbers each: 8 of the model, 6 of own counts, 1 of popularity; search by inner product" in said
+    )
     assert pq.read_schema(out / "users.parquet").metadata[b"state"].decode() == about["state"]
 
 
@@ -258,7 +257,7 @@ def test_a_state_whose_priors_are_not_in_the_vectors_says_so(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "run evaluate again, then embed" in said
     assert "leave out what the user had" in said
-    assert json.loads((tmp_path / "out" / "vectors.json").read_text())["numbers"]["all"] == 9
+    assert json.loads((tmp_path / "out" / "vectors.json").read_text())["numbers"]["all"] == 8
 
 
 def test_they_follow_the_state(published, tmp_path):

@@ -44,18 +44,6 @@ def own_basis(own: csr_matrix, dim: int) -> np.ndarray:
     return basis
 
 
-def of_equal_length(items: np.ndarray) -> np.ndarray:
-    """float32 [N, D + 1]: a number more, by which all have the length of the longest. With a zero more for
-    each user inner products stay, and cosine and distance give the same order (Bachrach et al. 2014).
-
-    Args:
-        items: float32 [N, D].
-    """
-    squares = np.einsum("nd,nd->n", items, items, dtype=np.float64)
-    missing = np.sqrt(squares.max(initial=0) - squares)
-    return np.hstack([items, missing[:, None].astype(np.float32)])
-
-
 def users_with_priors(vectors: np.ndarray, own: csr_matrix, basis: np.ndarray, priors: Priors) -> np.ndarray:
     """float32 [U, D + K + 1], of those parts that have a weight.
 

@@ -5,9 +5,9 @@
     vectors.json     the state, the score in words, how many numbers hold what, and how to search
 
 The inner product of a user's and an item's embedding is the method "vectors" of the evaluation
-(`retrieval.prior_vectors`). All items have the same length, so that cosine and distance give the same order.
-Both files are of one call: the directions of the own counts are found anew in each, so that users of one and
-items of another do not go together.
+(`retrieval.prior_vectors`). Cosine gives another order, as the vectors are not of equal length. Both files
+are of one call: the directions of the own counts are found anew in each, so that users of one and items of
+another do not go together.
 
 Dimensions: U users, N items.
 """
@@ -23,7 +23,6 @@ import numpy as np
 from pinnerformer_jax.files import atomic_folder, write_json
 from pinnerformer_jax.retrieval.prior_vectors import (
     items_with_priors,
-    of_equal_length,
     own_basis,
     users_with_priors,
 )
@@ -69,23 +68,20 @@ def write_vectors(snapshots: str | Path, out: str | Path) -> dict[str, Any]:
         "model_version": state.model_version,
         "date": state.manifest.date,
         "score": priors.vectors_formula,
-        "search": "by inner product; cosine and Euclidean distance give the same order",
+        "search": "by inner product; cosine gives another order",
         "leave_out_what_a_user_had": priors.hide_seen,
         "numbers": {
-            "all": items.shape[1] + 1,
+            "all": items.shape[1],
             "model": state.vectors.shape[1],
             "own_counts": basis.shape[1],
             "popularity": items.shape[1] - state.vectors.shape[1] - basis.shape[1],
-            "equal_length": 1,
         },
         "priors": dataclasses.asdict(priors),
         "items": len(items),
     }
     gone = recommender.deleted_users()
     with atomic_folder(out) as folder:
-        table = state.items.select(["item_id", "title"]).append_column(
-            "embedding", snapshot.lists(of_equal_length(items))
-        )
+        table = state.items.select(["item_id", "title"]).append_column("embedding", snapshot.lists(items))
         snapshot.write_parquet(_named(table, state), folder / "items.parquet")
         about["users"] = _write_users(state, users, own_ids, own, basis, gone, folder / "users.parquet")
         write_json(folder / ABOUT, about)
@@ -136,7 +132,7 @@ def _write_users(
             kept = np.flatnonzero(~pc.is_in(ids, deleted).to_numpy(zero_copy_only=False))
             vectors, mine = users.vectors[first : first + len(ids)][kept], ids.take(pa.array(kept))
             counts = own[pc.index_in(mine, own_ids).to_numpy()]  # who has a vector has events
-            joined = np.pad(users_with_priors(vectors, counts, basis, state.priors), ((0, 0), (0, 1)))
+            joined = users_with_priors(vectors, counts, basis, state.priors)
             table = _named(pa.table({"user_id": mine, "embedding": snapshot.lists(joined)}), state)
             writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd", use_dictionary=False)
             writer.write_table(table)
