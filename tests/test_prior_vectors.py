@@ -16,6 +16,7 @@ from test_fit_priors import Nearest, T, evaluator, event, habits, walks, write
 from pinnerformer_jax import vectors
 from pinnerformer_jax.data.contracts import DAY
 from pinnerformer_jax.data.timelines import EVALUATION, VALIDATION
+from pinnerformer_jax.evaluation import prior_vectors as evaluation
 from pinnerformer_jax.evaluation.fit_priors import fit_priors
 from pinnerformer_jax.evaluation.prior_vectors import by_vectors, counts_at, fit_own_weight
 from pinnerformer_jax.retrieval import prior_vectors as module
@@ -106,6 +107,13 @@ def test_own_counts_are_weighed_where_people_come_back(tmp_path):
         return np.mean([item in order[user] for user, item in zip(owner, targets.item[number], strict=True)])
 
     assert found(with_own) > found(without) + 0.3
+
+
+def test_a_catalogue_may_be_too_large_for_own_counts(tmp_path, monkeypatch, capsys):
+    model = evaluator(write(tmp_path / "p", *habits_with_training(validation=5)))
+    monkeypatch.setattr(evaluation, "MOST_ITEMS", WORLD_ITEMS - 1)
+    assert fit_own_weight(model, Priors(0.5), 8).vectors_own_weight == 0
+    assert "no own counts, as 60 items are more than 59" in capsys.readouterr().err
 
 
 def test_own_counts_are_not_weighed_where_they_mislead(tmp_path):

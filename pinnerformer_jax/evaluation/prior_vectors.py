@@ -10,6 +10,7 @@ Dimensions: U evaluated users, N items, K numbers of the own counts.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 OWN_HALF_LIFE_DAYS = 90.0
 """Of the own counts in vectors, where they have no weight in the served score."""
+MOST_ITEMS = 1 << 20
+"""Of a larger catalogue the directions would take gigabytes, several times over."""
 OWN_WEIGHTS = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 
 
@@ -94,8 +97,11 @@ def fit_own_weight(model: InnerProduct, priors: Priors, dim: int) -> Priors:
     Args:
         model: on the evaluation data of the prepared folder; only its validation users are read.
         priors: fitted for the served score.
-        dim: K.
+        dim: K; 0, or more than `MOST_ITEMS` items: no weight.
     """
+    if dim and (items := model.data.catalog.items) > MOST_ITEMS:
+        print(f"vectors: no own counts, as {items:,} items are more than {MOST_ITEMS:,}", file=sys.stderr)
+        dim = 0
     gains = np.zeros(len(OWN_WEIGHTS))
     if priors.own_weight == 0:
         priors = dataclasses.replace(priors, own_half_life_days=OWN_HALF_LIFE_DAYS)
