@@ -15,6 +15,7 @@ Dimensions: U users, N items.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +27,12 @@ from pinnerformer_jax.retrieval.prior_vectors import (
     own_basis,
     users_with_priors,
 )
+from pinnerformer_jax.retrieval.priors import Priors
 from pinnerformer_jax.serving import snapshot
+from pinnerformer_jax.serving.event_file import write_sorted
 from pinnerformer_jax.serving.own_items import OwnItems
 from pinnerformer_jax.serving.recommender import LoadedState, Recommender
+from pinnerformer_jax.serving.tombstones import deleted_users
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,13 +57,14 @@ def write_vectors(snapshots: str | Path, out: str | Path) -> dict[str, Any]:
         FileNotFoundError: no state was published.
         ValueError: a file of the state is damaged, or `out` is something else.
     """
+    import pyarrow as pa
+
     out = Path(out)
     if out.exists() and not (out / ABOUT).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out}: not a folder that vectors wrote, and not empty; name another with --out")
-    recommender = Recommender.open(snapshots, keep_events=False)
-    state = recommender.refresh()
-    users, priors = state.users, state.priors
-    assert isinstance(users, snapshot.SnapshotVectors)  # no feature store was named
+    state = Recommender.open(snapshots, keep_events=False).refresh()
+    priors = state.priors
+    assert isinstance(state.users, snapshot.SnapshotVectors)  # no feature store was named
     own_ids, own = _own_counts(state)
     basis = own_basis(own, priors.vectors_own_dim)
     items = items_with_priors(state.vectors, basis, state.popularity, priors)
@@ -79,11 +84,16 @@ def write_vectors(snapshots: str | Path, out: str | Path) -> dict[str, Any]:
         "priors": dataclasses.asdict(priors),
         "items": len(items),
     }
-    gone = recommender.deleted_users()
+    names = {"state": state.name, "model_version": state.model_version}
+    users = pa.table({"user_id": state.users.user_ids, "embedding": snapshot.lists(state.users.vectors)})
+    users = snapshot.without(users, deleted_users(Path(snapshots), state.user_type))
+    columns = {"user_id": state.user_type, "embedding": pa.list_(pa.float32(), items.shape[1])}
     with atomic_folder(out) as folder:
         table = state.items.select(["item_id", "title"]).append_column("embedding", snapshot.lists(items))
-        snapshot.write_parquet(_named(table, state), folder / "items.parquet")
-        about["users"] = _write_users(state, users, own_ids, own, basis, gone, folder / "users.parquet")
+        snapshot.write_parquet(table.replace_schema_metadata(names), folder / "items.parquet")
+        schema = pa.schema(columns).with_metadata(names)
+        joined = _with_priors(users, own_ids, own, basis, priors)
+        about["users"] = write_sorted(joined, schema, folder / "users.parquet", USERS_AT_ONCE, False)
         write_json(folder / ABOUT, about)
     return about
 
@@ -94,55 +104,29 @@ def _own_counts(state: LoadedState) -> tuple[pa.Array, csr_matrix]:
 
     own = OwnItems.read(state.events, state.items["item_id"].combine_chunks(), state.counting)
     shape = len(own.user_ids), len(state.vectors)
-    return own.user_ids.cast(state.user_type), csr_matrix(
-        (np.log1p(own.counts), own.rows, own.offsets), shape=shape
-    )
+    counts = csr_matrix((np.log1p(own.counts), own.rows, own.offsets), shape=shape)
+    return own.user_ids.cast(state.user_type), counts
 
 
-def _write_users(
-    state: LoadedState,
-    users: snapshot.SnapshotVectors,
-    own_ids: pa.Array,
-    own: csr_matrix,
-    basis: np.ndarray,
-    gone: set[Any],
-    file: Path,
-) -> int:
-    """Write users.parquet, with a progress bar; how many users it has.
+def _with_priors(
+    users: pa.Table, own_ids: pa.Array, own: csr_matrix, basis: np.ndarray, priors: Priors
+) -> Iterator[pa.Table]:
+    """The users with the longer vectors, some at a time, with a progress bar.
 
     Args:
-        state: that is written.
-        users: of it.
+        users: user_id and embedding, of users with events.
         own_ids: users of `own`.
         own: see `_own_counts`.
         basis: float32 [N, K].
-        gone: ids of users who are left out, as they were deleted after the state was made.
-        file: to write.
+        priors: whose weights count.
     """
-    import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
     from tqdm import tqdm
 
-    written, writer = 0, None
-    deleted = pa.array(sorted(gone), users.user_ids.type)
-    with tqdm(total=len(users.user_ids), desc="writing users", unit="user", leave=False, disable=None) as bar:
-        for first in range(0, max(len(users.user_ids), 1), USERS_AT_ONCE):
-            ids = users.user_ids.slice(first, USERS_AT_ONCE)
-            kept = np.flatnonzero(~pc.is_in(ids, deleted).to_numpy(zero_copy_only=False))
-            vectors, mine = users.vectors[first : first + len(ids)][kept], ids.take(pa.array(kept))
-            counts = own[pc.index_in(mine, own_ids).to_numpy()]  # who has a vector has events
-            joined = users_with_priors(vectors, counts, basis, state.priors)
-            table = _named(pa.table({"user_id": mine, "embedding": snapshot.lists(joined)}), state)
-            writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd", use_dictionary=False)
-            writer.write_table(table)
-            written += len(kept)
-            bar.update(len(ids))
-    assert writer is not None  # the loop runs at least once
-    writer.close()
-    return written
-
-
-def _named(table: pa.Table, state: LoadedState) -> pa.Table:
-    """The table, which names its state."""
-    return table.replace_schema_metadata({"state": state.name, "model_version": state.model_version})
+    with tqdm(total=len(users), desc="writing users", unit="user", leave=False, disable=None) as bar:
+        for first in range(0, len(users), USERS_AT_ONCE):
+            some = users.slice(first, USERS_AT_ONCE)
+            counts = own[pc.index_in(some["user_id"], own_ids).to_numpy()]
+            vectors = users_with_priors(snapshot.vectors_of(some), counts, basis, priors)
+            yield some.set_column(1, "embedding", snapshot.lists(vectors))
+            bar.update(len(some))
