@@ -83,6 +83,21 @@ def atomic_folder(path: Path) -> Generator[Path, None, None]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def check_replaceable(folder: Path, mark: str, verb: str) -> None:
+    """Refuse to replace what a verb did not write.
+
+    Args:
+        folder: that the verb is to write.
+        mark: name of a file that is in every folder that it wrote.
+        verb: its name.
+
+    Raises:
+        ValueError: the folder is there, is not empty, and has no such file; or it is no folder.
+    """
+    if folder.exists() and not (folder / mark).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder}: not a folder that {verb} wrote, and not empty; name another with --out")
+
+
 @contextlib.contextmanager
 def _only_writer(folder: Path, meant: Path) -> Generator[None, None, None]:
     """Hold `folder`, empty, for this process; the lock ends with the process, even if that is killed."""

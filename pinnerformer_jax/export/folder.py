@@ -27,7 +27,7 @@ from pinnerformer_jax.export.formats import (
     write,
 )
 from pinnerformer_jax.export.towers import Tower, in_float32, structure, towers
-from pinnerformer_jax.files import atomic_folder, facts_of, write_json
+from pinnerformer_jax.files import atomic_folder, check_replaceable, facts_of, write_json
 from pinnerformer_jax.model.inference import Embedder
 from pinnerformer_jax.model.towers import Sizes
 from pinnerformer_jax.serving.trained_model import TrainedModel
@@ -68,8 +68,7 @@ def export(
             gives.
     """
     workdir, out = Path(workdir), Path(out)
-    if out.exists() and not (out / CONTRACT).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out}: not a folder that export wrote, and not empty; name another with --out")
+    check_replaceable(out, CONTRACT, "export")
     check_packages(formats)
     model, sizes = TrainedModel.load(workdir, checkpoint, prepared), read_record(workdir).sizes
     with Checkpoints(workdir, read_only=True) as checkpoints:

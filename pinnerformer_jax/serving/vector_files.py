@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pinnerformer_jax.files import atomic_folder, write_json
+from pinnerformer_jax.files import atomic_folder, check_replaceable, write_json
 from pinnerformer_jax.retrieval.prior_vectors import (
     items_with_priors,
     own_basis,
@@ -60,8 +60,7 @@ def write_vectors(snapshots: str | Path, out: str | Path) -> dict[str, Any]:
     import pyarrow as pa
 
     out = Path(out)
-    if out.exists() and not (out / ABOUT).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out}: not a folder that vectors wrote, and not empty; name another with --out")
+    check_replaceable(out, ABOUT, "vectors")
     state = Recommender.open(snapshots, keep_events=False).refresh()
     priors = state.priors
     assert isinstance(state.users, snapshot.SnapshotVectors)  # no feature store was named
